@@ -1,0 +1,93 @@
+# Every target works alone on a fresh machine: it makes .venv, installs what it needs there, and does its work.
+# GNU make 3.81 (macOS) is enough.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export CMAKE_BUILD_PARALLEL_LEVEL
+
+# Prompt and model travel through the environment, unexpanded, so that quotes and dollar signs in them survive. Only the
+# command line counts: a shell may have a PROMPT of its own in the environment.
+ADED_PROMPT := $(if $(findstring command,$(origin PROMPT)),$(value PROMPT))
+ADED_MODEL := $(if $(findstring command,$(origin MODEL)),$(value MODEL))
+export ADED_PROMPT
+export ADED_MODEL
+unexport PROMPT
+unexport MODEL
+
+.PHONY: help chat test check model clean
+.NOTPARALLEL:
+
+help: ## this list
+	@echo 'make chat                       talk to the built-in model'
+	@echo 'make chat PROMPT="..."          one answer'
+	@echo 'make chat MODEL=path/to.gguf    talk to another model'
+	@echo 'make test                       lint, types, tests'
+	@echo 'make check                      lint and types only'
+	@echo 'make model                      train the built-in models again (hours; CORPUS=path/to/tldr-en.jsonl.gz)'
+	@echo 'make clean                      remove .venv and everything built'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made from.'
+
+# exec: a shell in between would die of the Ctrl-C that only stops an answer, and make would leave with it.
+chat: $(VENV)/installed-run
+	@set -- $${ADED_MODEL:+"$$ADED_MODEL"}; \
+	if [ -n "$$ADED_PROMPT" ]; then exec $(BIN)/aded-chat -p "$$ADED_PROMPT" "$$@"; fi; \
+	exec $(BIN)/aded-chat "$$@"
+
+test: check
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict
+
+CORPUS ?= ../shared/corpus/tldr-en.jsonl.gz
+
+model: $(VENV)/installed-train
+	@$(BIN)/python -m aded_models.train --corpus $(CORPUS)
+
+clean:
+	rm -rf $(VENV) build/lib build/bdist.* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than pyproject.toml exactly when .venv holds what it asks for.
+$(VENV)/installed-run: pyproject.toml $(BIN)/python
+	@$(call install,.)
+
+$(VENV)/installed-dev: pyproject.toml $(BIN)/python
+	@$(call install,.[dev])
+	@touch $(VENV)/installed-run
+
+$(VENV)/installed-train: pyproject.toml $(BIN)/python
+	@$(call install,.[train])
+	@touch $(VENV)/installed-run
+
+# Install $(1), editable, then leave the stamp. A compiler is asked for only while llama.cpp is not built.
+define install
+if ! $(BIN)/python -c 'from importlib.metadata import version; version("llama-cpp-python")' 2>/dev/null; then \
+  for cxx in "$$CXX" c++ g++ clang++; do \
+    if [ -n "$$cxx" ] && $$cxx --version >/dev/null 2>&1; then found=1; break; fi; \
+  done; \
+  if [ -z "$$found" ]; then \
+    echo 'No C++ compiler works here, and llama.cpp is built from source.' >&2; \
+    echo '  macOS: xcode-select --install    Debian/Ubuntu: sudo apt install g++    Fedora: sudo dnf install gcc-c++' >&2; \
+    exit 1; \
+  fi; \
+  echo 'Installing into $(VENV). Building llama.cpp takes about four minutes on two cores, once.' >&2; \
+fi; \
+$(PIP_INSTALL) --editable '$(1)' && touch $@
+endef
+
+$(BIN)/python:
+	@$(PYTHON) -c '' 2>/dev/null || { \
+	  echo '$(PYTHON) is not here: install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo '$(PYTHON) is older than 3.10: name a newer one: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo '$(PYTHON) has no venv module: sudo apt install python3-venv (Debian, Ubuntu).' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,24 @@
+"""ADED Local: a quantized language model, answered faster by drafting, without changing its words.
+
+``LocalADED`` is the whole public API; it is imported when first asked for, so that a program can show its
+``--help`` without loading NumPy, Numba or llama.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from aded_local.api import LocalADED, Piece, Reply, Stats
+
+__all__ = ["LocalADED", "Piece", "Reply", "Stats", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("LocalADED", "Piece", "Reply", "Stats"):
+        from aded_local import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,70 @@
+"""Every exception the package raises on purpose, in one hierarchy.
+
+    ADEDError
+    ├── ModelError            the GGUF cannot be used
+    │   ├── ModelNotFoundError    no such file, a folder, or the built-in model is not installed
+    │   ├── ModelFormatError      not a GGUF, truncated, or inconsistent
+    │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
+    ├── PromptError           the prompt cannot be answered
+    │   ├── EmptyPromptError
+    │   └── ContextOverflowError  the prompt is longer than the context
+    ├── OptionError           an option is out of range or contradicts another (also a ValueError)
+    ├── TemplateError         the model's chat template is missing, broken or unsafe
+    ├── DeviceError           memory or backend refused (allocation, decode)
+    ├── StoreError            a cache or store file could not be written or read
+    └── BusyError             the object is already generating
+
+Each message is one line: what happened, why, and what to do about it.
+"""
+
+
+class ADEDError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ModelError(ADEDError):
+    """The model file cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no model file at the given path, or the built-in model is not installed."""
+
+
+class ModelFormatError(ModelError):
+    """The file is not a GGUF, is truncated, or contradicts itself."""
+
+
+class ModelKindError(ModelError):
+    """The GGUF is sound but does not write text: vocabulary only, embedding, encoder."""
+
+
+class PromptError(ADEDError):
+    """The prompt cannot be answered."""
+
+
+class EmptyPromptError(PromptError):
+    """Nothing to continue: the prompt holds no token."""
+
+
+class ContextOverflowError(PromptError):
+    """The prompt does not fit into the context."""
+
+
+class OptionError(ADEDError, ValueError):
+    """An option is out of range, or two options contradict each other."""
+
+
+class TemplateError(ADEDError):
+    """The model's chat template is missing, does not render, or tried something unsafe."""
+
+
+class DeviceError(ADEDError):
+    """The machine or llama.cpp's backend refused: out of memory, a failed decode."""
+
+
+class StoreError(ADEDError):
+    """A cache or store file could not be read or written."""
+
+
+class BusyError(ADEDError):
+    """This object is already generating; one object serves one generation at a time."""
