@@ -1,0 +1,109 @@
+"""How a draft tree lies in a llama.cpp batch: the order of its cells and the sequences of its branches.
+
+Every leaf is a sequence of its own and a node carries the sequences of all leaves below it, so that the
+attention mask, which goes by sequence, lets a node see its ancestors and nothing else. Two choices keep
+the bookkeeping cheap and the cache in order:
+
+- the likeliest chain comes first in the batch, so that accepting along it and trimming the rest leaves
+  the cells as plain decoding would;
+- the leaf of that chain owns every sequence no other leaf needs, so that accepting along it copies
+  (almost) nothing, and a tree without branches copies nothing at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from aded_local.tree import ROOT, DraftTree
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Placement of a tree's nodes in a batch; batch row 0 is the root.
+
+    Attributes:
+        order: node index of batch rows 1, 2, …
+        row_of: batch row of each node.
+        sequences: sequence ids of each node.
+        is_chain: whether the tree has no branches; every node then carries every sequence.
+    """
+
+    order: list[int]
+    row_of: list[int]
+    sequences: list[list[int]]
+    is_chain: bool
+
+
+def limit_leaves(tree: DraftTree, max_leaves: int) -> DraftTree:
+    """The tree without the branches that exceed ``max_leaves``; later branches go first.
+
+    Nodes come most probable first, so the branch that would be one too many is the least probable.
+    """
+    has_child = [False] * (len(tree) + 1)
+    keep: list[int] = []
+    kept = [False] * len(tree)
+    leaves = 0
+    parents = tree.parents.tolist()
+    for node, parent in enumerate(parents):
+        if parent != ROOT and not kept[parent]:
+            continue
+        # The first child continues its parent's branch; the root's first child opens the first.
+        opens = 1 if has_child[parent] or (parent == ROOT and leaves == 0) else 0
+        if leaves + opens > max_leaves:
+            continue
+        leaves += opens
+        has_child[parent] = True
+        kept[node] = True
+        keep.append(node)
+    if len(keep) == len(tree):
+        return tree
+    index = np.array(keep, np.int32)
+    new_index = np.full(len(tree) + 1, ROOT, np.int32)
+    new_index[index] = np.arange(len(keep), dtype=np.int32)
+    return DraftTree(
+        tree.tokens[index], new_index[tree.parents[index]], tree.depths[index], tree.probabilities[index]
+    )
+
+
+def lay_out(tree: DraftTree, n_sequences: int) -> Layout:
+    """Place ``tree`` in a batch of a context with ``n_sequences`` sequences.
+
+    Raises:
+        ValueError: the tree has more leaves than there are sequences (see ``limit_leaves``).
+    """
+    n = len(tree)
+    everything = list(range(n_sequences))
+    if tree.is_chain:
+        rows = list(range(n))
+        return Layout(rows, [row + 1 for row in rows], [everything] * n, True)
+    parents = tree.parents.tolist()
+    children: list[list[int]] = [[] for _ in range(n + 1)]
+    for node, parent in enumerate(parents):
+        children[parent].append(node)
+
+    # The first child listed is the likeliest, so this chain is the tree's best guess.
+    main: list[int] = []
+    node = ROOT
+    while children[node]:
+        node = children[node][0]
+        main.append(node)
+    on_main = set(main)
+    order = main + [node for node in range(n) if node not in on_main]
+    row_of = [0] * n
+    for row, node in enumerate(order):
+        row_of[node] = row + 1
+
+    side_leaves = [node for node in range(n) if not children[node] and node != main[-1]]
+    if len(side_leaves) >= n_sequences:
+        raise ValueError(f"{len(side_leaves) + 1} leaves, {n_sequences} sequences")
+    sequences: list[list[int]] = [[] for _ in range(n)]
+    sequences[main[-1]] = everything[: n_sequences - len(side_leaves)]
+    for leaf, sequence in zip(side_leaves, everything[n_sequences - len(side_leaves) :], strict=True):
+        sequences[leaf] = [sequence]
+    for node in range(n - 1, -1, -1):
+        parent = parents[node]
+        if parent != ROOT:
+            sequences[parent] = sequences[parent] + sequences[node]
+    return Layout(order, row_of, sequences, False)

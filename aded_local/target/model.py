@@ -1,0 +1,238 @@
+"""One GGUF's weights and vocabulary in llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+from aded_local.errors import ModelFormatError, ModelKindError
+from aded_local.target import logs
+from aded_local.target.gguf import GGUFHeader, check
+from aded_local.tree import IntArray
+
+ALL_LAYERS = -1
+"""``n_gpu_layers``: every layer on the GPU where the build has one (llama.h)."""
+
+_SAMPLING_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repeat_penalty": "general.sampling.penalty_repeat",
+}
+
+_backend_started = False
+
+
+def _start_backend(verbose: bool) -> None:
+    global _backend_started
+    logs.capture(verbose)
+    if not _backend_started:
+        lib.llama_backend_init()
+        _backend_started = True
+
+
+class Model:
+    """Weights and vocabulary of one GGUF.
+
+    The header is checked before llama.cpp sees the file, because llama.cpp ends the whole process on
+    some malformed ones.
+
+    Args:
+        path: the GGUF.
+        n_gpu_layers: layers to put on the GPU; ``ALL_LAYERS`` for all.
+        verbose: pass llama.cpp's log on to standard error.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, ModelKindError: see ``gguf.check``.
+    """
+
+    def __init__(self, path: Path, *, n_gpu_layers: int = ALL_LAYERS, verbose: bool = False) -> None:
+        self.path = path
+        self.header: GGUFHeader = check(path)
+        _start_backend(verbose)
+        logs.clear_errors()
+        params = lib.llama_model_default_params()
+        # A build without a GPU ignores the number.
+        params.n_gpu_layers = n_gpu_layers
+        self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            reason = logs.last_error() or "it gave no reason"
+            raise ModelFormatError(
+                f"llama.cpp could not load {path}: {reason}; download the file again or update llama-cpp-python"
+            )
+        self._vocab = lib.llama_model_get_vocab(self.handle)
+        self._pieces: dict[int, bytes] = {}
+        self._refuse_what_cannot_write()
+
+    def _refuse_what_cannot_write(self) -> None:
+        # The header check knows architectures by name; llama.cpp knows them by code.
+        kind = None
+        if lib.llama_model_has_encoder(self.handle):
+            kind = "an encoder"
+        elif not lib.llama_model_has_decoder(self.handle):
+            kind = "a model without a decoder"
+        elif lib.llama_model_is_diffusion(self.handle):
+            kind = "a diffusion model"
+        if kind is not None:
+            self.close()
+            raise ModelKindError(
+                f"{self.path} is {kind}; give a GGUF of a model that writes text left to right"
+            )
+
+    def close(self) -> None:
+        """Free the weights. Contexts made from them must be closed before."""
+        if self.handle:
+            lib.llama_model_free(self.handle)
+            self.handle = None
+
+    # --- what the model is -------------------------------------------------------------------
+
+    @cached_property
+    def n_vocab(self) -> int:
+        return int(lib.llama_vocab_n_tokens(self._vocab))
+
+    @cached_property
+    def n_ctx_train(self) -> int:
+        return int(lib.llama_model_n_ctx_train(self.handle))
+
+    @cached_property
+    def size_bytes(self) -> int:
+        return int(lib.llama_model_size(self.handle))
+
+    @cached_property
+    def n_layer(self) -> int:
+        return int(lib.llama_model_n_layer(self.handle))
+
+    @cached_property
+    def kv_bytes_per_cell(self) -> int:
+        """Bytes one token takes in an F16 KV cache; 0 is never returned, models without one count as small."""
+        heads = max(1, int(lib.llama_model_n_head(self.handle)))
+        kv_heads = max(1, int(lib.llama_model_n_head_kv(self.handle)))
+        head_size = max(1, int(lib.llama_model_n_embd(self.handle)) // heads)
+        keys = self.header.metadata.get(f"{self.header.architecture}.attention.key_length", head_size)
+        values = self.header.metadata.get(f"{self.header.architecture}.attention.value_length", head_size)
+        width = (keys if isinstance(keys, int) else head_size) + (
+            values if isinstance(values, int) else head_size
+        )
+        return self.n_layer * kv_heads * width * 2
+
+    @cached_property
+    def is_recurrent(self) -> bool:
+        """Whether all of its memory is a running state (Mamba, RWKV)."""
+        return bool(lib.llama_model_is_recurrent(self.handle))
+
+    @cached_property
+    def is_hybrid(self) -> bool:
+        """Whether part of its memory is a running state (Jamba, LFM2, Granite 4 H)."""
+        return bool(lib.llama_model_is_hybrid(self.handle))
+
+    @cached_property
+    def sliding_window(self) -> int:
+        """Tokens a sliding-window layer sees; 0 without such layers."""
+        return int(lib.llama_model_n_swa(self.handle))
+
+    @cached_property
+    def quantization(self) -> str:
+        """The file type as llama.cpp names it, e.g. ``Q4_0``."""
+        name = lib.llama_ftype_name(lib.llama_model_ftype(self.handle))
+        return name.decode(errors="replace") if name else "unknown"
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja source in the GGUF, None when there is none."""
+        raw = lib.llama_model_chat_template(self.handle, None)
+        return raw.decode("utf-8", errors="replace") if raw else None
+
+    def suggested_sampling(self) -> dict[str, float]:
+        """The model maker's own sampling settings (``general.sampling.*`` in the GGUF), by our names."""
+        found: dict[str, float] = {}
+        for name, key in _SAMPLING_KEYS.items():
+            value = self.header.metadata.get(key)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                found[name] = value
+        return found
+
+    # --- vocabulary --------------------------------------------------------------------------
+
+    @cached_property
+    def bos(self) -> int:
+        """Id of the beginning-of-text token, -1 without one."""
+        return int(lib.llama_vocab_bos(self._vocab))
+
+    @cached_property
+    def eos(self) -> int:
+        """Id of the end-of-text token, -1 without one."""
+        return int(lib.llama_vocab_eos(self._vocab))
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        return bool(lib.llama_vocab_get_add_bos(self._vocab))
+
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """Texts of all tokens that steer, e.g. ``<|im_end|>``; what a person types must not become one."""
+        return tuple(self.token_text(token) for token in range(self.n_vocab) if self._steers(token))
+
+    def _steers(self, token: int) -> bool:
+        return bool(
+            lib.llama_vocab_is_control(self._vocab, token)
+            or lib.llama_vocab_is_eog(self._vocab, token)
+            or lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        )
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends an answer (end of turn, end of text)."""
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own spelling of a token; empty for an id outside it."""
+        if not 0 <= token < self.n_vocab:
+            return ""
+        return bytes(lib.llama_vocab_get_text(self._vocab, token)).decode("utf-8", errors="replace")
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text; lone surrogates are replaced.
+            add_special: begin (and end) with the tokens the model wants around a text.
+            parse_special: read control-token texts as control tokens. Never for what a person typed.
+        """
+        raw = text.encode("utf-8", errors="replace")
+        capacity = len(raw) + 8
+        while True:
+            buffer = (lib.llama_token * capacity)()
+            n = int(
+                lib.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special)
+            )
+            if n >= 0:
+                return list(buffer[:n])
+            capacity = -n
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for in running text; empty for control tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token)
+        return known
+
+    def _read_piece(self, token: int) -> bytes:
+        capacity = 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            n = int(lib.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, False))
+            if n >= 0:
+                return buffer.raw[:n]
+            capacity = -n
+
+    def random_tokens(self, n: int, seed: int) -> IntArray:
+        """``n`` varied ordinary tokens, int32 ``(n,)``: what the cost probe feeds.
+
+        Varied, because a mixture of experts costs more the fewer experts the tokens share.
+        """
+        return np.random.default_rng(seed).integers(0, self.n_vocab, n, dtype=np.int32)

@@ -1,0 +1,118 @@
+"""The draft tree: what a drafter proposes and the target verifies, as plain arrays.
+
+Node ``i`` of a tree stands for "after its parent's token comes ``tokens[i]``". The root itself, the
+last accepted token that the target has not decoded yet, is not a node; its children have parent -1.
+Nodes are ordered so that a parent precedes its children and any prefix of the arrays is a tree too:
+cutting a draft to a budget is a slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+ROOT = -1
+"""Parent index of the nodes directly below the last accepted token."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTree:
+    """A tree of proposed next tokens.
+
+    Attributes:
+        tokens: token id of each node, int32 ``(n,)``.
+        parents: index of each node's parent, ``ROOT`` for the first level, int32 ``(n,)``; ``parents[i] < i``.
+        depths: 1 for children of the root, int32 ``(n,)``.
+        probabilities: the drafter's estimate that the target's output runs through this node (the
+            product of the conditional probabilities along its path), float32 ``(n,)``.
+    """
+
+    tokens: IntArray
+    parents: IntArray
+    depths: IntArray
+    probabilities: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def first(self, n: int) -> DraftTree:
+        """The tree of the first ``n`` nodes; itself when it has no more than that."""
+        if n >= len(self):
+            return self
+        return DraftTree(self.tokens[:n], self.parents[:n], self.depths[:n], self.probabilities[:n])
+
+    def path_to(self, node: int) -> list[int]:
+        """Node indices from the first level down to ``node``, inclusive."""
+        path = []
+        while node != ROOT:
+            path.append(node)
+            node = int(self.parents[node])
+        path.reverse()
+        return path
+
+    def main_chain(self) -> DraftTree:
+        """The likeliest path alone: the first child of the root, its first child, and so on."""
+        nodes: list[int] = []
+        last = ROOT
+        for node, parent in enumerate(self.parents.tolist()):
+            if parent == last:
+                nodes.append(node)
+                last = node
+        if len(nodes) == len(self):
+            return self
+        return chain(self.tokens[nodes], self.probabilities[nodes])
+
+    def padded(self, n: int) -> DraftTree:
+        """This tree with nodes of probability 0 below its likeliest path, ``n`` nodes in all.
+
+        For passes that are cheaper with more tokens in them. The added tokens repeat the last one.
+        """
+        missing = n - len(self)
+        if missing <= 0 or len(self) == 0:
+            return self
+        last = ROOT
+        for node, parent in enumerate(self.parents.tolist()):
+            if parent == last:
+                last = node
+        size = len(self)
+        parents = np.arange(size - 1, size - 1 + missing, dtype=np.int32)
+        parents[0] = last
+        depths = np.arange(missing, dtype=np.int32) + self.depths[last] + 1
+        return DraftTree(
+            np.concatenate([self.tokens, np.full(missing, self.tokens[last], np.int32)]),
+            np.concatenate([self.parents, parents]),
+            np.concatenate([self.depths, depths.astype(np.int32)]),
+            np.concatenate([self.probabilities, np.zeros(missing, np.float32)]),
+        )
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node follows the one before it."""
+        n = len(self)
+        return bool(np.array_equal(self.parents, np.arange(-1, n - 1, dtype=np.int32)))
+
+
+def empty_tree() -> DraftTree:
+    """A tree without nodes: the step that verifies it decodes one token, plainly."""
+    none = np.empty(0, np.int32)
+    return DraftTree(none, none, none, np.empty(0, np.float32))
+
+
+EMPTY_TREE = empty_tree()
+
+
+def chain(tokens: IntArray, probabilities: FloatArray) -> DraftTree:
+    """A tree without branches: token ``i`` follows token ``i - 1``.
+
+    Args:
+        tokens: int32 ``(n,)``.
+        probabilities: path probabilities, float32 ``(n,)``, not increasing.
+    """
+    n = tokens.shape[0]
+    index = np.arange(n, dtype=np.int32)
+    return DraftTree(tokens, index - 1, index + 1, probabilities)
