@@ -1,0 +1,60 @@
+"""Compiling kernels with Numba, once per installation and machine.
+
+Compiled code is kept in the user's cache folder, not beside the sources (an installation may be
+read-only), in a subfolder named by a hash of this package's sources. Numba only looks at the file of
+the outermost function to tell whether its cache is stale, although kernels of other files are
+inlined into it; the hash covers all of them. Where no folder can be written, kernels are compiled
+anew in every process, which takes seconds and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numba
+from numba.core import config
+from platformdirs import user_cache_dir
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def sources_fingerprint() -> str:
+    """Sixteen hexadecimal digits that change whenever a source file of this package does."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def writable_cache_folder() -> str | None:
+    """The folder for compiled kernels, created if need be; None when it cannot be written."""
+    root = os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("aded-local", appauthor=False)
+    folder = Path(root) / f"kernels-{sources_fingerprint()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return None
+
+
+CACHE_FOLDER = writable_cache_folder()
+
+
+def kernel(function: Function) -> Function:
+    """Compile ``function`` without the GIL, lazily, through the cache where there is one."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = CACHE_FOLDER or before  # read once, when the dispatcher is made
+    try:
+        compiled = numba.njit(function, nogil=True, cache=CACHE_FOLDER is not None)
+    except RuntimeError:  # Numba found no cache locator after all
+        compiled = numba.njit(function, nogil=True)
+    finally:
+        config.CACHE_DIR = before
+    return cast(Function, compiled)
