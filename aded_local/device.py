@@ -1,0 +1,73 @@
+"""Defaults that fit the machine: threads, context length, folders."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+from pathlib import Path
+
+import platformdirs
+import psutil
+
+from aded_local.errors import StoreError
+from aded_local.target import Model
+from aded_local.target.context import SMALLEST_CONTEXT
+
+APP = "aded-local"
+
+LARGEST_DEFAULT_CONTEXT = 8192
+"""Tokens of context unless more is asked for: the project's rule, so that a cache never surprises."""
+
+CACHE_SHARE = 0.5
+"""Share of the memory still free after loading that a KV cache may take; the rest is for everyone else."""
+
+
+def physical_threads() -> int:
+    """Physical cores this process may run on: a second thread per core slows matrix products down."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, min(cores, allowed))
+
+
+def default_context(model: Model) -> int:
+    """The smaller of what the model was trained on, what memory holds, and the default limit, in tokens."""
+    fits = int(psutil.virtual_memory().available * CACHE_SHARE) // model.kv_bytes_per_cell
+    trained = model.n_ctx_train or LARGEST_DEFAULT_CONTEXT
+    return max(SMALLEST_CONTEXT, min(trained, fits, LARGEST_DEFAULT_CONTEXT))
+
+
+def device_name() -> str:
+    """The processor's name, as its maker writes it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """Where measurements live that can be made again; ``ADED_CACHE_DIR`` overrides."""
+    return Path(os.environ.get("ADED_CACHE_DIR") or platformdirs.user_cache_dir(APP))
+
+
+def data_folder() -> Path:
+    """Where what a person wrote may live; ``ADED_DATA_DIR`` overrides."""
+    return Path(os.environ.get("ADED_DATA_DIR") or platformdirs.user_data_dir(APP))
+
+
+def make_private(folder: Path) -> Path:
+    """Create ``folder`` readable by its owner alone.
+
+    Raises:
+        StoreError: it cannot be created.
+    """
+    try:
+        folder.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot create {folder}: {error.strerror or error}; set ADED_CACHE_DIR or ADED_DATA_DIR"
+        ) from error
+    return folder
