@@ -1,0 +1,206 @@
+"""A model made ready: weights, context, cost curve and planner, opened together with defaults that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aded_local import device
+from aded_local.cost import CostCurve, Probe
+from aded_local.drafting import make_drafter
+from aded_local.errors import DeviceError
+from aded_local.planning import PlainPlanner, Planner, make_planner
+from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
+from aded_local.target.context import SMALLEST_CONTEXT
+from aded_local.tuning import Tuner
+
+PRESETS = ("auto", "paper", "off")
+"""What ``draft`` may be."""
+
+SEQUENCES = {"auto": 8, "paper": 32, "off": 2}
+"""Branches a tree may have, by preset. The paper's search keeps 24 prefixes, so no more than that; a budget
+rarely affords more than a few; 2 is what the cost probe needs."""
+
+ROLLBACK_SNAPSHOTS = 8
+"""State snapshots asked for where memory is a running state: each multiplies the state's size, and on such
+models a longer chain than this hardly ever pays."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to open a model; see ``LocalADED`` for each."""
+
+    draft: str
+    exact: bool
+    n_ctx: int | None
+    n_threads: int | None
+    n_gpu_layers: int
+    flash_attention: bool | None
+    cache_type: str | None
+    verbose: bool
+
+
+@dataclass(slots=True)
+class Engine:
+    """What belongs to one loaded model.
+
+    Attributes:
+        target: verifies; owns weights and context.
+        planner: decides what to verify.
+        curve: cost of a pass; None where nothing is drafted.
+        tuner: keeps the measurements.
+        options: as opened.
+    """
+
+    target: Target
+    planner: Planner
+    curve: CostCurve | None
+    tuner: Tuner
+    options: EngineOptions
+
+    @property
+    def model(self) -> Model:
+        return self.target.model
+
+    def close(self) -> None:
+        """Write refined measurements back and free everything."""
+        try:
+            if self.curve is not None:
+                self.tuner.save_refined(self.curve)
+        finally:
+            self.target.close()
+
+    def measure_exactness(self) -> None:
+        """Find which batch sizes are exact with the opened settings, if not known yet.
+
+        Takes seconds on a large model; uses a context of its own, so that the conversation stays.
+
+        Raises:
+            DeviceError: there is no memory for a second context.
+        """
+        if self.curve is None or self.curve.exact is not None:
+            return
+        room = min(self.target.context.n_ctx, Probe.LARGEST_ROOM)
+        trial = Target(self.model, replace(self.target.settings, n_ctx=room))
+        try:
+            self.curve.exact, self.curve.exact_fills = Probe(trial.context).exactness()
+        finally:
+            trial.context.close()
+        self.tuner.save()
+
+    def describe(self) -> dict[str, Any]:
+        """What holds for the loaded model on this machine, as plain data."""
+        target, model, settings, options = self.target, self.model, self.target.settings, self.options
+        found: dict[str, Any] = {
+            "model": str(model.path),
+            "architecture": model.header.architecture,
+            "quantization": model.quantization,
+            "size_bytes": model.size_bytes,
+            "context": target.context.n_ctx,
+            "trained_context": model.n_ctx_train,
+            "threads": settings.n_threads,
+            "device": device.device_name(),
+            "gpu_layers": "all" if options.n_gpu_layers == ALL_LAYERS else options.n_gpu_layers,
+            "flash_attention": settings.flash_attention,
+            "cache_type": settings.cache_type,
+            "memory": _memory_kind(model),
+            "draft": options.draft,
+            "exact": options.exact,
+            "drafts": target.drafting_shape if options.draft != "off" else "off",
+            "largest_draft": target.largest_draft if options.draft != "off" else 0,
+        }
+        if self.curve is not None:
+            at = target.context.n_past
+            cost = self.curve.seconds(at)
+            found["pass_milliseconds"] = {n: round(1e3 * float(cost[n]), 3) for n in self.curve.measured}
+            found["pass_after_cells"] = at
+            found["exact_batch_sizes"] = self.curve.exact
+            found["exact_probed_at_cells"] = self.curve.exact_fills
+        return found
+
+
+def open_engine(
+    path: Path, options: EngineOptions, progress: Callable[[str], None], notice: Callable[[str], None]
+) -> Engine:
+    """Load a GGUF and make it ready.
+
+    Args:
+        path: the GGUF.
+        options: what was asked for.
+        progress: told before measurements that take seconds.
+        notice: told what went wrong without stopping anything.
+
+    Raises:
+        ModelError, OptionError, DeviceError: see ``LocalADED``.
+    """
+    model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose)
+    try:
+        n_ctx = options.n_ctx or device.default_context(model)
+        while True:
+            try:
+                return _open_context(model, n_ctx, options, progress, notice)
+            except DeviceError:
+                # Free memory is an estimate, the GPU's is not known at all: a default gives way, a wish does not.
+                if options.n_ctx is not None or n_ctx // 2 < SMALLEST_CONTEXT:
+                    raise
+                n_ctx //= 2
+                notice(f"not enough memory for the default context; trying {n_ctx} tokens")
+    except BaseException:
+        model.close()
+        raise
+
+
+def _open_context(
+    model: Model,
+    n_ctx: int,
+    options: EngineOptions,
+    progress: Callable[[str], None],
+    notice: Callable[[str], None],
+) -> Engine:
+    wanted = ContextSettings(
+        n_ctx=n_ctx,
+        n_threads=options.n_threads or device.physical_threads(),
+        flash_attention=False,
+        cache_type="f16",
+        n_sequences=SEQUENCES[options.draft],
+        n_rollback=0 if options.draft == "off" else ROLLBACK_SNAPSHOTS,
+    )
+    tuner = Tuner(
+        model,
+        wanted,
+        exact=options.exact,
+        flash_attention=options.flash_attention,
+        cache_type=options.cache_type,
+        n_gpu_layers=options.n_gpu_layers,
+        progress=progress,
+        notice=notice,
+    )
+    target = tuner.open()
+    try:
+        if options.draft == "off" or target.drafting_shape == "none":
+            return Engine(target, PlainPlanner(), None, tuner, options)
+        curve = tuner.curve(target)
+        planner = make_planner(
+            options.draft,
+            make_drafter(options.draft, n_vocab=model.n_vocab),
+            curve,
+            chain_only=options.exact or target.drafting_shape == "chain",
+            largest=target.largest_draft,
+            exact=options.exact,
+        )
+        return Engine(target, planner, curve, tuner, options)
+    except BaseException:
+        target.context.close()
+        raise
+
+
+def _memory_kind(model: Model) -> str:
+    if model.is_hybrid:
+        return "hybrid: part cache, part running state"
+    if model.is_recurrent:
+        return "recurrent: a running state"
+    if model.sliding_window:
+        return f"KV cache, full size in spite of a sliding window of {model.sliding_window}"
+    return "KV cache"

@@ -1,0 +1,107 @@
+"""Token ids in, text out: whole characters only, and nothing from a stop string on.
+
+A token is a run of bytes and may end inside a character; a stop string may span tokens. So text leaves
+this module only when both its last character is complete and no stop string can begin in it any more.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+
+class TextStream:
+    """Turns the token ids of one answer into text, piece by piece.
+
+    Bytes that are no UTF-8 become U+FFFD as soon as that is certain, just as
+    ``bytes.decode("utf-8", errors="replace")`` of the whole would have it.
+
+    Args:
+        piece_of: the bytes of a token id.
+        stop: texts that end the answer; the earliest occurrence wins, and its text is not emitted.
+
+    Attributes:
+        stopped: a stop string was met; everything fed afterwards is dropped.
+    """
+
+    def __init__(self, piece_of: Callable[[int], bytes], stop: Sequence[str] = ()) -> None:
+        self._piece_of = piece_of
+        self._stop = tuple(text for text in stop if text)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.stopped = False
+        # Tokens are settled by counting characters: (token, characters decoded when its bytes were in).
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._settled: list[int] = []
+        self._decoded = 0
+        self._emitted = 0
+
+    def feed(self, tokens: Iterable[int]) -> str:
+        """Text that became certain with ``tokens``, in order; may be empty."""
+        if self.stopped:
+            return ""
+        pieces: list[str] = []
+        for token in tokens:
+            text = self._decoder.decode(self._piece_of(token))
+            self._decoded += len(text)
+            # A token whose last bytes wait for the rest of a character counts with that character.
+            pending = bool(self._decoder.getstate()[0])
+            self._waiting.append((token, self._decoded + pending))
+            pieces.append(self._release(text))
+            if self.stopped:
+                break
+        return "".join(pieces)
+
+    def flush(self) -> str:
+        """The rest, at the end of the answer: what was held back, half a character as U+FFFD."""
+        if self.stopped:
+            return ""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoded += len(rest)
+        text = self._release(rest)
+        if not self.stopped:
+            text += self._held
+            self._emitted += len(self._held)
+            self._held = ""
+        self._settle()
+        return text
+
+    def take_tokens(self) -> tuple[int, ...]:
+        """Ids whose text has been emitted whole since the last call, in order."""
+        taken = tuple(self._settled)
+        self._settled.clear()
+        return taken
+
+    def _release(self, text: str) -> str:
+        """Add decoded text; return what no stop string can claim any more."""
+        held = self._held + text
+        cut = min((at for at in map(held.find, self._stop) if at >= 0), default=-1)
+        if cut >= 0:
+            self.stopped = True
+            self._held = ""
+            self._waiting_after_stop(cut)
+            return held[:cut]
+        keep = max((_overlap(held, stop) for stop in self._stop), default=0)
+        emitted = held[: len(held) - keep]
+        self._held = held[len(held) - keep :]
+        self._emitted += len(emitted)
+        self._settle()
+        return emitted
+
+    def _settle(self) -> None:
+        while self._waiting and self._waiting[0][1] <= self._emitted:
+            self._settled.append(self._waiting.popleft()[0])
+
+    def _waiting_after_stop(self, cut: int) -> None:
+        self._emitted += cut
+        self._settle()
+        self._waiting.clear()
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of ``text`` that may be the beginning of ``stop``."""
+    for n in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:n]):
+            return n
+    return 0
