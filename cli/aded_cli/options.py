@@ -1,0 +1,232 @@
+"""The options of aded-chat: names as in llama.cpp, ranges, and what they become for the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+STDIN = "-"
+"""As a value of -p: standard input."""
+
+MAX_THREADS = 512  # GGML_MAX_N_THREADS; ggml aborts the process above it
+MAX_INT32 = 2**31 - 1  # llama.cpp keeps token counts and top-k in an int32
+MAX_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's LLAMA_DEFAULT_SEED, which means a random one
+CHOSEN_BY_ENGINE = "-1"
+"""llama.cpp's value for "not limited" (-n), "all" (-ngl) and "random" (--seed): the engine's default here."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A float range that refuses nan and inf, which compare as inside every range or none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The value as a finite float within the range; fails as a usage error otherwise."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """An integer from ``min`` up, within llama.cpp's int32 unless ``largest`` says otherwise.
+
+    The upper end is not part of the range that --help shows: nobody needs to read 2147483647 there.
+    """
+
+    def __init__(self, min: int, *, largest: int = MAX_INT32, auto: bool = False) -> None:
+        super().__init__(min)
+        self._largest = largest
+        self._auto = auto
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value as an int; None for -1 where that leaves the choice to the engine."""
+        if self._auto and str(value).strip() == CHOSEN_BY_ENGINE:
+            return None
+        number = super().convert(value, param, ctx)
+        if number > self._largest:
+            self.fail(f"{number} is more than {self._largest}.", param, ctx)
+        return number
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One command line, checked.
+
+    Attributes:
+        model: path of a GGUF; None is the built-in model.
+        engine: keyword arguments of LocalADED besides the model's path.
+        sampling: keyword arguments of each generation; only what was given on the command line.
+        prompt: the parts given with -p, in order, possibly ``STDIN``.
+        system: the system prompt, None without one.
+        raw: complete the prompt's text without a chat template.
+        as_json: print one JSON object instead of streaming text.
+        remember: keep a history of typed lines on disk.
+        verbose: llama.cpp's log, and tracebacks.
+    """
+
+    model: str | None
+    engine: dict[str, Any]
+    sampling: dict[str, Any]
+    prompt: tuple[str, ...]
+    system: str | None
+    raw: bool
+    as_json: bool
+    remember: bool
+    verbose: bool
+
+    @classmethod
+    def from_options(cls, **given: Any) -> Settings:
+        """Check the options against each other.
+
+        Raises:
+            click.UsageError: two options contradict each other, or a text is not valid UTF-8.
+        """
+        prompt: tuple[str, ...] = given["prompt"]
+        for name, text in [("-p", part) for part in prompt] + [("--system", given["system"] or "")]:
+            _require_utf8(name, text)
+        if prompt.count(STDIN) > 1:
+            raise click.UsageError("-p - reads all of standard input, so it can be given only once")
+        if given["raw"] and given["system"]:
+            raise click.UsageError(
+                "--raw uses no chat template, so --system has no place in it: give one of them"
+            )
+        if given["model"] == "":
+            raise click.UsageError("MODEL is an empty string: leave it out for the built-in model")
+        engine = {
+            name: given[name] for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "verbose")
+        }
+        sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
+        return cls(
+            model=given["model"],
+            engine=engine,
+            sampling=sampling,
+            prompt=prompt,
+            system=given["system"] or None,
+            raw=given["raw"],
+            as_json=given["as_json"],
+            remember=not given["no_memory"],
+            verbose=given["verbose"],
+        )
+
+
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+
+
+def _require_utf8(name: str, text: str) -> None:
+    """Refuse text that holds undecodable bytes (Python carries them as lone surrogates)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{name} is not valid UTF-8 text") from None
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(distribution: str) -> str:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            return "not installed"
+
+    click.echo(f"aded-chat {installed('aded-local')} (llama-cpp-python {installed('llama-cpp-python')})")
+    ctx.exit()
+
+
+_DECLARATIONS: list[Callable[[Any], Any]] = [
+    click.argument("model", required=False),
+    click.option(
+        "-p",
+        "--prompt",
+        multiple=True,
+        metavar="TEXT",
+        help="Answer TEXT once and exit. May be repeated: the parts are joined by line ends, and the part '-'"
+        " is standard input, which is otherwise not read when -p is given.",
+    ),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object; with -p or standard input only."
+    ),
+    click.option("--raw", is_flag=True, help="Complete the prompt's text itself, without the chat template."),
+    click.option("-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."),
+    click.option(
+        "-n",
+        "--predict",
+        "--n-predict",
+        "max_tokens",
+        type=Whole(1, auto=True),
+        metavar="N",
+        help="Tokens in an answer at most (-1: until it ends).",
+    ),
+    click.option("-c", "--ctx-size", "n_ctx", type=Whole(1), metavar="N", help="Context in tokens."),
+    click.option(
+        "-t", "--threads", "n_threads", type=Whole(1, largest=MAX_THREADS), metavar="N", help="CPU threads."
+    ),
+    click.option(
+        "-ngl",
+        "--gpu-layers",
+        "--n-gpu-layers",
+        "n_gpu_layers",
+        type=Whole(0, auto=True),
+        metavar="N",
+        help="Layers on the GPU (-1: all, the default where the build has one).",
+    ),
+    click.option(
+        "--temp", "temperature", type=FiniteRange(0, 100), metavar="T", help="Temperature; 0 is greedy."
+    ),
+    click.option("--top-k", type=Whole(0), metavar="N", help="Keep the N likeliest (0: all)."),
+    click.option(
+        "--top-p", type=FiniteRange(0, 1), metavar="P", help="Keep the likeliest up to a mass of P."
+    ),
+    click.option(
+        "--min-p", type=FiniteRange(0, 1), metavar="P", help="Drop what is P times less likely than the best."
+    ),
+    click.option(
+        "--repeat-penalty",
+        type=FiniteRange(0, 10, min_open=True),
+        metavar="R",
+        help="Penalty on repetition (1: none).",
+    ),
+    click.option(
+        "-s",
+        "--seed",
+        type=Whole(0, largest=MAX_SEED, auto=True),
+        metavar="N",
+        help="Seed of the sampler (-1: random). The same seed and prompt give the same answer.",
+    ),
+    click.option(
+        "--draft",
+        type=click.Choice(["auto", "paper", "off"]),
+        default="auto",
+        show_default=True,
+        help="Which drafts to verify: measured for this device, the paper's fixed tree, or none.",
+    ),
+    click.option(
+        "--exact", is_flag=True, help="Only batch sizes that equal one-token decoding to the last bit."
+    ),
+    click.option("--no-memory", is_flag=True, help="Keep nothing you type on disk: no line history."),
+    click.option(
+        "--verbose", is_flag=True, help="Show llama.cpp's log, and tracebacks of unexpected errors."
+    ),
+    click.option(
+        "--version",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version.",
+    ),
+]
+
+
+def chat_options(command: F) -> F:
+    """Give a click command's function every argument and option of aded-chat, in the order of --help."""
+    for declaration in reversed(_DECLARATIONS):
+        command = declaration(command)
+    return command
