@@ -1,0 +1,101 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PIPED_WIDTH = 140  # columns where there is no terminal to ask
+
+
+def console() -> Console:
+    """Standard output; wide enough for every column when it is a file or a pipe."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+
+
+def print_lossless(result: dict[str, Any], out: Console) -> None:
+    """Identical sequences by method, then where the others part."""
+    table = Table("method", "against", "temperature", "identical", "crossing 512 cells", title=_title(result))
+    for row in result["comparisons"]:
+        counted = f"{row['identical']} of {row['total']}"
+        crossing = str(row["crossing_512_cells"])
+        table.add_row(row["method"], row["against"], f"{row['temperature']:g}", counted, crossing)
+    out.print(table)
+    if not result["partings"]:
+        return
+    columns = (
+        "method",
+        "temp.",
+        "prompt",
+        "position",
+        "cells",
+        "tokens",
+        "logits, one by one",
+        "wider",
+        "moves",
+        "rounding",
+    )
+    table = Table(*columns, title="where they part: plain decoding's candidate, then the other's")
+    for row in result["partings"]:
+        pair = row["candidates"]
+        table.add_row(
+            row["method"],
+            f"{row['temperature']:g}",
+            row["prompt"],
+            str(row["position"]),
+            str(row["cells"]),
+            " | ".join(repr(candidate["text"]) for candidate in pair),
+            " | ".join(f"{candidate['one']:.4f}" for candidate in pair),
+            " | ".join(f"{candidate['wide']:.4f}" for candidate in pair),
+            f"{row['difference']:.4f}",
+            "yes" if row["within_rounding"] else "no",
+        )
+    out.print(table)
+
+
+def print_speed(result: dict[str, Any], out: Console) -> None:
+    """Rates, ratios and the split of time, by pass."""
+    for which, found in result["summary"].items():
+        table = Table("ratio of tokens/s", "median", "95%", "minimum", "quartiles", "prompts", "same tokens")
+        table.title = f"{_title(result)}, store {which}"
+        for name, ratio in found["ratios"].items():
+            if (s := ratio["summary"]) is not None:
+                table.add_row(
+                    name,
+                    f"{s['median']:.3f}",
+                    f"{s['low']:.3f} to {s['high']:.3f}",
+                    f"{s['minimum']:.3f}",
+                    f"{s['first_quartile']:.3f} to {s['third_quartile']:.3f}",
+                    str(s["count"]),
+                    f"{ratio['same_tokens']} of {ratio['pairs']}",
+                )
+        out.print(table)
+        out.print(_split_table(found["methods"]))
+
+
+def _split_table(methods: dict[str, Any]) -> Table:
+    parts = ("draft", "verify", "sample", "elsewhere")
+    table = Table(
+        "method", "tokens/s", "tokens/pass", *(f"{part} us" for part in parts), "outside", "drafting us, p99"
+    )
+    for method, found in methods.items():
+        rate = found["tokens_per_second"]
+        cells = [method, f"{rate['median']:.1f}" if rate else "-"]
+        if "tokens_per_pass" in found:
+            cells.append(f"{found['tokens_per_pass']:.3f}")
+            cells += [f"{found['microseconds_per_pass'][part]:.0f}" for part in parts]
+            cells.append(f"{100 * found['share_outside_llama_decode']:.2f}%")
+            drafting = (found.get(f"draft_microseconds_{key}") for key in ("median", "p99"))
+            cells.append(", ".join("-" if value is None else f"{value:.0f}" for value in drafting))
+        table.add_row(*cells)
+    return table
+
+
+def _title(result: dict[str, Any]) -> str:
+    engine = result["provenance"]["engine"]
+    attention = "flash attention" if engine.get("flash_attention") else "no flash attention"
+    name = f"{result['provenance']['model']['file']}, {engine.get('cache_type')} cache, {attention}"
+    return name + f", {engine.get('threads')} threads" + ("" if result["complete"] else " (interrupted)")
