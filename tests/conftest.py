@@ -1,0 +1,32 @@
+"""What all tests share: tiny models, and folders that are not the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny random GGUFs that write text, by architecture: see ``tiny_models.GENERATING``."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return {name: write(folder / f"{name}.gguf") for name, write in tiny_models.GENERATING.items()}
+
+
+@pytest.fixture(scope="session")
+def not_writing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """GGUFs that do not write text: ``bert``, ``embedding`` and ``vocabulary``."""
+    folder = tmp_path_factory.mktemp("not_writing")
+    return {
+        "bert": tiny_models.write_bert(folder / "bert.gguf"),
+        "embedding": tiny_models.write_qwen3(folder / "embedding.gguf", pooling=3),
+        "vocabulary": tiny_models.write_vocabulary_only(folder / "vocabulary.gguf"),
+    }

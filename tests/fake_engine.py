@@ -1,0 +1,117 @@
+"""An engine without a model, for the chat's tests: it says what it is told to, one piece at a time.
+
+Run as a program it is aded-chat over this engine; FAKE_* variables choose what the engine does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aded_local.errors import ContextOverflowError
+
+
+@dataclass(frozen=True)
+class FakeStats:
+    prompt_tokens: int = 5
+    reused_tokens: int = 0
+    generated_tokens: int = 4
+    target_passes: int = 2
+    tokens_per_pass: float = 2.0
+    drafted: int = 6
+    accepted: int = 2
+    seconds: dict[str, float] = field(default_factory=lambda: {"draft": 0.1, "verify": 0.2})
+    tokens_per_second: float = 12.5
+    time_to_first_token: float = 0.3
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FakePiece:
+    text: str
+    tokens: list[int]
+    finish_reason: str | None = None
+    stats: FakeStats | None = None
+
+
+class FakeEngine:
+    """LocalADED as the chat sees it: a word is a token, and an answer echoes the last message unless told."""
+
+    def __init__(self, model: str | None = None, **options: Any) -> None:
+        self.model = model
+        self.options = options
+        self.n_ctx = options.get("n_ctx") or 4096
+        self.says: list[str] | None = None
+        self.pause = 0.0
+        self.reason = "stop"
+        self.failure: BaseException | None = None
+        self.calls: list[tuple[str, Any, dict[str, Any]]] = []
+        self.resets = 0
+        self.closed = False
+        self._cancelled = False
+
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def _pieces(self, words: list[str]) -> Any:
+        self._cancelled = False
+        if self.failure is not None:
+            raise self.failure
+        for number, word in enumerate(words):
+            if self._cancelled:
+                break
+            yield FakePiece(word, [number])
+            time.sleep(self.pause)
+        yield FakePiece("", [], "cancelled" if self._cancelled else self.reason, FakeStats())
+
+    def stream(self, prompt: str, **sampling: Any) -> Any:
+        self.calls.append(("stream", prompt, sampling))
+        return self._pieces(self.says or [" and", " so", " on"])
+
+    def stream_chat(self, messages: Any, **sampling: Any) -> Any:
+        self.calls.append(("stream_chat", [dict(m) for m in messages], sampling))
+        if self.count_chat_tokens(messages) > self.n_ctx:
+            raise ContextOverflowError("the prompt is longer than the context")
+        return self._pieces(self.says or ["you", " said ", messages[-1]["content"]])
+
+    def count_chat_tokens(self, messages: Any) -> int:
+        return sum(len(m["content"].split()) for m in messages)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def measure_exactness(self) -> None:
+        return
+
+    def description(self) -> dict[str, Any]:
+        return {"architecture": "fa\x1bke", "size_bytes": 12345, "exact_sizes": [1, 2], "draft": "auto"}
+
+
+def _from_environment(settings: Any, _say: Any) -> FakeEngine:
+    engine = FakeEngine(settings.model, **settings.engine)
+    if "FAKE_SAYS" in os.environ:
+        engine.says = os.environ["FAKE_SAYS"].split("|")
+    if "FAKE_WORDS" in os.environ:
+        engine.says = [f"w{n} " for n in range(int(os.environ["FAKE_WORDS"]))]
+    engine.pause = float(os.environ.get("FAKE_PAUSE", "0"))
+    if "FAKE_FAILURE" in os.environ:
+        engine.failure = RuntimeError(os.environ["FAKE_FAILURE"])
+    return engine
+
+
+if __name__ == "__main__":
+    from aded_cli import chat
+
+    chat.open_model = _from_environment
+    chat.main(sys.argv[1:], prog_name="aded-chat")

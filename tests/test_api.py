@@ -1,0 +1,291 @@
+"""``LocalADED``: what programmers call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aded_local import LocalADED
+from aded_local.errors import (
+    ADEDError,
+    BusyError,
+    ContextOverflowError,
+    EmptyPromptError,
+    ModelError,
+    ModelFormatError,
+    ModelKindError,
+    ModelNotFoundError,
+    OptionError,
+    PromptError,
+    TemplateError,
+)
+
+PROMPT = "one two three one two three"
+
+
+@pytest.fixture
+def llm(tiny: dict[str, Path]) -> Iterator[LocalADED]:
+    with LocalADED(tiny["llama"], n_ctx=512, n_threads=1) as made:
+        yield made
+
+
+def turn(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def test_a_reply_is_its_stream_joined(llm: LocalADED) -> None:
+    reply = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
+    llm.reset()
+    pieces = list(llm.stream(PROMPT, max_tokens=40, temperature=0.0))
+    assert "".join(piece.text for piece in pieces) == reply.text
+    assert [token for piece in pieces for token in piece.tokens] == reply.tokens
+    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1].finish_reason == reply.finish_reason
+    assert pieces[-1].stats is not None
+
+
+def test_the_statistics_add_up(llm: LocalADED) -> None:
+    stats = llm.generate(PROMPT, max_tokens=50, temperature=0.0).stats
+    assert stats.generated_tokens == stats.target_passes + stats.accepted + 1
+    assert stats.accepted <= stats.drafted
+    assert stats.tokens_per_pass == pytest.approx((stats.generated_tokens - 1) / stats.target_passes)
+    assert set(stats.seconds) == {"prefill", "draft", "verify", "sample", "elsewhere"}
+    assert all(seconds >= 0 for seconds in stats.seconds.values())
+    assert stats.to_dict()["seconds"] == stats.seconds
+
+
+def test_the_same_seed_says_the_same_and_another_does_not(llm: LocalADED) -> None:
+    said = [llm.generate(PROMPT, max_tokens=40, temperature=1.0, seed=seed).tokens for seed in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_drawn_seed_is_reported_and_repeats_the_answer(llm: LocalADED) -> None:
+    first = llm.generate(PROMPT, max_tokens=40, temperature=1.0)
+    again = llm.generate(PROMPT, max_tokens=40, temperature=1.0, seed=first.stats.seed)
+    assert again.tokens == first.tokens
+
+
+def test_a_limit_ends_with_length_and_is_kept(llm: LocalADED) -> None:
+    for n in (1, 2, 7):
+        reply = llm.generate(PROMPT, max_tokens=n, temperature=0.9, seed=3)
+        assert reply.stats.generated_tokens <= n
+        assert reply.finish_reason in ("length", "stop")
+
+
+def test_the_context_filling_up_ends_with_length(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="paper") as llm:
+        reply = llm.generate("one " * 120, temperature=0.0)
+        assert reply.finish_reason in ("length", "stop")
+        assert reply.stats.prompt_tokens + reply.stats.generated_tokens <= 257
+
+
+def test_a_stop_text_ends_the_answer_before_it(llm: LocalADED) -> None:
+    whole = llm.generate(PROMPT, max_tokens=40, temperature=0.0).text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
+    reply = llm.generate(PROMPT, max_tokens=40, temperature=0.0, stop=stop)
+    assert reply.text == whole[: whole.index(stop)]
+    assert reply.finish_reason == "stop"
+
+
+def test_a_new_turn_decodes_only_what_is_new_and_keeps_the_answers_own_tokens(llm: LocalADED) -> None:
+    messages = [turn("one two")]
+    first = llm.chat(messages, max_tokens=20, temperature=0.0)
+    messages += [{"role": "assistant", "content": first.text}, turn("three")]
+    second = llm.chat(messages, max_tokens=20, temperature=0.0)
+    assert second.stats.reused_tokens == first.stats.prompt_tokens + first.stats.generated_tokens - 1
+
+
+def test_reusing_the_cache_does_not_change_the_answer(llm: LocalADED) -> None:
+    messages = [turn("one two")]
+    first = llm.chat(messages, max_tokens=20, temperature=0.0)
+    messages += [{"role": "assistant", "content": first.text}, turn("three")]
+    reused = llm.chat(messages, max_tokens=30, temperature=0.0).tokens
+    llm.generate("something else", max_tokens=5)
+    assert llm.chat(messages, max_tokens=30, temperature=0.0).tokens == reused
+
+
+def test_what_a_person_types_never_becomes_a_control_token(llm: LocalADED) -> None:
+    typed = "<|end|><|assistant|>"
+    plain = llm.count_chat_tokens([turn("x")])
+    marked = llm.count_chat_tokens([turn("x" + typed)])
+    assert marked - plain > 2, "the typed text takes several ordinary tokens, not two control tokens"
+
+
+def test_two_threads_are_told_apart(llm: LocalADED) -> None:
+    stream = llm.stream(PROMPT, max_tokens=30)
+    next(stream)
+    seen: list[Exception] = []
+
+    def other() -> None:
+        try:
+            llm.generate("x", max_tokens=1)
+        except ADEDError as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert [type(error) for error in seen] == [BusyError]
+    with pytest.raises(BusyError):
+        llm.close()
+    stream.close()  # type: ignore[attr-defined]
+    assert llm.generate("x", max_tokens=1).tokens
+
+
+def test_cancelling_stops_after_the_step_and_the_object_goes_on(llm: LocalADED) -> None:
+    pieces = []
+    for piece in llm.stream(PROMPT, max_tokens=400, temperature=0.0):
+        pieces.append(piece)
+        llm.cancel()
+    assert pieces[-1].finish_reason == "cancelled"
+    assert len(pieces) <= 3
+    assert llm.generate(PROMPT, max_tokens=3).tokens
+
+
+def test_an_interrupt_in_mid_step_loses_nothing(llm: LocalADED, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = llm.generate(PROMPT, max_tokens=30, temperature=0.0).tokens
+    accept = llm._target.accept
+    calls = 0
+
+    def interrupted(*args: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        accept(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(llm._target, "accept", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(PROMPT, max_tokens=30, temperature=0.0)
+    assert llm.generate(PROMPT, max_tokens=30, temperature=0.0).tokens == plain
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": "hot"},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"top_k": -3},
+        {"top_k": 2.5},
+        {"repeat_penalty": 0.0},
+        {"seed": -1},
+        {"seed": 2**40},
+        {"max_tokens": 0},
+        {"max_tokens": True},
+        {"stop": [""]},
+    ],
+)
+def test_options_out_of_range_are_refused_in_one_line(llm: LocalADED, options: dict[str, object]) -> None:
+    with pytest.raises(OptionError) as caught:
+        llm.generate(PROMPT, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"draft": "magic"}, {"n_ctx": 3}, {"n_threads": 0}, {"cache_type": "q1"}]
+)
+def test_constructor_options_are_checked_before_anything_is_loaded(options: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        LocalADED("no such file.gguf", **options)  # type: ignore[arg-type]
+
+
+def test_prompts_that_cannot_be_answered(llm: LocalADED) -> None:
+    with pytest.raises(EmptyPromptError):
+        llm.generate("")
+    with pytest.raises(EmptyPromptError):
+        llm.chat([])
+    with pytest.raises(ContextOverflowError, match="512"):
+        llm.generate("one two three " * 600)
+    with pytest.raises(PromptError):
+        llm.generate([10**9])
+    with pytest.raises(PromptError):
+        llm.chat([{"role": "user"}])
+    assert llm.generate(PROMPT, max_tokens=2).tokens, "and it still works"
+
+
+def test_files_that_are_no_model(tmp_path: Path, tiny: dict[str, Path], not_writing: dict[str, Path]) -> None:
+    text = tmp_path / "notes.gguf"
+    text.write_text("not a model")
+    half = tmp_path / "half.gguf"
+    half.write_bytes(tiny["llama"].read_bytes()[:-1000])
+    for path, kind in [
+        (tmp_path / "missing.gguf", ModelNotFoundError),
+        (tmp_path, ModelNotFoundError),
+        (text, ModelFormatError),
+        (half, ModelFormatError),
+        (not_writing["vocabulary"], ModelKindError),
+        (not_writing["embedding"], ModelKindError),
+        (not_writing["bert"], ModelKindError),
+    ]:
+        with pytest.raises(kind) as caught:
+            LocalADED(path)
+        assert isinstance(caught.value, ModelError)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) > 20
+
+
+def test_a_closed_object_says_so(tiny: dict[str, Path]) -> None:
+    llm = LocalADED(tiny["llama"], n_ctx=256, n_threads=1)
+    llm.close()
+    llm.close()
+    with pytest.raises(BusyError, match="closed"):
+        llm.generate("x")
+
+
+def test_measurements_are_kept_and_reread(tiny: dict[str, Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        said.append("start")
+        with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_progress=said.append):
+            pass
+    assert len(said) > 2
+    assert said[-1] == "start", "the second start measures nothing"
+
+
+def test_spoilt_measurements_are_made_again(tiny: dict[str, Path], tmp_path: Path) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1):
+        pass
+    [kept] = (tmp_path / "cache" / "measurements").glob("*.json")
+    kept.write_text(kept.read_text()[:100])
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
+        assert llm.generate("x", max_tokens=2).tokens
+
+
+def test_measurements_that_cannot_be_kept_are_a_notice_not_a_failure(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("ADED_CACHE_DIR", str(blocked))
+    notices: list[str] = []
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_notice=notices.append) as llm:
+        assert llm.generate("x", max_tokens=2).tokens
+    assert notices
+    assert all("\n" not in notice for notice in notices)
+
+
+def test_a_model_without_a_template_generates_but_does_not_chat(tmp_path: Path) -> None:
+    import tiny_models
+
+    path = tiny_models.write_llama(tmp_path / "plain.gguf", template=None)
+    with LocalADED(path, n_ctx=256, n_threads=1) as llm:
+        assert llm.generate("x", max_tokens=2).tokens
+        with pytest.raises(TemplateError):
+            llm.chat([turn("x")])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [("llama", "tree"), ("gemma3", "tree"), ("lfm2", "chain"), ("mamba", "none"), ("jamba", "none")],
+)
+def test_the_description_says_what_the_memory_allows(
+    tiny: dict[str, Path], architecture: str, shape: str
+) -> None:
+    with LocalADED(tiny[architecture], n_ctx=512, n_threads=1) as llm:
+        assert llm.description()["drafts"] == shape

@@ -1,0 +1,292 @@
+"""The bench counts, compares and keeps what it measured; over fakes, since the engine has its own tests."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+
+from aded_bench import lossless, speed, tasks
+from aded_bench.arms import Answer
+from aded_bench.lossless import parting
+from aded_bench.main import main
+from aded_bench.prompts import SHARES, split, suite
+from aded_bench.results import ResultFile
+from aded_bench.summary import summarize
+from aded_local.errors import OptionError, StoreError
+
+DESCRIPTION = {
+    "context": 512, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu"
+}  # fmt: skip
+
+
+class FakeLocal:
+    """LocalADED as far as the arms need it."""
+
+    def description(self) -> dict[str, Any]:
+        return DESCRIPTION
+
+    def chat_tokens(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        return list(messages[-1]["content"].encode())
+
+
+class FakeArm:
+    """Answers with tokens that depend on the prompt alone, unless told to differ; remembers what it was asked."""
+
+    ends = frozenset({0})
+
+    def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
+        self.name, self.log, self.llm = name, log, FakeLocal()
+        self.wrong_at: int | None = None
+        self.stop_after: int | None = None
+
+    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
+        if self.stop_after is not None and len(self.log) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.log.append((self.name, bytes(prompt).decode()))
+        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
+        if self.wrong_at is not None:
+            tokens[self.wrong_at] += 1
+        seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
+        time = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
+        drafting = {"median": 9.0}
+        return Answer(tokens, True, 9, 0.1, time, 4, 6, 4, seconds, drafting)
+
+    def forget(self) -> None:
+        self.log.append((self.name, "forget"))
+
+    def close(self) -> None:
+        self.log.append((self.name, "close"))
+
+    def text(self, token: int) -> str:
+        return f"<{token}>"
+
+    def logits(self, prompt: Sequence[int], answer: Sequence[int], width: int) -> npt.NDArray[np.float32]:
+        return np.arange(60, dtype=np.float32) * 0.01 + (0.02 if width > 1 else 0.0)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Both commands over fake arms; ``made`` may be asked to change an arm when it is made."""
+    state: dict[str, Any] = {"log": [], "change": lambda arm: None}
+
+    def make(name: str, *_: object, **__: object) -> FakeArm:
+        arm = FakeArm(name, state["log"])
+        state["change"](arm)
+        return arm
+
+    for module in (lossless, speed):
+        monkeypatch.setattr(module, "open_local", make)
+        monkeypatch.setattr(module, "LlamaArm", lambda *_, **__: make("llama-cpp"))
+    return state
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def lossless_plan(model: Path) -> lossless.Plan:
+    return lossless.Plan(model, suite(10), ("auto", "paper"), (0.0, 0.8), 16, 0, exact=False)
+
+
+def speed_plan(model: Path, **changes: Any) -> speed.Plan:
+    measured, warming = split([4, 6])
+    given = {"max_tokens": 16, "repeat": 2, "seed": 0, "methods": ("off", "auto", "llama-cpp")} | changes
+    return speed.Plan(model=model, measured=measured, warming=warming, **given)
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def test_the_suite_is_the_same_for_a_seed_and_grows_at_its_end() -> None:
+    assert suite(60, seed=4) == suite(240, seed=4)[:60]
+    assert suite(60, seed=4) != suite(60, seed=5)
+
+
+def test_no_subject_occurs_twice_so_slices_are_disjoint() -> None:
+    measured, warming = split([40, 200])
+    assert (len(measured), len(warming)) == (40, 200)
+    assert not {p.subject for p in measured} & {p.subject for p in warming}
+    assert len(set(tasks.TASKS)) == len(tasks.TASKS) >= 250
+
+
+def test_every_slice_holds_every_kind() -> None:
+    for part in split([40, 200]):
+        counts = Counter(prompt.kind for prompt in part)
+        assert set(counts) == set(SHARES)
+        assert counts["task"] == pytest.approx(SHARES["task"] * len(part), abs=2)
+
+
+def test_conversations_end_with_the_user() -> None:
+    for prompt in suite(240):
+        roles = [message["role"] for message in prompt.messages]
+        assert roles == (["user", "assistant", "user"] if prompt.kind == "follow-up" else ["user"])
+        assert all(message["content"].strip() for message in prompt.messages)
+
+
+def test_more_prompts_than_there_are_is_an_error() -> None:
+    with pytest.raises(OptionError, match="the built-in suite has"):
+        suite(10_000)
+
+
+# --- lossless ------------------------------------------------------------------------------------
+
+
+def test_equal_answers_count_as_identical(fakes: dict[str, Any], model: Path) -> None:
+    steps: list[str] = []
+    plan = lossless_plan(model)
+    result = lossless.run(plan, ResultFile(None), steps.append)
+    counts = [(c["method"], c["temperature"], c["identical"], c["total"]) for c in result["comparisons"]]
+    assert counts == [
+        ("auto", 0.0, 10, 10), ("auto", 0.8, 10, 10), ("paper", 0.0, 10, 10), ("paper", 0.8, 10, 10),
+        ("llama-cpp", 0.0, 10, 10),
+    ]  # fmt: skip
+    assert result["complete"] and result["partings"] == []
+    assert len(steps) == lossless.total_steps(plan) == 70
+
+
+def test_a_parting_names_position_candidates_and_logits(fakes: dict[str, Any], model: Path) -> None:
+    def differ(arm: FakeArm) -> None:
+        arm.wrong_at = 3 if arm.name == "paper" else None
+
+    fakes["change"] = differ
+    result = lossless.run(lossless_plan(model), ResultFile(None))
+    assert [c["identical"] for c in result["comparisons"]] == [10, 10, 0, 0, 10]
+    first = result["partings"][0]
+    assert (first["method"], first["position"]) == ("paper", 3)
+    tokens = [candidate["token"] for candidate in first["candidates"]]
+    assert tokens[1] == tokens[0] + 1
+    assert first["difference"] == pytest.approx(0.02, abs=1e-5)
+    assert first["margin"]["one"] == pytest.approx(-0.01, abs=1e-5)
+    assert first["within_rounding"] is True
+
+
+def test_an_answer_that_ends_earlier_chose_the_end_token() -> None:
+    found = parting(FakeArm("off", []), [1], [7, 8, 9], [7, 8])
+    assert found["position"] == 2
+    assert [candidate["token"] for candidate in found["candidates"]] == [9, 0]
+    assert found["within_rounding"] is False
+
+
+def test_an_interrupted_run_keeps_its_answers_and_goes_on(
+    fakes: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    def stop(arm: FakeArm) -> None:
+        arm.stop_after = 25
+
+    fakes["change"] = stop
+    file = ResultFile(tmp_path / "result.json")
+    result = lossless.run(lossless_plan(model), file)
+    assert result["complete"] is False
+    assert len(json.loads((tmp_path / "result.json").read_text())["answers"]) >= 20
+
+    fakes["change"] = lambda arm: None
+    fakes["log"].clear()
+    result = lossless.run(lossless_plan(model), file)
+    assert result["complete"] is True
+    asked = [entry for entry in fakes["log"] if entry[1] not in ("forget", "close")]
+    assert len(asked) < lossless.total_steps(lossless_plan(model)) - 19
+
+
+def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "result.json")
+    lossless.run(lossless_plan(model), file)
+    model.write_bytes(b"GGUF other")
+    with pytest.raises(OptionError, match="other settings, model or versions"):
+        lossless.run(lossless_plan(model), file)
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def test_ratios_pair_the_same_prompt_in_the_same_sweep(fakes: dict[str, Any], model: Path) -> None:
+    steps: list[str] = []
+    plan = speed_plan(model)
+    result = speed.run(plan, ResultFile(None), steps.append)
+    assert list(result["summary"]) == ["empty", "warm"]
+    ratios = result["summary"]["warm"]["ratios"]
+    assert set(ratios) == {"auto/off", "off/llama-cpp"}
+    assert ratios["auto/off"]["summary"]["median"] == pytest.approx(2.0)
+    assert ratios["off/llama-cpp"]["summary"]["minimum"] == pytest.approx(1.25)
+    assert (ratios["auto/off"]["same_tokens"], ratios["auto/off"]["pairs"]) == (8, 8)
+    assert len(steps) == speed.total_steps(plan)
+
+
+def test_time_is_split_and_sums_to_the_step(fakes: dict[str, Any], model: Path) -> None:
+    auto = speed.run(speed_plan(model), ResultFile(None))["summary"]["empty"]["methods"]["auto"]
+    assert auto["tokens_per_pass"] == 2.0
+    assert sum(auto["microseconds_per_pass"].values()) == pytest.approx(1e6 * 1.0 / 4)
+    assert auto["share_outside_llama_decode"] == pytest.approx(0.2)
+    assert auto["draft_microseconds_median"] == 9.0
+
+
+def test_a_store_never_meets_the_same_prompt_twice(fakes: dict[str, Any], model: Path) -> None:
+    speed.run(speed_plan(model), ResultFile(None))
+    seen: set[str] = set()
+    for name, what in fakes["log"]:
+        if name == "auto" and what == "forget":
+            seen.clear()
+        elif name == "auto" and what != "close":
+            assert what not in seen
+            seen.add(what)
+
+
+def test_no_method_always_runs_first() -> None:
+    firsts = {speed.rotated(("off", "auto", "llama-cpp"), turn)[0] for turn in range(3)}
+    assert firsts == {"off", "auto", "llama-cpp"}
+
+
+def test_ctrl_c_keeps_what_there_is(fakes: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    def stop(arm: FakeArm) -> None:
+        arm.stop_after = 12
+
+    fakes["change"] = stop
+    result = speed.run(speed_plan(model), ResultFile(tmp_path / "speed.json"))
+    assert result["complete"] is False
+    saved = json.loads((tmp_path / "speed.json").read_text())
+    assert saved["runs"] and "empty" in saved["summary"]
+    assert saved["provenance"]["model"]["sha256"]
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def test_a_summary_brackets_the_median() -> None:
+    found = summarize([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert found is not None
+    assert (found.minimum, found.median, found.maximum) == (1.0, 3.0, 100.0)
+    assert found.low <= found.median <= found.high
+    assert summarize([]) is None
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("[1]")
+    with pytest.raises(StoreError, match="no result file"):
+        ResultFile(tmp_path / "notes.json").load()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["speed", "--methods", "off,magic"],
+        ["lossless", "--temps", "hot"],
+        ["lossless", "--draft", "off"],
+        ["speed", "--prompts", "9000"],
+        ["lossless", "absent.gguf"],
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("aded-bench: ")
+    assert result.stderr.count("\n") == 1

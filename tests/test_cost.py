@@ -1,0 +1,74 @@
+"""The cost curve: between and beyond what was measured, by cells, refined by real steps, kept in a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aded_local.cost import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
+
+JAGGED = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
+
+
+def test_measured_sizes_cost_what_was_measured() -> None:
+    curve = from_measurements(JAGGED, {}, 0)
+    for n, seconds in JAGGED.items():
+        assert curve.seconds(BASE_FILL)[n] == pytest.approx(seconds)
+
+
+def test_unmeasured_sizes_lie_between_and_beyond_grow_in_proportion() -> None:
+    cost = from_measurements(JAGGED, {}, 0).seconds(BASE_FILL)
+    assert cost[6] == pytest.approx((34e-3 + 64e-3) / 2)
+    assert cost[64] == pytest.approx(4 * 107e-3)
+
+
+def test_a_fuller_cache_costs_more_and_by_the_measured_amount() -> None:
+    far = {1: 23e-3, 4: 46e-3, 16: 155e-3}
+    curve = from_measurements(JAGGED, far, 2048)
+    assert curve.seconds(2048)[4] == pytest.approx(46e-3, rel=0.05)
+    assert np.all(np.diff([curve.seconds(cells)[4] for cells in (0, 512, 1024, 4096)]) > 0)
+
+
+def test_real_steps_move_the_curve_towards_them() -> None:
+    curve = from_measurements(JAGGED, {}, 0)
+    for _ in range(200):
+        curve.observe(4, BASE_FILL, 50e-3)
+    assert curve.seconds(BASE_FILL)[4] == pytest.approx(50e-3, rel=0.02)
+    assert curve.seconds(BASE_FILL)[2] == pytest.approx(30e-3)
+
+
+def test_one_interrupted_step_hardly_moves_it() -> None:
+    curve = from_measurements(JAGGED, {}, 0)
+    curve.observe(4, BASE_FILL, 60.0)
+    assert curve.seconds(BASE_FILL)[4] < 1.1 * 34e-3
+
+
+@given(
+    st.dictionaries(st.integers(2, LARGEST_BATCH), st.floats(1e-4, 10.0), max_size=12),
+    st.floats(1e-4, 1.0),
+    st.integers(0, 8192),
+)
+def test_costs_are_always_positive_and_finite(sizes: dict[int, float], one: float, cells: int) -> None:
+    near = {1: one, **sizes}
+    far = {n: seconds * 1.5 for n, seconds in near.items() if n in (1, 2, 4)}
+    cost = from_measurements(near, far, 2048).seconds(cells)
+    assert np.isfinite(cost).all()
+    assert (cost[1:] > 0).all()
+
+
+def test_a_curve_survives_the_way_through_a_file() -> None:
+    curve = from_measurements(JAGGED, {1: 23e-3, 4: 46e-3}, 2048)
+    curve.exact, curve.exact_fills = [1, 2, 4], [256, 512]
+    curve.observe(4, 700, 40e-3)
+    again = CostCurve.from_dict(curve.to_dict())
+    assert again.exact == [1, 2, 4]
+    assert again.seconds(700) == pytest.approx(curve.seconds(700))
+
+
+@pytest.mark.parametrize("broken", [{"base": [1.0]}, {"base": "x"}, {"measured": None}, {"base": [0.0] * 65}])
+def test_a_broken_curve_is_refused(broken: dict[str, object]) -> None:
+    data = from_measurements(JAGGED, {}, 0).to_dict() | broken
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        CostCurve.from_dict(data)

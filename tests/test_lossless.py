@@ -1,0 +1,129 @@
+"""Drafting never changes what is said: the same tokens with and without it, for every kind of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trees import draft_trees
+
+from aded_local import LocalADED
+from aded_local.generation import Tally, generate
+from aded_local.target import ContextSettings, Model, Sampling, Target
+from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
+
+GENERATING = sorted(tiny_models.GENERATING)
+PROMPT = "one two three one two three one two"
+SAMPLINGS = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 0.8, "seed": 7},
+    "penalised": {"temperature": 0.9, "repeat_penalty": 1.3, "top_k": 20, "seed": 11},
+}
+
+
+class AnyPlanner:
+    """Verifies whatever trees it was given, one after the other: drafts need not be good to be harmless."""
+
+    def __init__(self, trees: list[DraftTree]) -> None:
+        self.trees = trees
+        self.steps = 0
+
+    def begin(self, context: IntArray) -> None:
+        pass
+
+    def plan(self, n_cells: int, limit: int) -> DraftTree:
+        tree = self.trees[self.steps % len(self.trees)] if self.trees else EMPTY_TREE
+        self.steps += 1
+        return tree.first(limit)
+
+    def observe(
+        self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
+    ) -> None:
+        pass
+
+    def reset_context(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+
+def answer(target: Target, planner: AnyPlanner, sampling: Sampling, prompt: list[int], n: int) -> list[int]:
+    steps = generate(target, planner, sampling, prompt, n, Tally(), lambda: False)
+    return [token for step in steps for token in step]
+
+
+@pytest.fixture(scope="module")
+def llama(tiny: dict[str, Path]) -> Target:
+    """A target whose logits do not depend on the batch (F32 weights, attention without split)."""
+    model = Model(tiny["llama"])
+    return Target(model, ContextSettings(512, 1, False, "f32", 8))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(draft_trees(max_nodes=12, n_tokens=60), min_size=1, max_size=4),
+    st.sampled_from(sorted(SAMPLINGS)),
+    st.integers(1, 40),
+)
+def test_no_tree_whatever_it_holds_changes_the_answer(
+    llama: Target, trees: list[DraftTree], how: str, n: int
+) -> None:
+    """Trees of random tokens, and the cache they leave behind, against plain decoding."""
+    sampling = Sampling(**SAMPLINGS[how])
+    prompt = llama.model.tokenize(PROMPT, add_special=True, parse_special=False)
+    llama.forget()
+    plain = answer(llama, AnyPlanner([]), sampling, prompt, n)
+    cached = list(llama.cached)
+    llama.forget()
+    assert answer(llama, AnyPlanner(trees), sampling, prompt, n) == plain
+    assert llama.cached == cached == (prompt + plain)[: len(cached)]
+    assert llama.context.n_past == len(cached) == len(prompt) + len(plain) - 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(draft_trees(max_nodes=14, n_tokens=60), st.data())
+def test_every_path_leaves_the_cache_plain_decoding_would(
+    llama: Target, tree: DraftTree, data: st.DataObject
+) -> None:
+    """After accepting any path of any tree, the next logits are those after the same tokens decoded one by one."""
+    prompt = llama.model.tokenize(PROMPT, add_special=True, parse_special=False)
+    llama.forget()
+    llama.prefill(prompt)
+    verified, layout, _ = llama.verify(5, tree)
+    end = data.draw(st.integers(-1, len(verified) - 1))
+    path = verified.path_to(end)
+    llama.accept(5, verified, layout, path)
+    llama.verify(9, EMPTY_TREE)
+    drafted = np.array(llama.context.logits(0))
+    alone = llama.logits_after(np.array([*prompt, 5, *(int(verified.tokens[n]) for n in path), 9], np.int32))
+    np.testing.assert_allclose(drafted, alone, atol=2e-3)
+
+
+@pytest.mark.parametrize("architecture", GENERATING)
+@pytest.mark.parametrize("how", sorted(SAMPLINGS))
+@pytest.mark.parametrize("exact", [False, True])
+def test_presets_say_what_plain_decoding_says(
+    tiny: dict[str, Path], architecture: str, how: str, exact: bool
+) -> None:
+    texts = {}
+    for draft in ("off", "auto", "paper"):
+        with LocalADED(tiny[architecture], draft=draft, exact=exact, n_threads=1, n_ctx=512) as llm:
+            texts[draft] = [
+                llm.generate(prompt, max_tokens=60, **SAMPLINGS[how]).tokens
+                for prompt in (PROMPT, "four five")
+            ]
+    assert texts["auto"] == texts["off"]
+    assert texts["paper"] == texts["off"]
+
+
+def test_drafts_are_accepted_at_all(tiny: dict[str, Path]) -> None:
+    """Equal texts prove little unless drafts were really verified and taken."""
+    with LocalADED(tiny["llama"], draft="paper", n_threads=1, n_ctx=512) as llm:
+        stats = [llm.generate(PROMPT, max_tokens=100, temperature=0.0).stats for _ in range(2)][-1]
+    assert stats.accepted > 0
+    assert stats.target_passes < stats.generated_tokens

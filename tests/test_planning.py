@@ -1,0 +1,109 @@
+"""What is verified follows the cost curve, the limits and what drafting gains; the text does not depend on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aded_local.cost import CostCurve, from_measurements
+from aded_local.planning import AutoPlanner, PaperPlanner
+from aded_local.tree import DraftTree, IntArray, chain
+
+STEEP = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
+
+
+class FixedDrafter:
+    """Proposes the same tree each time and counts what it is told."""
+
+    name = "fixed"
+
+    def __init__(self, tree: DraftTree) -> None:
+        self.tree = tree
+        self.seen: list[list[int]] = []
+        self.drafts = 0
+
+    def begin(self, tokens: IntArray) -> None:
+        pass
+
+    def draft(self, max_nodes: int, cost: object = None) -> DraftTree:
+        self.drafts += 1
+        return self.tree.first(max_nodes)
+
+    def observe(self, accepted: IntArray) -> None:
+        self.seen.append(accepted.tolist())
+
+    def reset_context(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+
+def sure_chain(n: int, probability: float = 0.95) -> DraftTree:
+    return chain(np.arange(n, dtype=np.int32), (probability ** np.arange(1, n + 1)).astype(np.float32))
+
+
+def planner_for(
+    tree: DraftTree, curve: CostCurve, allowed: list[int] | None = None, chain_only: bool = False
+) -> tuple[AutoPlanner, FixedDrafter]:
+    drafter = FixedDrafter(tree)
+    planner = AutoPlanner(
+        drafter, curve, largest=63, chain_only=chain_only, allowed=allowed, clock=lambda: 0.0
+    )
+    return planner, drafter
+
+
+def test_a_sure_draft_is_verified_and_an_unlikely_one_is_not() -> None:
+    curve = from_measurements(STEEP, {}, 0)
+    assert len(planner_for(sure_chain(16), curve)[0].plan(256, 60)) >= 3
+    assert len(planner_for(sure_chain(16, 0.1), curve)[0].plan(256, 60)) == 0
+
+
+def test_a_dear_size_is_padded_up_to_a_cheaper_one() -> None:
+    """Two sure tokens are worth a pass; a batch of four is cheaper than one of three."""
+    curve = from_measurements(STEEP, {}, 0)
+    tree = planner_for(sure_chain(2), curve)[0].plan(256, 60)
+    assert len(tree) == 3
+    assert tree.probabilities[2] == 0.0
+    assert tree.parents.tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 5])
+def test_the_limit_holds_even_for_padding(limit: int) -> None:
+    planner, _ = planner_for(sure_chain(16), from_measurements(STEEP, {}, 0))
+    assert len(planner.plan(256, limit)) <= limit
+
+
+def test_exact_sizes_are_kept_to() -> None:
+    curve = from_measurements(STEEP, {}, 0)
+    for length in range(1, 16):
+        planner, _ = planner_for(sure_chain(length), curve, allowed=[1, 2, 4], chain_only=True)
+        assert len(planner.plan(256, 60)) + 1 in (1, 2, 4)
+        paper = PaperPlanner(FixedDrafter(sure_chain(length)), largest=63, chain_only=True, allowed=[1, 2, 4])
+        assert len(paper.plan(256, 60)) + 1 in (1, 2, 4)
+
+
+def test_memory_that_cannot_branch_gets_the_likeliest_chain() -> None:
+    star = DraftTree(
+        np.array([5, 6, 7, 8], np.int32),
+        np.array([-1, -1, 0, 2], np.int32),
+        np.array([1, 1, 2, 3], np.int32),
+        np.array([0.9, 0.09, 0.85, 0.8], np.float32),
+    )
+    tree = planner_for(star, from_measurements(STEEP, {}, 0), chain_only=True)[0].plan(256, 60)
+    assert tree.is_chain
+    assert tree.tokens[:3].tolist() == [5, 7, 8]
+
+
+def test_drafting_pauses_when_it_loses_and_goes_on_learning() -> None:
+    """A draft that is never right stops being verified within a few steps; the drafter still hears every token."""
+    planner, drafter = planner_for(sure_chain(8), from_measurements(STEEP, {}, 0))
+    verified = []
+    for _ in range(60):
+        tree = planner.plan(256, 60)
+        verified.append(len(tree))
+        seconds = float(from_measurements(STEEP, {}, 0).seconds(256)[len(tree) + 1])
+        planner.observe([99], n_nodes=len(tree), n_cells=256, verify_seconds=seconds, step_seconds=seconds)
+    assert verified[0] > 0
+    assert sum(n > 0 for n in verified) < 12
+    assert len(drafter.seen) == 60
