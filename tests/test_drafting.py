@@ -190,3 +190,30 @@ def test_kernels_compile_where_no_cache_can_be_written() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_word_taken_up_again_after_a_break_is_drafted() -> None:
+    """Answers of the form "8 w … 8 9 w": what followed the first 8 comes back after "8 9", though w is new."""
+    drafter = AutoDrafter(n_vocab=1000)
+    start = 20
+    for answer in range(12):
+        word = start + answer
+        tokens = [5, 8, word, 60 + answer, 61 + answer, 8, 9]
+        drafter.begin(np.array(tokens, np.int32))
+        tree = drafter.draft(4)
+        drafter.observe(np.array([word, 7], np.int32))
+    first_level = {
+        int(tree.tokens[n]): float(tree.probabilities[n]) for n in range(len(tree)) if tree.parents[n] < 0
+    }
+    assert first_level.get(word, 0.0) > 0.3
+
+
+def test_a_context_goes_on_as_it_did_when_nothing_longer_was_known() -> None:
+    """8 opens a word after 5 and closes one after anything new: what comes after 8 depends on which it is."""
+    drafter = AutoDrafter(n_vocab=1000)
+    for answer in range(12):
+        drafter.begin(np.array([5, 8, 20 + answer, 40 + answer, 8], np.int32))
+        tree = drafter.draft(4)
+        drafter.observe(np.array([9], np.int32))
+    assert int(tree.tokens[0]) == 9
+    assert tree.probabilities[0] > 0.5

@@ -26,11 +26,12 @@ BUCKET_WIDTH: Final = 0.75
 
 COPY_LENGTHS: Final = 6
 NGRAM_CLASSES: Final = (ORDERS + 1) * 4
-CLASSES: Final = NGRAM_CLASSES + COPY_LENGTHS * 2 + 1
+CLASSES: Final = NGRAM_CLASSES + COPY_LENGTHS * 2 + 2
 """N-gram classes: longest matching order x seen in this context x likeliest of its siblings. Then one
-class per length of a copied passage x from this context; last, the rivals of a copied token."""
+class per length of a copied passage x from this context; last, the rivals of a copied token, and echoes."""
 
-RIVAL_CLASS: Final = CLASSES - 1
+RIVAL_CLASS: Final = CLASSES - 2
+ECHO_CLASS: Final = CLASSES - 1
 
 PRIOR_WEIGHT: Final = 24.0
 """Observations the shipped prior counts for."""
@@ -49,7 +50,7 @@ PRIOR_LOG_ODDS: Final = (
     (-1.71, 0.74), (-0.93, 0.31), (-1.40, 0.68), (-0.46, 0.32),
     (-0.53, 0.60), (-0.86, 0.50), (-0.23, 0.73), (-0.08, 0.46),
     (-0.27, 0.51), (0.02, 0.61), (-0.31, 0.43), (3.12, 0.50),
-    (-2.06, 0.44),
+    (-2.06, 0.44), (-0.20, 1.00),
 )  # fmt: skip
 """Where cells start. Logistic fits to the first 10 answers (100 for shell questions) after an empty start,
 pooled over six traces of instructions, code and shell questions; slopes below one say

@@ -19,6 +19,7 @@ from aded_local.drafting.calibration import prior_rates
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.prediction import (
     COPY_AT,
+    ECHO_PLACES,
     HEAD,
     NODE,
     POOL_SIZE,
@@ -123,6 +124,7 @@ class PaperDrafter:
             positions=np.zeros(1, np.int64),
             state=state,
             rates=prior_rates(),
+            echoes=np.zeros((2, ECHO_PLACES), np.float32),
             nodes=np.zeros(POOL_SIZE, NODE),
         )
 

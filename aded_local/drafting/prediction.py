@@ -3,8 +3,10 @@
 ``Predictor`` is all of a drafter's memory as plain arrays, so that kernels take it whole. Two ways to
 predict share it. `raw`: the twelve successors of the last two tokens with the weights their table
 holds (preset ``paper``). Otherwise (preset ``auto``): contexts of one to ``ORDERS`` tokens, counted over
-this conversation and over everything seen, are interpolated as Witten and Bell do; the passage that
-is being repeated, if any, proposes its next token; calibration turns both into hit rates.
+this conversation and over everything seen, are interpolated as Witten and Bell do, after how the longest
+known context went on when it was the longest before; the passage that is being repeated, if any,
+and a word taken up again after a break (an echo) propose their next token; calibration turns all into
+hit rates.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from aded_local.drafting.calibration import (
     BUCKETS,
+    ECHO_CLASS,
     ORDERS,
     RIVAL_CLASS,
     Rates,
@@ -52,6 +55,22 @@ MOST_CANDIDATES: Final = 40
 """Distinct candidates considered per node; five contexts rarely hold more."""
 
 SEED_KEY: Final = np.uint64(0x243F6A8885A308D3)
+LONGEST_KEY: Final = np.uint64(0x9E3779B97F4A7C15)
+"""Told apart by this: how a context went on when no longer one was known."""
+
+SPARSE_KEY: Final = np.uint64(0xD1B54A32D192ED03)
+"""Told apart by this: what came two places after a token, whatever stood between."""
+
+ECHO_SPAN: Final = 64
+"""How far back an echo is looked for, in tokens: about two sentences."""
+ECHO_PLACES: Final = 1024
+"""Tokens whose trust in echoes is told apart, by hash."""
+ECHO_TRIALS: Final = 2.0
+"""Chances an echo must have had after a token before it is believed."""
+ECHO_LEAST: Final = 0.3
+"""Echoes that came true less often than this are left alone."""
+ECHO_MEMORY: Final = 40.0
+"""Trust averages over about this many latest chances."""
 
 NODE = np.dtype(
     [
@@ -83,6 +102,7 @@ class Predictor(NamedTuple):
         positions: where a context of ``COPY_MINIMUM`` tokens was last met, by hash, int64 ``(2 ** b,)``.
         state: scalars, int64 ``(STATE_SIZE,)``.
         rates: calibration, float32 ``(2, cells)``.
+        echoes: how often an echo came true after a token, and of how many chances, float32 ``(2, ECHO_PLACES)``.
         nodes: pool of tree nodes, 0 is the root, structured ``(POOL_SIZE,)``.
     """
 
@@ -92,6 +112,7 @@ class Predictor(NamedTuple):
     positions: npt.NDArray[np.int64]
     state: npt.NDArray[np.int64]
     rates: Rates
+    echoes: npt.NDArray[np.float32]
     nodes: npt.NDArray[Any]
 
 
@@ -179,6 +200,7 @@ def gather_orders(model: Predictor, node: int, start: int) -> int:
     memory_key = SEED_KEY
     context_key = epoch_key(model.state[EPOCH])
     order = 0
+    longest_key = memory_key
     for k in range(1, ORDERS + 1):
         token = token_before(model, node, k - 1)
         if token < 0:
@@ -190,8 +212,32 @@ def gather_orders(model: Predictor, node: int, start: int) -> int:
         if in_memory[k] < 0 and in_context[k] < 0:
             break  # whoever met a longer context has met this one
         order = k
+        longest_key = memory_key
     n = 0
     remaining = 1.0
+    if 0 < order < ORDERS:
+        # A context whose longer forms are all new goes on as it did when they were new before.
+        index = find(memory, longest_key ^ LONGEST_KEY)
+        if index >= 0:
+            slot = memory[index]
+            share = 1.0 / (slot.total + slot.distinct)
+            for i in range(SUCCESSORS):
+                if slot.counts[i] == 0:
+                    break
+                n = collect(nodes, start, n, slot.tokens[i], share * slot.counts[i])
+            remaining = slot.distinct * share
+    if order < 2:
+        # The last pair of tokens is new: what usually comes two places after the first of them?
+        before = token_before(model, node, 1)
+        index = find(memory, extend_hash(SPARSE_KEY, before)) if before >= 0 else -1
+        if index >= 0:
+            slot = memory[index]
+            share = remaining / (slot.total + slot.distinct)
+            for i in range(SUCCESSORS):
+                if slot.counts[i] == 0:
+                    break
+                n = collect(nodes, start, n, slot.tokens[i], share * slot.counts[i])
+            remaining *= slot.distinct / (slot.total + slot.distinct)
     for k in range(order, 0, -1):
         total = 0.0
         distinct = 0
@@ -253,6 +299,75 @@ def gather_copy(model: Predictor, node: int, start: int, n: int) -> int:
 
 
 @kernel
+def echo(model: Predictor, last: int, before: int) -> int:
+    """What followed ``before`` when something else than ``last`` did, most recently in this context; -1 for none.
+
+    A word taken up again after a break: "`tar xf a.tar`, newline" brings back what the first backtick brought.
+    """
+    history = model.history
+    mask = history.shape[0] - 1
+    head = model.state[HEAD]
+    lowest = max(model.state[START], head - ECHO_SPAN)
+    for position in range(head - 2, lowest - 1, -1):
+        if history[position & mask] == before:
+            token = history[(position + 1) & mask]
+            if token != last:
+                return int(token)
+    return -1
+
+
+@kernel
+def gather_echo(model: Predictor, node: int, start: int, n: int) -> int:
+    """Let an echo propose its token, where echoes have come true after such a token; returns the new ``n``."""
+    nodes = model.nodes
+    last = nodes[node].token
+    before = token_before(model, node, 1)
+    if before < 0:
+        return n
+    place = last & (ECHO_PLACES - 1)
+    trials = model.echoes[1, place]
+    if trials < ECHO_TRIALS:
+        return n
+    rate = model.echoes[0, place] / (trials + 1.0)
+    if rate < ECHO_LEAST:
+        return n
+    token = echo(model, last, before)
+    if token < 0:
+        return n
+    n = collect(nodes, start, n, token, 0.0)
+    for i in range(start, start + n):
+        if nodes[i].token == token:
+            known = 0.0
+            if nodes[i].conditional > 0.0:
+                known = model.rates[0, nodes[i].cell * BUCKETS + bucket_of(nodes[i].conditional)]
+            if model.rates[0, ECHO_CLASS * BUCKETS + bucket_of(rate)] > known:
+                nodes[i].cell = ECHO_CLASS
+                nodes[i].conditional = rate
+    return n
+
+
+@kernel
+def judge_echo(model: Predictor, token: int) -> None:
+    """Note whether the echo at the end of the history foretold ``token``."""
+    head = model.state[HEAD]
+    if head - model.state[START] < 2:
+        return
+    mask = model.history.shape[0] - 1
+    last = model.history[(head - 1) & mask]
+    foretold = echo(model, last, model.history[(head - 2) & mask])
+    if foretold < 0:
+        return
+    place = last & (ECHO_PLACES - 1)
+    trials = model.echoes[1, place]
+    if trials >= ECHO_MEMORY:
+        model.echoes[0, place] *= np.float32((ECHO_MEMORY - 1.0) / trials)
+        trials = np.float32(ECHO_MEMORY - 1.0)
+    model.echoes[1, place] = trials + np.float32(1.0)
+    if foretold == token:
+        model.echoes[0, place] += np.float32(1.0)
+
+
+@kernel
 def calibrate(model: Predictor, start: int, n: int) -> int:
     """Turn raw probabilities into hit rates, adding up to one at most; returns how many are kept."""
     nodes, rates = model.nodes, model.rates
@@ -311,6 +426,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
     else:
         n = gather_orders(model, node, count)
         n = gather_copy(model, node, count, n)
+        n = gather_echo(model, node, count, n)
         n = calibrate(model, count, n)
     sort_likeliest_first(nodes, count, n)
     copied = -1
@@ -379,12 +495,23 @@ def learn(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
         head = state[HEAD]
         memory_key = SEED_KEY
         context_key = epoch_key(state[EPOCH])
+        longest_key = memory_key
+        longest = 0
         for k in range(1, min(ORDERS, head - state[START]) + 1):
             before = history[(head - k) & mask]
             memory_key = extend_hash(memory_key, before)
             context_key = extend_hash(context_key, before)
+            if longest == k - 1 and find(model.memory, memory_key) >= 0:
+                longest = k
+                longest_key = memory_key
             add(model.memory, memory_key, token, 1.0, np.inf, head)
             add(model.context, context_key, token, 1.0, np.inf, head)
+        if 0 < longest < ORDERS:
+            add(model.memory, longest_key ^ LONGEST_KEY, token, 1.0, np.inf, head)
+        if head - state[START] >= 2:
+            sparse_key = extend_hash(SPARSE_KEY, history[(head - 2) & mask])
+            add(model.memory, sparse_key, token, 1.0, np.inf, head)
+        judge_echo(model, token)
         history[head & mask] = token
         state[HEAD] = head + 1
         follow_copy(model, token)
