@@ -111,7 +111,7 @@ class LocalADED:
             cache_type=cache_type,
             verbose=verbose,
         )
-        path = _builtin_model() if model_path is None else Path(model_path)
+        path = _builtin_model() if model_path is None else Path(model_path).expanduser()
         self._engine = open_engine(path, options, on_progress or _quiet, on_notice or _warn)
         self._target = self._engine.target
         self._model = self._engine.model

@@ -77,6 +77,7 @@ class CostCurve:
     per_cell: SecondsArray
     exact: list[int] | None = None
     exact_fills: list[int] = field(default_factory=list)
+    _drift: float = 1.0
     _correction: SecondsArray = field(default_factory=lambda: np.ones(LARGEST_BATCH + 1))
     _steps: int = 0
     _cached_bucket: int = -1
@@ -91,7 +92,7 @@ class CostCurve:
         if bucket != self._cached_bucket:
             cells = (bucket << 6) + 32
             self._cached = np.maximum(self.base + self.per_cell * (cells - BASE_FILL), self.base * 0.1)
-            self._cached *= self._correction
+            self._cached *= self._correction * self._drift
             self._cached_bucket = bucket
         return self._cached
 
@@ -109,12 +110,16 @@ class CostCurve:
         if predicted <= 0.0:
             return
         ratio = min(max(seconds / predicted, 1.0 / REFINE_BOUND), REFINE_BOUND)
-        self._correction[n] *= ratio**REFINE_RATE
-        self._cached[n] *= ratio**REFINE_RATE
+        # Half of it to all sizes: a machine that slows down slows all of them, also those not tried now.
+        step = ratio ** (REFINE_RATE / 2)
+        self._drift *= step
+        self._correction[n] *= step
+        self._cached *= step
+        self._cached[n] *= step
         self._steps += 1
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data for a file, corrections folded in."""
+        """Plain data for a file: corrections of single sizes folded in, the moment's drift of all left out."""
         return {
             "measured": self.measured,
             "base": (self.base * self._correction).tolist(),

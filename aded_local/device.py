@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import platformdirs
 import psutil
 
-from aded_local.errors import StoreError
 from aded_local.target import Model
 from aded_local.target.context import SMALLEST_CONTEXT
 
@@ -25,9 +25,20 @@ CACHE_SHARE = 0.5
 
 def physical_threads() -> int:
     """Physical cores this process may run on: a second thread per core slows matrix products down."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    cores = _performance_cores() or psutil.cpu_count(logical=False) or os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     return max(1, min(cores, allowed))
+
+
+def _performance_cores() -> int | None:
+    """Fast cores of an Apple chip, None elsewhere: the slow ones would hold the others up at every product."""
+    if sys.platform != "darwin":
+        return None
+    command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]
+    try:
+        return int(subprocess.run(command, capture_output=True, check=True, text=True, timeout=5).stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def default_context(model: Model) -> int:
@@ -56,18 +67,3 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """Where what a person wrote may live; ``ADED_DATA_DIR`` overrides."""
     return Path(os.environ.get("ADED_DATA_DIR") or platformdirs.user_data_dir(APP))
-
-
-def make_private(folder: Path) -> Path:
-    """Create ``folder`` readable by its owner alone.
-
-    Raises:
-        StoreError: it cannot be created.
-    """
-    try:
-        folder.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot create {folder}: {error.strerror or error}; set ADED_CACHE_DIR or ADED_DATA_DIR"
-        ) from error
-    return folder

@@ -9,7 +9,7 @@ from typing import Any
 
 from aded_local import device
 from aded_local.cost import CostCurve, Probe
-from aded_local.drafting import make_drafter
+from aded_local.drafting import kernels_are_kept, make_drafter
 from aded_local.errors import DeviceError
 from aded_local.planning import PlainPlanner, Planner, make_planner
 from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
@@ -138,6 +138,9 @@ def open_engine(
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose)
     try:
         n_ctx = options.n_ctx or device.default_context(model)
+        if "position_embd.weight" in model.header.tensors:
+            # Learnt positions end where training did, and llama.cpp ends the process beyond.
+            n_ctx = min(n_ctx, model.n_ctx_train)
         while True:
             try:
                 return _open_context(model, n_ctx, options, progress, notice)
@@ -182,6 +185,8 @@ def _open_context(
         if options.draft == "off" or target.drafting_shape == "none":
             return Engine(target, PlainPlanner(), None, tuner, options)
         curve = tuner.curve(target)
+        if not kernels_are_kept():
+            progress("compiling the drafter (once per installation)")
         planner = make_planner(
             options.draft,
             make_drafter(options.draft, n_vocab=model.n_vocab),

@@ -33,10 +33,19 @@ def test_a_fuller_cache_costs_more_and_by_the_measured_amount() -> None:
 
 def test_real_steps_move_the_curve_towards_them() -> None:
     curve = from_measurements(JAGGED, {}, 0)
-    for _ in range(200):
+    for _ in range(300):
         curve.observe(4, BASE_FILL, 50e-3)
-    assert curve.seconds(BASE_FILL)[4] == pytest.approx(50e-3, rel=0.02)
-    assert curve.seconds(BASE_FILL)[2] == pytest.approx(30e-3)
+        curve.observe(1, BASE_FILL, 20e-3)
+    assert curve.seconds(BASE_FILL)[4] == pytest.approx(50e-3, rel=0.05)
+    assert curve.seconds(BASE_FILL)[1] == pytest.approx(20e-3, rel=0.05)
+
+
+def test_a_machine_that_slows_down_slows_sizes_not_tried_too() -> None:
+    curve = from_measurements(JAGGED, {}, 0)
+    for _ in range(100):
+        curve.observe(1, BASE_FILL, 2 * JAGGED[1])
+    assert curve.seconds(BASE_FILL)[4] > 1.3 * JAGGED[4]
+    assert CostCurve.from_dict(curve.to_dict()).seconds(BASE_FILL)[4] == pytest.approx(JAGGED[4]), "not kept"
 
 
 def test_one_interrupted_step_hardly_moves_it() -> None:
@@ -61,7 +70,6 @@ def test_costs_are_always_positive_and_finite(sizes: dict[int, float], one: floa
 def test_a_curve_survives_the_way_through_a_file() -> None:
     curve = from_measurements(JAGGED, {1: 23e-3, 4: 46e-3}, 2048)
     curve.exact, curve.exact_fills = [1, 2, 4], [256, 512]
-    curve.observe(4, 700, 40e-3)
     again = CostCurve.from_dict(curve.to_dict())
     assert again.exact == [1, 2, 4]
     assert again.seconds(700) == pytest.approx(curve.seconds(700))

@@ -15,6 +15,7 @@ the tokens, not only their number; ``draft`` may block; and nothing else is call
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +63,13 @@ class Drafter(Protocol):
     def reset(self) -> None:
         """Forget everything."""
         ...
+
+
+def kernels_are_kept() -> bool:
+    """Whether kernels were compiled before and lie in the cache; otherwise the first drafter takes some 20 seconds."""
+    from aded_local.drafting.compiling import CACHE_FOLDER
+
+    return CACHE_FOLDER is not None and any(Path(CACHE_FOLDER).glob("**/*.nbc"))
 
 
 def make_drafter(preset: str, *, n_vocab: int, seed: int = 0) -> Drafter:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.target.context import CACHE_TYPES, Context, ContextSettings
+from aded_local.target.context import CACHE_TYPES, LARGEST_PASS, Context, ContextSettings
 from aded_local.target.layout import Layout, limit_leaves
 from aded_local.target.model import ALL_LAYERS, Model
 from aded_local.target.sampling import Sampler, Sampling
@@ -68,7 +68,7 @@ class Target:
     @property
     def largest_draft(self) -> int:
         """Nodes one pass can verify, as batch and memory allow."""
-        largest = self.context.batch_capacity - 1
+        largest = min(LARGEST_PASS, self.context.batch_capacity) - 1
         if self.drafting_shape == "none":
             return 0
         if self.model.is_recurrent or self.model.is_hybrid:

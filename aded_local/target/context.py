@@ -27,6 +27,10 @@ CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30, "f32": 0}
 PREFILL_CHUNK = 512
 """Prompt tokens per decode: llama.cpp's own default physical batch (``n_ubatch``)."""
 
+LARGEST_PASS = 65
+"""Tokens of one verification at most: the paper's largest tree, 64 nodes, and its root. llama.cpp reserves memory
+for the logits of as many tokens as it is told to expect, half a megabyte each with a large vocabulary."""
+
 SMALLEST_CONTEXT = 256
 """Cells below which a context is of no use; also what llama.cpp pads the cache to."""
 
@@ -75,6 +79,7 @@ class Context:
         params.n_batch = min(PREFILL_CHUNK, settings.n_ctx)
         params.n_ubatch = params.n_batch
         params.n_seq_max = settings.n_sequences
+        params.n_outputs_max = min(LARGEST_PASS, params.n_batch)
         params.n_rs_seq = settings.n_rollback
         params.n_threads = settings.n_threads
         params.n_threads_batch = settings.n_threads
@@ -96,7 +101,8 @@ class Context:
                 f"llama.cpp could not make a context of {settings.n_ctx} tokens: {reason}; ask for less with -c"
             )
         self._memory = lib.llama_get_memory(self._handle)
-        self.n_ctx = int(lib.llama_n_ctx(self._handle))
+        # llama.cpp rounds up; what was asked for may be all the positions a model has learnt.
+        self.n_ctx = min(int(lib.llama_n_ctx(self._handle)), settings.n_ctx)
         self.n_rollback = int(lib.llama_n_rs_seq(self._handle))
         self._make_batch(int(params.n_batch))
 
