@@ -48,7 +48,8 @@ check: $(VENV)/installed-dev
 CORPUS ?= ../shared/corpus/tldr-en.jsonl.gz
 
 model: $(VENV)/installed-train
-	@$(BIN)/python -m aded_models.train --corpus $(CORPUS)
+	@$(BIN)/python -m aded_models.train --corpus $(CORPUS) --out build/models
+	cp build/models/tldr-chat-q8_0.gguf build/models/tldr-draft-q8_0.gguf models/aded_models/data/
 
 clean:
 	rm -rf $(VENV) build/lib build/bdist.* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -109,6 +109,8 @@ def export(
     writer.add_description(
         "Answers how to do things in the shell. Trained from scratch on the English tldr pages."
     )
+    # A command is right or wrong: programs that honour the maker's sampling settings take the likeliest token.
+    writer.add_float32("general.sampling.temp", 0.0)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if kind == Q8 else gguf.LlamaFileType.ALL_F32)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _write_shape(writer, network.shape)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from .network import Block, Network, Shape
 from .optimise import Optimiser, rate_fraction
-from .turns import FULL, LEAN, NO_LOSS, Sample, SampleMaker
+from .turns import FULL, LEAN, NO_LOSS, POLISH, Sample, SampleMaker
 
-BATCH_TOKENS = 2048  # positions per step; at a fixed time budget twice the steps beat twice the batch
+BATCH_TOKENS = 2048  # positions per step; half of what was tried first, for more steps in the same time
 SHORT_ROW = 256  # tokens per row; rows this short keep attention cheap
 LONG_ROW = 1024  # tokens per row for long chats
 THREADS = 2  # of the machine the packaged models were trained on
@@ -117,8 +117,8 @@ def held_out_loss(network: Network, samples: list[Sample]) -> float:
 class Threads:
     """Picks one thread or THREADS, whichever steps faster at the moment.
 
-    On a machine shared with other work, two threads that wait for each other at every kernel can be several
-    times slower than one that never waits; on a quiet one they are nearly twice as fast.
+    Two threads wait for each other at every kernel, so on a machine shared with other work one may be faster:
+    beside a busy process the first run fell from 4,400 to 575 tokens a second with two.
     """
 
     def __init__(self) -> None:
@@ -149,6 +149,7 @@ class Plan:
 
     decay_start: int
     last: int
+    polish: int = 0  # further steps at the end, see optimise.rate_fraction
     stop_at: float | None = None  # seconds since the epoch
     lean_from: int = 696  # step at which the lean mix takes over, until the decay: forms are learned by then
     core_from: int = 1889  # step from which tiers of items count: all pages have been seen three times
@@ -189,7 +190,7 @@ def train(
     began = saved_at = logged = time.time()
     window: list[float] = []
     first = step
-    while step < plan.last:
+    while step < plan.last + plan.polish:
         now = time.time()
         if plan.stop_at is not None and plan.decay_start >= plan.last:
             begins = began + (1 - DECAY_SHARE) * (plan.stop_at - began)
@@ -199,20 +200,22 @@ def train(
                 (folder / "steps.json").write_text(json.dumps({"decay_start": step, "last": plan.last}))
                 say(f"decay from step {step} to {plan.last}")
         maker.mix = LEAN if plan.lean_from <= step < plan.decay_start else FULL
+        if step >= plan.last:
+            maker.mix = POLISH
         maker.focus = step >= plan.core_from
         threads.begin()
         started = time.perf_counter()
         batch = batches.next()
         losses, owners = token_losses(network, batch)
         torch.autograd.backward(losses.mean())
-        optimiser.step(rate_fraction(step, plan.decay_start, plan.last))
+        optimiser.step(rate_fraction(step, plan.decay_start, plan.last, plan.polish))
         values = losses.detach().numpy()
         threads.end(time.perf_counter() - started)
         own = owners >= 0
         maker.learned(owners[own], values[own])
         window.append(float(values.mean()))
         step += 1
-        if step % LOG_EVERY == 0 or step == plan.last:
+        if step % LOG_EVERY == 0 or step == plan.last + plan.polish:
             record = {
                 "step": step,
                 "seconds": round(time.time() - began, 1),
@@ -226,7 +229,7 @@ def train(
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(record) + "\n")
             say(str(record))
-        if time.time() - saved_at > CHECKPOINT_SECONDS or step == plan.last:
+        if time.time() - saved_at > CHECKPOINT_SECONDS or step == plan.last + plan.polish:
             saved_at = time.time()
             say(f"step {step}: held-out loss {held_out_loss(network, list(held_out)):.4f}")
             state = {

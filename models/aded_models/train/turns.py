@@ -29,17 +29,22 @@ class Mix:
 
     kinds: dict[str, float]
     cut: float
+    named: float = 0.5  # share naming the program of questions that would be clear without
 
 
 # The full mix teaches every form at the beginning and again while the rate decays; in between, most samples
-# are single questions, which memorise the most commands per token (36 tokens a visit against 48).
+# are single questions, which memorise the most commands per token (40 tokens a visit against 48).
 FULL = Mix({"single": 0.81, "follow_up": 0.08, "long": 0.02, "about": 0.05, "small_talk": 0.04}, cut=0.5)
+# The last stage, for what people ask first: more questions that do not name the program, more "what is tar?".
+POLISH = Mix(
+    {"single": 0.79, "follow_up": 0.05, "long": 0.02, "about": 0.1, "small_talk": 0.04}, cut=0.6, named=0.35
+)
 LEAN = Mix({"single": 0.925, "follow_up": 0.03, "long": 0.01, "about": 0.02, "small_talk": 0.015}, cut=0.85)
 
 LONG_TURNS = (3, 16)  # unrelated questions in one long chat
 LONG_TOKENS = 1000  # a long chat stops growing here; rows of 1,024 tokens hold it
-NAMED_SHARE = 0.5  # of questions that would be clear without the program's name
 SYSTEM_SHARE = 0.05  # of samples that begin with a system message
+POLISH_EVERYDAY = 2.0  # times EVERYDAY_WEIGHT, in the last stage
 EVERYDAY_WEIGHT = 3.0  # the hand-written items against the essential ones
 CORE_WEIGHT = 0.08  # the core's others, which come to their turn as the essential ones are known
 REST_WEIGHT = 0.01  # items outside the core: enough to stay a speaker of their forms
@@ -132,6 +137,8 @@ class SampleMaker:
         if not self.queue:
             unknown = np.maximum(KNOWN_WEIGHT, np.minimum(self.loss / KNOWN_LOSS, 1.0))
             weight = (self.tier if self.focus else self.everyday) * unknown
+            if self.mix is POLISH:
+                weight = np.where(self.everyday > 1, POLISH_EVERYDAY, 1.0) * weight
             size = min(DRAW, len(self.items))
             drawn = self.draws.choice(len(self.items), size=size, replace=False, p=weight / weight.sum())
             self.queue = [int(i) for i in drawn]
@@ -142,7 +149,7 @@ class SampleMaker:
     def _named(self, item: Item) -> bool:
         if phrasing.names_program(item):
             return False
-        return not item.unique or self.rng.random() < NAMED_SHARE
+        return not item.unique or self.rng.random() < self.mix.named
 
     def _turn(self, sample: Sample, index: int, question: str, cut: bool = False) -> None:
         coder, item = self.coder, self.items[index]
