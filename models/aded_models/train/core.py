@@ -1,6 +1,6 @@
 """Essentials and core: programs that people ask about most, chosen by hand.
 
-A hundred thousand visits are all that an hour on two shared cores pays for. Spread over every page they leave
+Some 300,000 visits are all that an hour on two shared cores pays for. Spread over every page they leave
 everything half known; so pages of the essential programs get most of them, then those of the core, then the
 rest. The model card reports each tier by itself.
 """
