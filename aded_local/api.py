@@ -26,6 +26,7 @@ from aded_local.errors import (
 )
 from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
+from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.target import ALL_LAYERS, CACHE_TYPES, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
@@ -115,7 +116,7 @@ class LocalADED:
         self._engine = open_engine(path, options, on_progress or _quiet, on_notice or _warn)
         self._target = self._engine.target
         self._model = self._engine.model
-        self._planner = self._engine.planner
+        self._planner: Planner = self._engine.planner
         self._closed = False
 
     # --- one object, one generation --------------------------------------------------------------
@@ -169,7 +170,7 @@ class LocalADED:
         try:
             self._target.forget()
             self._answers.clear()
-            self._planner.reset_context()
+            self._engine.planner.reset_context()
         finally:
             self._busy.release()
 
@@ -181,7 +182,25 @@ class LocalADED:
         """
         self._begin()
         try:
-            self._planner.reset()
+            self._engine.planner.reset()
+        finally:
+            self._busy.release()
+
+    def use_draft(self, preset: str) -> None:
+        """Draft by another preset from the next answer on: ``off``, or the one this object was made with.
+
+        Raises:
+            OptionError: another preset; it would need another context.
+            BusyError: a generation is running.
+        """
+        opened = self._engine.options.draft
+        if preset not in (opened, "off"):
+            raise OptionError(
+                f"this LocalADED was made with draft={opened!r}; it can use that or 'off', not {preset!r}"
+            )
+        self._begin()
+        try:
+            self._planner = self._engine.planner if preset == opened else PlainPlanner()
         finally:
             self._busy.release()
 

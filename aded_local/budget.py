@@ -33,15 +33,14 @@ class PassPrices:
         seconds: of the cheapest admissible pass that holds i tokens, float64 ``(m + 1,)``, falling
             nowhere; index 0 is 0, infinite where no admissible size is large enough.
         batch: the size of that pass, int64 ``(m + 1,)``.
+        most_nodes: the largest draft that fits into an admissible pass.
+        plain: ``seconds`` as Python's floats.
     """
 
     seconds: Seconds
     batch: npt.NDArray[np.int64]
-
-    @property
-    def most_nodes(self) -> int:
-        """The largest draft that fits into an admissible pass."""
-        return int(np.count_nonzero(np.isfinite(self.seconds))) - 2
+    most_nodes: int
+    plain: list[float]
 
 
 def price(cost: Seconds, allowed: npt.ArrayLike | None = None) -> PassPrices:
@@ -65,7 +64,7 @@ def price(cost: Seconds, allowed: npt.ArrayLike | None = None) -> PassPrices:
         if i > 1 and seconds[i + 1] < seconds[i]:
             seconds[i] = seconds[i + 1]
             batch[i] = batch[i + 1]
-    return PassPrices(seconds, batch)
+    return PassPrices(seconds, batch, int(np.count_nonzero(np.isfinite(seconds))) - 2, seconds.tolist())
 
 
 def choose(
@@ -88,11 +87,16 @@ def choose(
     n = min(len(probabilities), prices.most_nodes)
     if n < 1:
         return 0
-    expected = 1.0 + np.cumsum(probabilities[:n], dtype=np.float64)
-    rates = expected / (prices.seconds[2 : n + 2] + (draft_seconds + extra_seconds))
-    best = int(np.argmax(rates))
-    plain = 1.0 / (prices.seconds[1] + draft_seconds)
-    return best + 1 if rates[best] > plain * (1.0 + margin) else 0
+    overhead = draft_seconds + extra_seconds
+    best, best_rate = 0, (1.0 + margin) / (prices.plain[1] + draft_seconds)
+    expected = 1.0
+    # A loop over plain floats: shorter than NumPy's way for the few nodes of a draft.
+    for i, probability in enumerate(probabilities[:n].tolist(), start=1):
+        expected += probability
+        rate = expected / (prices.plain[i + 1] + overhead)
+        if rate > best_rate:
+            best, best_rate = i, rate
+    return best
 
 
 WARY_MARGIN: Final = 0.5

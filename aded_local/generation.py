@@ -32,8 +32,9 @@ class Tally:
         passes: target passes after prefill.
         drafted: nodes verified.
         accepted: nodes the target agreed with.
-        prefill, draft, verify, sample, total: seconds; ``verify`` is llama.cpp's decode and synchronize,
-            ``draft`` all that drafting adds (search, budget, learning).
+        prefill, draft, verify, sample, total: seconds; ``prefill`` is decoding and learning the prompt,
+            ``verify`` llama.cpp's decode and synchronize, ``draft`` all that drafting adds to a step (search,
+            budget, learning).
         first_token: seconds until the first token.
         draft_times: seconds of each step's drafting, in order.
         seed: of the random draws.
@@ -92,12 +93,13 @@ def generate(
         before = clock()
         root = sampler.sample(-1)
         after = clock()
+        # Learning the prompt belongs to reading it: a few microseconds per token that was prefilled.
         planner.begin(np.array([*prompt, root], np.int32))
         tally.sample += after - before
-        tally.draft += clock() - after
+        tally.first_token = clock() - started
+        tally.prefill += tally.first_token - (after - started)
         tally.generated_tokens = 1
-        tally.first_token = after - started
-        tally.total = clock() - started
+        tally.total = tally.first_token
         settled = True
         yield [root]
 

@@ -85,6 +85,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for module in (lossless, speed):
         monkeypatch.setattr(module, "open_local", make)
         monkeypatch.setattr(module, "LlamaArm", lambda *_, **__: make("llama-cpp"))
+    monkeypatch.setattr(speed, "plain_beside", lambda _lead: make("off"))
     return state
 
 

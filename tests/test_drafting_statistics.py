@@ -12,7 +12,9 @@ FOREVER = float("inf")
 
 
 def key_of(*newest_first: int) -> np.uint64:
-    key: np.uint64 = np.uint64(0x243F6A8885A308D3)  # not a small number: 1 and token 0 make the key of an empty slot
+    key: np.uint64 = np.uint64(
+        0x243F6A8885A308D3
+    )  # not a small number: 1 and token 0 make the key of an empty slot
     for token in newest_first:
         key = np.uint64(int(extend_hash(key, token)))  # called from Python, a kernel returns an int
     return key

@@ -17,7 +17,7 @@ from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import DeviceError
 from aded_local.target import logs
-from aded_local.target.layout import Layout, lay_out
+from aded_local.target.layout import PLAIN, Layout, lay_out
 from aded_local.target.model import Model
 from aded_local.tree import DraftTree
 
@@ -71,6 +71,7 @@ class Context:
         self.settings = settings
         self.n_past = 0
         self._decode_seconds = 0.0
+        self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
         self._handle = None
         # -1 means every sequence, but running states are rolled back by number only.
         self._everywhere = 0 if settings.n_sequences == 1 else -1
@@ -208,11 +209,12 @@ class Context:
             DeviceError: llama.cpp refused.
         """
         n = len(tree)
-        layout = lay_out(tree, self.settings.n_sequences)
         self._restore_rows()
         self._tokens[0] = root
         self._positions[0] = self.n_past
+        layout = PLAIN
         if n:
+            layout = lay_out(tree, self.settings.n_sequences)
             if layout.is_chain:
                 self._tokens[1 : n + 1] = tree.tokens
                 self._positions[1 : n + 1] = self.n_past + tree.depths
@@ -302,7 +304,15 @@ class Context:
         pointer = lib.llama_get_logits_ith(self._handle, row)
         if not pointer:
             raise DeviceError(f"llama.cpp kept no logits for row {row}")
-        return np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+        # llama.cpp's buffer seldom moves, and wrapping it anew costs more than finding the arg-max in it.
+        address = ctypes.addressof(pointer.contents)
+        view = self._logit_views.get(address)
+        if view is None:
+            if len(self._logit_views) > 4 * LARGEST_PASS:
+                self._logit_views.clear()
+            view = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+            self._logit_views[address] = view
+        return view
 
     @property
     def handle(self) -> object:

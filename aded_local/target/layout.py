@@ -36,11 +36,17 @@ class Layout:
     is_chain: bool
 
 
+PLAIN = Layout([], [], [], True)
+"""Of a tree without nodes."""
+
+
 def limit_leaves(tree: DraftTree, max_leaves: int) -> DraftTree:
     """The tree without the branches that exceed ``max_leaves``; later branches go first.
 
     Nodes come most probable first, so the branch that would be one too many is the least probable.
     """
+    if len(tree) <= max_leaves:
+        return tree
     has_child = [False] * (len(tree) + 1)
     keep: list[int] = []
     kept = [False] * len(tree)
@@ -75,10 +81,10 @@ def lay_out(tree: DraftTree, n_sequences: int) -> Layout:
     """
     n = len(tree)
     everything = list(range(n_sequences))
-    if tree.is_chain:
-        rows = list(range(n))
-        return Layout(rows, [row + 1 for row in rows], [everything] * n, True)
     parents = tree.parents.tolist()
+    rows = list(range(n))
+    if parents == list(range(-1, n - 1)):
+        return Layout(rows, [row + 1 for row in rows], [everything] * n, True)
     children: list[list[int]] = [[] for _ in range(n + 1)]
     for node, parent in enumerate(parents):
         children[parent].append(node)

@@ -67,6 +67,7 @@ class Model:
             )
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
         self._refuse_what_cannot_write()
 
     def _refuse_what_cannot_write(self) -> None:
@@ -187,7 +188,10 @@ class Model:
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer (end of turn, end of text)."""
-        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
+        return known
 
     def token_text(self, token: int) -> str:
         """The vocabulary's own spelling of a token; empty for an id outside it."""

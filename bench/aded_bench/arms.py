@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aded_local.errors import OptionError
 
@@ -93,14 +93,22 @@ class Arm(Protocol):
 
 
 class LocalArm:
-    """Our engine with one draft preset."""
+    """Our engine with one draft preset.
 
-    def __init__(self, name: str, llm: LocalADED) -> None:
+    Args:
+        name: the preset.
+        llm: made with that preset, or, for ``off``, with any.
+        owner: closes it.
+    """
+
+    def __init__(self, name: str, llm: LocalADED, *, owner: bool = True) -> None:
         self.name = name
         self.llm = llm
+        self.owner = owner
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
         self.llm.reset()
+        self.llm.use_draft(self.name)
         started = time.perf_counter()
         reply = self.llm.generate(
             prompt,
@@ -134,7 +142,8 @@ class LocalArm:
             self.llm.forget_statistics()
 
     def close(self) -> None:
-        self.llm.close()
+        if self.owner:
+            self.llm.close()
 
 
 class LlamaArm:
@@ -228,6 +237,11 @@ def open_local(
             "cache_type": setup.cache_type,
         }
     return LocalArm(name, LocalADED(model, draft=name, exact=exact, **options))
+
+
+def plain_beside(lead: Arm) -> LocalArm:
+    """Plain decoding on the weights and in the context of ``lead``, one of our own arms."""
+    return LocalArm("off", cast(LocalArm, lead).llm, owner=False)
 
 
 def setup_of(model: Path, description: Mapping[str, Any]) -> Setup:

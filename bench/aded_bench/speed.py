@@ -9,14 +9,15 @@ prompt's figure is the median over sweeps, so that one disturbance of a shared m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aded_bench.arms import PEER, Answer, Arm, LlamaArm, open_local, render, setup_of
+from aded_bench.arms import PEER, Answer, Arm, LlamaArm, Setup, open_local, plain_beside, render, setup_of
 from aded_bench.prompts import Prompt
 from aded_bench.results import ResultFile, provenance
 from aded_bench.summary import summarize
@@ -85,36 +86,52 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
     Raises:
         ADEDError: the model cannot be used.
     """
-    arms: dict[str, Arm] = {}
     result: dict[str, Any] = {"kind": "speed", "complete": False, "runs": []}
     # A drafting arm measures attention and cache type, which then hold for all.
     leader = next((m for m in plan.methods if m in ("auto", "paper")), "off")
     try:
         first = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx)
-        arms[leader] = first
-        setup = setup_of(plan.model, first.llm.description())
-        for method in plan.methods:
-            if method not in arms:
-                peer = method == PEER
-                arms[method] = LlamaArm(setup) if peer else open_local(method, plan.model, setup=setup)
-        result["provenance"] = provenance(plan.model, plan.settings(), first.llm.description())
-        rendered = {p.id: render(first, p.messages) for p in (*plan.measured, *plan.warming)}
-        _sweeps(plan, {method: arms[method] for method in plan.methods}, rendered, result, file, step)
+        try:
+            setup = setup_of(plan.model, first.llm.description())
+            result["provenance"] = provenance(plan.model, plan.settings(), first.llm.description())
+            rendered = {p.id: render(first, p.messages) for p in (*plan.measured, *plan.warming)}
+        finally:
+            first.close()
+        _sweeps(plan, setup, leader, rendered, result, file, step)
         result["complete"] = True
     except KeyboardInterrupt:
         if "provenance" not in result:
             raise
-    finally:
-        for arm in arms.values():
-            arm.close()
     result["summary"] = evaluate(result["runs"], plan.methods, plan.seed)
     file.save(result, now=True)
     return result
 
 
+@contextmanager
+def _opened(plan: Plan, setup: Setup, leader: str, turn: int) -> Iterator[dict[str, Arm]]:
+    """The arms, loaded anew in another order each turn: where weights land in memory decides a few percent.
+
+    ``off`` shares weights and context with the leading arm, so that nothing but drafting differs.
+    """
+    arms: dict[str, Arm] = {}
+    try:
+        for method in rotated(plan.methods, turn):
+            if method == PEER:
+                arms[method] = LlamaArm(setup)
+            elif method != "off" or leader == "off":
+                arms[method] = open_local(method, plan.model, setup=setup)
+        if "off" in plan.methods and "off" not in arms:
+            arms["off"] = plain_beside(arms[leader])
+        yield arms
+    finally:
+        for arm in arms.values():
+            arm.close()
+
+
 def _sweeps(
     plan: Plan,
-    arms: dict[str, Arm],
+    setup: Setup,
+    leader: str,
     rendered: dict[str, list[int]],
     result: dict[str, Any],
     file: ResultFile,
@@ -123,20 +140,20 @@ def _sweeps(
     runs: list[dict[str, Any]] = result["runs"]
     for which in plan.passes:
         for sweep in range(plan.repeat):
-            for method, arm in arms.items():
-                arm.forget()
-                if which == WARM and method in ("auto", "paper"):
-                    for prompt in plan.warming:
-                        arm.answer(rendered[prompt.id], plan.max_tokens, 0.0, plan.seed)
-                        step(f"{which}: {method} learns")
-            for index, prompt in enumerate(plan.measured):
-                for method in rotated(plan.methods, index + sweep):
-                    if which == EMPTY and plan.fresh_each:
-                        arms[method].forget()
-                    answer = arms[method].answer(rendered[prompt.id], plan.max_tokens, 0.0, plan.seed)
-                    runs.append(_record(which, sweep, prompt, method, answer))
-                    file.save(result)
-                    step(f"{which}: sweep {sweep + 1} of {plan.repeat}")
+            with _opened(plan, setup, leader, sweep) as arms:
+                for method, arm in arms.items():
+                    if which == WARM and method in ("auto", "paper"):
+                        for prompt in plan.warming:
+                            arm.answer(rendered[prompt.id], plan.max_tokens, 0.0, plan.seed)
+                            step(f"{which}: {method} learns")
+                for index, prompt in enumerate(plan.measured):
+                    for method in rotated(plan.methods, index + sweep):
+                        if which == EMPTY and plan.fresh_each:
+                            arms[method].forget()
+                        answer = arms[method].answer(rendered[prompt.id], plan.max_tokens, 0.0, plan.seed)
+                        runs.append(_record(which, sweep, prompt, method, answer))
+                        file.save(result)
+                        step(f"{which}: sweep {sweep + 1} of {plan.repeat}")
 
 
 def rotated(methods: Sequence[str], turn: int) -> list[str]:
