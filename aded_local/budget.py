@@ -112,6 +112,9 @@ search worth pausing costs."""
 LOSS_LIMIT: Final = 2.0
 """Plain steps' worth of time that drafting may lose before it pauses. A good draft fails twice in a row now
 and then, which loses 1.4 on the Q4_0 curve at four tokens."""
+SEARCH_LOSS_LIMIT: Final = 0.3
+"""Plain steps' worth of time that searching may waste, without a draft that gains, before it pauses: where a pass
+takes a quarter of a millisecond, ten searches; where it takes twenty, hundreds."""
 STEP_LOSS_LIMIT: Final = 1.2
 """The most a single step counts for: one hiccup of the machine does not stop drafting, two do."""
 FIRST_PAUSE: Final = 4
@@ -135,8 +138,13 @@ class Guard:
         self._plain_ratios: deque[float] = deque(maxlen=PLAIN_STEPS)
         self._plain_ratio = 1.0
         self._loss = 0.0
+        self._waste = 0.0
         self._pause = FIRST_PAUSE
         self._paused_for = 0
+
+    def rest(self) -> None:
+        """Take note of a step within a pause."""
+        self._paused_for = max(0, self._paused_for - 1)
 
     @property
     def paused(self) -> bool:
@@ -172,13 +180,20 @@ class Guard:
         if nodes == 0 and draft_seconds <= 0.0:
             return
         yardstick = plain_seconds * self._plain_ratio
-        # Of a plain step only the search counts: that machine noise made it slow is not drafting's fault.
-        spent = seconds if nodes > 0 else yardstick + draft_seconds
-        self._loss += min(spent / yardstick - tokens, STEP_LOSS_LIMIT)
-        if self._loss <= 0.0:
-            self._loss = 0.0
-            self._pause = FIRST_PAUSE
-        elif self._loss > LOSS_LIMIT:
+        if nodes == 0:
+            # Of a plain step only the search counts: that machine noise made it slow is not drafting's fault.
+            self._waste += draft_seconds / yardstick
+        else:
+            gain = tokens - seconds / yardstick
+            self._loss = (
+                max(0.0, self._loss - gain) if gain > -STEP_LOSS_LIMIT else self._loss + STEP_LOSS_LIMIT
+            )
+            self._waste = max(0.0, self._waste - max(0.0, gain))
+            if self._loss == 0.0 and self._waste == 0.0:
+                self._pause = FIRST_PAUSE
+        if self._loss > LOSS_LIMIT or self._waste > SEARCH_LOSS_LIMIT:
             self._paused_for = self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            self._loss = LOSS_LIMIT / 2  # on probation: half the patience
+            # On probation: half the patience.
+            self._loss = min(self._loss, LOSS_LIMIT / 2)
+            self._waste = min(self._waste, SEARCH_LOSS_LIMIT / 2)

@@ -148,11 +148,19 @@ class AutoPlanner:
         self._prices_bucket = -1
         self._prices_age = 0
         self._searched = 0.0
+        self._unlearnt: list[int] = []
         self._plain_overhead = 0.0
         self._tree_overhead = 0.0
 
     def begin(self, context: IntArray) -> None:
+        self._learn()
         self._drafter.begin(context)
+
+    def _learn(self) -> None:
+        """Hand over the tokens of a pause: one call for all of them, for where a pass takes as long as a few calls."""
+        if self._unlearnt:
+            self._drafter.observe(np.array(self._unlearnt, np.int32))
+            self._unlearnt = []
 
     def _prices_at(self, n_cells: int) -> PassPrices:
         bucket = n_cells >> 6
@@ -168,6 +176,7 @@ class AutoPlanner:
         if limit < 1 or self._guard.paused:
             return EMPTY_TREE
         started = self._clock()
+        self._learn()
         prices = self._prices_at(n_cells)
         most = min(limit, self._largest, prices.most_nodes)
         if most < 1:
@@ -189,6 +198,11 @@ class AutoPlanner:
     def observe(
         self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
     ) -> None:
+        if n_nodes == 0 and self._guard.paused:
+            self._unlearnt += tokens
+            self._guard.rest()
+            return
+        self._learn()
         self._drafter.observe(np.array(tokens, np.int32))
         overhead = step_seconds - verify_seconds - self._searched
         if n_nodes:
@@ -206,9 +220,11 @@ class AutoPlanner:
         )
 
     def reset_context(self) -> None:
+        self._learn()
         self._drafter.reset_context()
 
     def reset(self) -> None:
+        self._unlearnt = []
         self._drafter.reset()
         self._guard = Guard()
 

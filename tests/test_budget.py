@@ -160,3 +160,16 @@ def test_the_same_timings_give_the_same_decisions(steps: list[tuple[int, float]]
         drafted(one, tokens, seconds)
         drafted(other, tokens, seconds)
         assert one.paused == other.paused
+
+
+def test_searching_that_never_pays_pauses_soon_where_passes_are_cheap() -> None:
+    """A search of a tenth of a pass, never followed by a draft worth verifying, is given up within a few steps."""
+    guard = Guard()
+    searched = 0
+    for _ in range(400):
+        if guard.paused:
+            guard.rest()
+        else:
+            searched += 1
+            guard.record(tokens=1, seconds=1.1, plain_seconds=1.0, draft_seconds=0.1)
+    assert searched < 40
