@@ -36,6 +36,9 @@ CONTEXT_BITS: Final = 16
 HISTORY_BITS: Final = 18
 POSITION_BITS: Final = 17
 
+PAGE: Final = 4096
+"""Bytes the operating system hands out at a time, at least."""
+
 MOST_NODES: Final = 64
 """Nodes of the largest draft, as in the paper."""
 
@@ -161,6 +164,9 @@ class AutoDrafter:
             echoes=np.zeros((2, ECHO_PLACES), np.float32),
             nodes=np.zeros(POOL_SIZE, NODE),
         )
+        # Claimed page by page as they fill, they would cost the first answer some 20 ms instead of the loading.
+        for array in (self.model.memory, self.model.context, self.model.history, self.model.positions):
+            array.view(np.uint8)[::PAGE] = 0
 
     def reset_context(self) -> None:
         """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""
