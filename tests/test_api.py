@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aded_local import LocalADED
@@ -289,3 +290,39 @@ def test_the_description_says_what_the_memory_allows(
 ) -> None:
     with LocalADED(tiny[architecture], n_ctx=512, n_threads=1) as llm:
         assert llm.description()["drafts"] == shape
+
+
+def test_drafting_can_be_switched_off_and_on_between_answers(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], draft="paper", n_ctx=512, n_threads=1) as llm:
+        first = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
+        llm.use_draft("off")
+        plain = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
+        llm.use_draft("paper")
+        again = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
+        with pytest.raises(OptionError):
+            llm.use_draft("auto")
+    assert plain.stats.drafted == 0 < again.stats.drafted
+    assert first.tokens == plain.tokens == again.tokens
+
+
+def test_truncated_anywhere_a_model_is_refused_and_the_process_lives(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    """Twenty places drawn with a seed, from the first bytes to the last tensor."""
+    whole = tiny["llama"].read_bytes()
+    cut = tmp_path / "cut.gguf"
+    for offset in sorted(np.random.default_rng(5).integers(0, len(whole) - 64, 20)):
+        cut.write_bytes(whole[:offset])
+        with pytest.raises(ModelError):
+            LocalADED(cut)
+
+
+def test_a_missing_built_in_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import aded_models
+
+    def gone() -> Path:
+        raise FileNotFoundError("tldr-chat-q8_0.gguf")
+
+    monkeypatch.setattr(aded_models, "builtin_path", gone)
+    with pytest.raises(ModelNotFoundError, match="reinstall"):
+        LocalADED()
