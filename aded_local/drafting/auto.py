@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aded_local.drafting.calibration import prior_rates, record
 from aded_local.drafting.compiling import kernel
-from aded_local.drafting.prediction import (
+from aded_local.drafting.memory import (
     COPY_AT,
     ECHO_PLACES,
     EPOCH,
@@ -23,8 +23,8 @@ from aded_local.drafting.prediction import (
     START,
     STATE_SIZE,
     Predictor,
-    learn,
 )
+from aded_local.drafting.prediction import learn
 from aded_local.drafting.search import best_first, export, puct
 from aded_local.drafting.statistics import new_table
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray

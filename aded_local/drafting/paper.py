@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from aded_local.drafting.calibration import prior_rates
 from aded_local.drafting.compiling import kernel
-from aded_local.drafting.prediction import (
+from aded_local.drafting.memory import (
     COPY_AT,
     ECHO_PLACES,
     HEAD,

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafting.compiling import kernel
-from aded_local.drafting.prediction import N_NODES, Predictor, expand, plant_root
+from aded_local.drafting.memory import N_NODES, Predictor, plant_root
+from aded_local.drafting.prediction import expand
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int32]
