@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import warnings
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +38,9 @@ __all__ = ["LocalADED", "Piece", "Reply", "Stats"]
 
 LARGEST_CONTEXT = 2**20
 """Tokens of context accepted at most: a typing error above that, not a wish."""
+
+LARGEST_THREADS = 512
+"""llama.cpp ends the process above this many (``GGML_MAX_N_THREADS``, ggml.h)."""
 
 REMEMBERED_ANSWERS = 512
 """Answers whose own token ids are kept, so that a later turn does not tokenize their text again."""
@@ -95,11 +100,12 @@ class LocalADED:
         if cache_type is not None and cache_type not in CACHE_TYPES:
             raise OptionError(f"cache_type is {cache_type!r}; it must be one of {', '.join(CACHE_TYPES)}")
         _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
-        _check_range("n_threads", n_threads, 1, 1024)
+        _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
         _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
         self._seed = Sampling(seed=seed).seed
         self._busy = threading.Lock()
         self._cancel = threading.Event()
+        self._streams: weakref.WeakSet[Generator[Piece, None, None]] = weakref.WeakSet()
         self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._template: ChatTemplate | None = None
         options = EngineOptions(
@@ -127,7 +133,15 @@ class LocalADED:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # An answer left half-way by the block ends with it, and must not hide why the block was left.
+        for stream in list(self._streams):
+            with contextlib.suppress(ValueError):  # running in another thread
+                stream.close()
+        try:
+            self.close()
+        except BusyError:
+            if value is None:
+                raise
 
     def close(self) -> None:
         """Free the model; what was measured is kept for the next start.
@@ -312,11 +326,13 @@ class LocalADED:
                 "shorten it or raise -c (n_ctx)"
             )
         limit = min(max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
-        return self._pieces(tokens, sampling, limit, stop, remember)
+        pieces = self._pieces(tokens, sampling, limit, stop, remember)
+        self._streams.add(pieces)
+        return pieces
 
     def _pieces(
         self, tokens: list[int], sampling: Sampling, limit: int, stop: tuple[str, ...], remember: bool
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         self._begin()
         try:
             self._cancel.clear()

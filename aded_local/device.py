@@ -8,13 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import platformdirs
 import psutil
 
 from aded_local.target import Model
 from aded_local.target.context import SMALLEST_CONTEXT
-
-APP = "aded-local"
 
 LARGEST_DEFAULT_CONTEXT = 8192
 """Tokens of context unless more is asked for: the project's rule, so that a cache never surprises."""
@@ -57,13 +54,3 @@ def device_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def cache_folder() -> Path:
-    """Where measurements live that can be made again; ``ADED_CACHE_DIR`` overrides."""
-    return Path(os.environ.get("ADED_CACHE_DIR") or platformdirs.user_cache_dir(APP))
-
-
-def data_folder() -> Path:
-    """Where what a person wrote may live; ``ADED_DATA_DIR`` overrides."""
-    return Path(os.environ.get("ADED_DATA_DIR") or platformdirs.user_data_dir(APP))

@@ -89,7 +89,12 @@ def generate(
     try:
         tally.seed = sampler.seed
         tally.prompt_tokens = len(prompt)
-        tally.reused_tokens, tally.prefill = target.prefill(prompt)
+        tally.reused_tokens, tally.prefill = target.prefill(prompt, cancelled)
+        if len(target.cached) < len(prompt):
+            settled = True
+            tally.finish_reason = FINISHED_CANCELLED
+            tally.total = tally.first_token = clock() - started
+            return
         before = clock()
         root = sampler.sample(-1)
         after = clock()

@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from aded_local.cost import CostCurve, Probe
-from aded_local.device import cache_folder, device_name
+from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
+from aded_local.folders import cache_folder
 from aded_local.target import ContextSettings, Model, Target
 
 FORMAT = 1
@@ -83,6 +84,7 @@ class Measurements:
         self.path = path
         self.curves: dict[str, CostCurve] = {}
         self.winners: dict[str, str] = {}
+        self._told = False
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             data = json.loads(path.read_text())
             if data["format"] == FORMAT:
@@ -110,9 +112,10 @@ class Measurements:
                     Path(file.name).unlink(missing_ok=True)
                     raise
         except OSError as error:
-            notice(
-                f"measurements not kept ({error.strerror or error}); they are made again at the next start"
-            )
+            if not self._told:
+                reason = f"{error.strerror or error} in {self.path.parent}"
+                notice(f"measurements not kept ({reason}); they are made again at the next start")
+            self._told = True
 
 
 class Tuner:

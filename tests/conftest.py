@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import tiny_models
 
+from aded_local.folders import cache_folder
+
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Kernels are compiled from the sources under test; compiling them for every process would take minutes.
+    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder()))
     monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
 

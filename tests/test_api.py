@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,7 @@ def test_an_interrupt_in_mid_step_loses_nothing(llm: LocalADED, monkeypatch: pyt
         {"repeat_penalty": 0.0},
         {"seed": -1},
         {"seed": 2**40},
+        {"seed": 2**32 - 1},
         {"max_tokens": 0},
         {"max_tokens": True},
         {"stop": [""]},
@@ -326,3 +328,41 @@ def test_a_missing_built_in_model_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(aded_models, "builtin_path", gone)
     with pytest.raises(ModelNotFoundError, match="reinstall"):
         LocalADED()
+
+
+def test_leaving_the_block_ends_a_half_read_answer_and_hides_no_error(tiny: dict[str, Path]) -> None:
+    with pytest.raises(KeyError), LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
+        stream = llm.stream(PROMPT, max_tokens=50)
+        next(stream)
+        raise KeyError("mine")
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
+        half_read = llm.stream(PROMPT, max_tokens=50)
+        next(half_read)
+    with pytest.raises(BusyError, match="closed"):
+        llm.generate("x")
+
+
+def test_cancelling_stops_between_the_chunks_of_a_long_prompt(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], n_ctx=2048, n_threads=1, draft="off") as llm:
+        prefill = llm._target.context.prefill
+
+        def cancel_then_prefill(*args: object, **options: object) -> float:
+            llm.cancel()
+            return prefill(*args, **options)  # type: ignore[arg-type]
+
+        llm._target.context.prefill = cancel_then_prefill  # type: ignore[method-assign]
+        reply = llm.generate([5] * 1500, max_tokens=5)
+        assert (reply.finish_reason, reply.tokens) == ("cancelled", [])
+        assert len(llm._target.cached) == 512
+        llm._target.context.prefill = prefill  # type: ignore[method-assign]
+        assert llm.generate([5] * 1500, max_tokens=5).stats.reused_tokens == 512
+
+
+def test_a_file_name_need_not_be_text(tiny: dict[str, Path], tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode(b"\xff.gguf")
+    try:
+        name.write_bytes(tiny["llama"].read_bytes())
+    except OSError:
+        pytest.skip("this file system wants names that are text")
+    with LocalADED(name, n_ctx=256, n_threads=1) as llm:
+        assert llm.generate("x", max_tokens=2).tokens

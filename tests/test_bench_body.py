@@ -243,3 +243,11 @@ def test_the_command_says_what_it_wrote_and_complains_in_one_line(tmp_path: Path
         assert bad.exit_code == 2
         assert bad.stderr.startswith("aded-bench: ")
         assert bad.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="no /dev/null here")
+def test_a_device_is_never_replaced(tmp_path: Path) -> None:
+    source = tmp_path / "source.gguf"
+    source.write_bytes(b"GGUF")
+    with pytest.raises(OptionError, match="device"):
+        build(source, Path("/dev/null"), None, "same", "q8_0")

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,6 @@ from aded_local.errors import ADEDError, DeviceError, ModelNotFoundError
 from aded_models import BuiltinModelMissing, builtin_path
 
 FAKE_PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
-
-
-@pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -541,3 +535,28 @@ def test_the_built_in_model_answers(tmp_path: Path) -> None:
     assert "tar" in reply["text"]
     ended = reply["finish_reason"] == "stop"  # the end token is counted, and is no part of the answer
     assert len(reply["token_ids"]) == reply["stats"]["generated_tokens"] - ended
+
+
+def test_a_message_too_long_by_itself_costs_no_turns() -> None:
+    conversation = Conversation()
+    for turn in range(5):
+        conversation.record(f"question {turn}", "answer")
+
+    def count(messages: Sequence[dict[str, str]]) -> int:
+        return sum(len(message["content"]) for message in messages)
+
+    assert conversation.make_room("x" * 600, count, n_ctx=256) == 0
+    assert len(conversation.turns) == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_full_disk_is_one_line(extra: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        line = [*FAKE_PROGRAM, "-p", "hello", *extra]
+        result = subprocess.run(
+            line, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "space" in result.stderr

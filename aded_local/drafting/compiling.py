@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,14 @@ from typing import TypeVar, cast
 
 import numba
 from numba.core import config
-from platformdirs import user_cache_dir
+
+from aded_local.folders import cache_folder
 
 Function = TypeVar("Function", bound=Callable[..., object])
+
+
+VERSIONS_KEPT = 3
+"""Kernel folders of other versions left alone: a few megabytes each."""
 
 
 def sources_fingerprint() -> str:
@@ -34,14 +40,22 @@ def sources_fingerprint() -> str:
 
 def writable_cache_folder() -> str | None:
     """The folder for compiled kernels, created if need be; None when it cannot be written."""
-    root = os.environ.get("NUMBA_CACHE_DIR") or user_cache_dir("aded-local", appauthor=False)
-    folder = Path(root) / f"kernels-{sources_fingerprint()}"
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder()) / f"kernels-{sources_fingerprint()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
+            remove_old(folder)
             return str(folder)
     except OSError:
         return None
+
+
+def remove_old(current: Path) -> None:
+    """Remove the kernels of former versions, save the newest few, which other installations may use."""
+    others = [path for path in current.parent.glob("kernels-*") if path != current]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in others[VERSIONS_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 CACHE_FOLDER = writable_cache_folder()

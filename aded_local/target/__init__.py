@@ -7,6 +7,7 @@ llama.cpp's messages. ``Target`` below is what the rest of the program sees.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -80,13 +81,14 @@ class Target:
         """Tokens that still fit into the context."""
         return self.context.n_ctx - self.context.n_past
 
-    def prefill(self, prompt: list[int]) -> tuple[int, float]:
+    def prefill(self, prompt: list[int], cancelled: Callable[[], bool] | None = None) -> tuple[int, float]:
         """Bring the cache to hold exactly ``prompt``; the last token's logits are row ``-1`` afterwards.
 
         What the cache already shares with the prompt is not decoded again, save the last token.
 
         Args:
             prompt: at least one token id, at most ``context.n_ctx`` of them.
+            cancelled: asked between chunks; where it says so the cache holds only the beginning.
 
         Returns:
             Tokens reused from the cache, and the seconds in llama.cpp.
@@ -94,8 +96,8 @@ class Target:
         shared = _common_prefix(self.cached, prompt[:-1])
         reused = self.context.roll_back(shared)
         del self.cached[reused:]
-        seconds = self.context.prefill(np.array(prompt[reused:], np.int32))
-        self.cached = list(prompt)
+        seconds = self.context.prefill(np.array(prompt[reused:], np.int32), cancelled=cancelled)
+        self.cached = prompt[: self.context.n_past]
         return reused, seconds
 
     def verify(self, root: int, tree: DraftTree) -> tuple[DraftTree, Layout, float]:

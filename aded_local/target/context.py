@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,12 +166,19 @@ class Context:
             )
         return elapsed
 
-    def prefill(self, tokens: npt.NDArray[np.int32], *, want_logits: bool = True) -> float:
+    def prefill(
+        self,
+        tokens: npt.NDArray[np.int32],
+        *,
+        want_logits: bool = True,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> float:
         """Decode prompt tokens behind what is cached, in chunks.
 
         Args:
             tokens: int32 ``(n,)``, ``n_past + n <= n_ctx``.
-            want_logits: compute the logits of the last token (``logits(0)`` afterwards).
+            want_logits: compute the logits of the last token (``logits(-1)`` afterwards).
+            cancelled: asked before each chunk but the first; stops there, with ``n_past`` at what is decoded.
 
         Returns:
             Seconds in llama.cpp.
@@ -182,6 +190,8 @@ class Context:
         self._restore_rows()
         for start in range(0, tokens.shape[0], self.batch_capacity):
             chunk = tokens[start : start + self.batch_capacity]
+            if start and cancelled is not None and cancelled():
+                break
             n = chunk.shape[0]
             self._tokens[:n] = chunk
             self._positions[:n] = np.arange(self.n_past, self.n_past + n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Model:
         params = lib.llama_model_default_params()
         # A build without a GPU ignores the number.
         params.n_gpu_layers = n_gpu_layers
-        self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             reason = logs.last_error() or "it gave no reason"
             raise ModelFormatError(

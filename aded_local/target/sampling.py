@@ -14,7 +14,8 @@ from aded_local.target.context import Context
 PENALTY_WINDOW = 64
 """Tokens a repetition penalty looks back over: llama.cpp's default ``--repeat-last-n``."""
 
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED = 2**32 - 2
+"""The number above means "draw one" to llama.cpp (``LLAMA_DEFAULT_SEED``)."""
 
 
 @dataclass(frozen=True, slots=True)

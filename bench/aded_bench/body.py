@@ -182,6 +182,8 @@ def build(
 def _check_destination(source: Path, out: Path) -> None:
     if out.is_dir():
         raise OptionError(f"{out} is a folder; name the file to write")
+    if out.exists() and not out.is_file():
+        raise OptionError(f"{out} is a device or a pipe; name a file to write")
     if not out.parent.is_dir():
         raise OptionError(f"no such folder: {out.parent}")
     if source.exists() and out.exists() and source.samefile(out):

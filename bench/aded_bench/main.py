@@ -75,7 +75,9 @@ def main() -> None:
     metavar="q4_0|q8_0|bf16|q4_k_m",
     help="How weights are stored.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the added weights.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 2), default=0, show_default=True, help="Of the added weights."
+)
 @click.option("-t", "--threads", type=click.IntRange(1), help="For quantizing to q4_k_m.")
 def body(paths: tuple[Path, ...], shape_name: str, file_type: str, seed: int, threads: int | None) -> None:
     """Put a small Llama model (the built-in one) into a body of realistic size; it says the same.
@@ -124,7 +126,13 @@ THREADS = click.option(
     "-t", "--threads", type=click.IntRange(1), help="CPU threads.  [default: physical cores]"
 )
 CONTEXT = click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
-SEED = click.option("--seed", default=0, show_default=True, help="Of the suite's prompts and of sampling.")
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 2),
+    default=0,
+    show_default=True,
+    help="Of the suite's prompts and of sampling.",
+)
 JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
 
 

@@ -53,6 +53,9 @@ def main(**given: Any) -> int:
     commands. In the chat, /help lists the commands. With -p, or text on standard input, one answer is
     printed, and nothing else goes to standard output.
     """
+    if sys.stdout is None:
+        display.error("standard output is closed, so there is nowhere to write an answer; leave it open")
+        return EXIT_ERROR
     display.tolerate_narrow_encodings()
     settings = Settings.from_options(**given)
     try:
@@ -67,6 +70,12 @@ def main(**given: Any) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as failure:
+        display.error(
+            f"cannot write the answer: {failure.strerror or failure}; free some space or write elsewhere"
+        )
+        _silence_stdout()
+        return EXIT_ERROR
     except Exception as failure:
         if settings.verbose:
             traceback.print_exc()

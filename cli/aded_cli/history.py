@@ -36,7 +36,7 @@ def open_history(*, remember: bool, warn: Callable[[str], None]) -> History:
     """The history for line editing: on disk, or in memory where that is wanted or the disk refuses."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    from aded_local.device import data_folder  # imports the engine, which a chat has loaded by now
+    from aded_local.folders import data_folder
 
     class PrivateHistory(FileHistory):
         """A history that never ends the chat: a full disk costs the line, not the conversation."""

@@ -62,12 +62,15 @@ class Conversation:
             max_tokens: the answer's limit, where one is set.
 
         Returns:
-            How many turns were dropped. With none left the prompt may still be too long: the engine says so.
+            How many turns were dropped; none where the message is too long by itself, which the engine says.
         """
         room = n_ctx // ANSWER_SHARE
         limit = n_ctx - (room if max_tokens is None else min(room, max_tokens))
         if count_tokens(self.messages(user)) <= limit:
             return 0
+        alone = Conversation(self.system).messages(user)
+        if count_tokens(alone) >= n_ctx:
+            return 0  # no dropping helps: the engine refuses the message, and the conversation stays
         before = len(self.turns)
         limit -= n_ctx // SLACK_SHARE
         while self.turns and count_tokens(self.messages(user)) > limit:
