@@ -71,7 +71,6 @@ class Context:
         self.model = model
         self.settings = settings
         self.n_past = 0
-        self._decode_seconds = 0.0
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
         self._handle = None
         # -1 means every sequence, but running states are rolled back by number only.
@@ -144,11 +143,6 @@ class Context:
     def batch_capacity(self) -> int:
         return int(self._tokens.shape[0])
 
-    @property
-    def decode_seconds(self) -> float:
-        """Wall time of all ``llama_decode`` calls with their ``llama_synchronize`` so far."""
-        return self._decode_seconds
-
     # --- decoding ----------------------------------------------------------------------------
 
     def _decode(self, n: int) -> float:
@@ -158,7 +152,6 @@ class Context:
         # On a GPU decode returns before the work is done.
         lib.llama_synchronize(self._handle)
         elapsed = time.perf_counter() - started
-        self._decode_seconds += elapsed
         if status != 0:
             reason = logs.last_error() or f"status {status}"
             raise DeviceError(
