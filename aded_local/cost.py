@@ -7,8 +7,9 @@ that times a batch of n tokens compares its logits with those of one-token decod
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -229,39 +230,61 @@ class Probe:
         return seconds
 
     def _rewind(self, n_past: int) -> None:
+        if not self._rewinds:
+            # A running state's snapshots do not reach back beyond the last batch.
+            self._context.clear()
         if self._context.roll_back(n_past) != n_past:
             self._context.prefill(self._tokens[:n_past], want_logits=False)
 
-    def time_sizes(
-        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = PROBE_SECONDS
-    ) -> dict[int, float]:
-        """Median seconds by batch size after ``n_cells`` cells; size 1 is always among them.
+    def cells_for(self, n_cells: int) -> int:
+        """Cells a probe asked for ``n_cells`` really has: whole copies of the prefix, and no more than fit."""
+        if not self._rewinds or n_cells > self.largest_fill:
+            return PREFIX
+        return max(PREFIX, n_cells // PREFIX * PREFIX)
+
+    def passes(
+        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = math.inf
+    ) -> Iterator[tuple[int, float]]:
+        """Time batches round by round, so that a machine that slows down slows all sizes alike.
 
         Args:
-            sizes: batch sizes wanted, most useful first.
+            sizes: batch sizes wanted, most useful first; size 1 is always among them.
             n_cells: cells attended over; fewer when the context has fewer.
             rounds: repetitions where time allows.
-            seconds: time after which nothing further is begun.
+            seconds: time after which nothing further is begun, save the very first pass.
+
+        Yields:
+            Batch size and seconds of each pass. The context is empty after the last.
         """
         wanted = [1, *(n for n in dict.fromkeys(sizes) if 1 < n <= self.largest_size)]
         self._fill(n_cells)
         started = self._clock()
         self._time(1)  # the first pass pays for memory that nobody touched yet
-        samples: dict[int, list[float]] = {}
+        begun = False
         for _ in range(rounds):
             for n in wanted:
-                spent = self._clock() - started
-                if spent > seconds and n not in samples and samples.get(1):
+                if begun and self._clock() - started > seconds:
                     continue
-                if spent > seconds and len(samples.get(n, ())) >= 1:
-                    continue
-                samples.setdefault(n, []).append(self._time(n))
+                begun = True
+                if n == 1:
+                    # Plain steps follow plain steps: llama.cpp reuses their graph, and nothing large has just
+                    # gone through the caches. After 64 tokens one costs 1.8 times as much on the built-in model.
+                    self._time(1)
+                yield n, self._time(n)
         self._context.clear()
+
+    def time_sizes(
+        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = PROBE_SECONDS
+    ) -> dict[int, float]:
+        """Median seconds by batch size; arguments as for ``passes``."""
+        samples: dict[int, list[float]] = {}
+        for n, taken in self.passes(sizes, n_cells, rounds=rounds, seconds=seconds):
+            samples.setdefault(n, []).append(taken)
         return {n: float(np.median(times)) for n, times in samples.items()}
 
-    def exact_sizes(self, sizes: Iterable[int], n_cells: int) -> set[int]:
-        """Batch sizes up to ``CHAIN`` equal to one-token decoding, bit for bit, after ``n_cells`` cells."""
-        limit = min(CHAIN, self.largest_size)
+    def exact_sizes(self, sizes: Iterable[int], n_cells: int, *, longest: int = CHAIN) -> set[int]:
+        """Batch sizes up to ``longest`` equal to one-token decoding, bit for bit, after ``n_cells`` cells."""
+        limit = min(longest, self.largest_size)
         self._fill(n_cells)
         chain = self._tokens[PREFIX : PREFIX + limit]
         reference = []

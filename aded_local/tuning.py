@@ -23,7 +23,7 @@ from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache_folder
 from aded_local.target import ContextSettings, Model, Target
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's layout; another one is measured anew."""
 
 FAST_CANDIDATES = ((False, "f16"), (True, "f16"))
@@ -234,6 +234,15 @@ class Tuner:
         if fresh:
             self.kept.save(self._model, self._notice)
         return curve
+
+    def keep(self, settings: ContextSettings, curve: CostCurve) -> None:
+        """Write a curve measured elsewhere for the engine to use; what is known of exactness stays if it has none."""
+        name = setting_name(settings.flash_attention, settings.cache_type)
+        earlier = self.kept.curves.get(name)
+        if curve.exact is None and earlier is not None:
+            curve.exact, curve.exact_fills = earlier.exact, earlier.exact_fills
+        self.kept.curves[name] = curve
+        self.save()
 
     def save(self) -> None:
         """Write what was measured."""

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
-from aded_bench import lossless, speed, tasks
-from aded_bench.arms import Answer
-from aded_bench.lossless import parting
 from aded_bench.main import main
-from aded_bench.prompts import SHARES, split, suite
 from aded_bench.results import ResultFile
+from aded_bench.run import lossless, tasks
+from aded_bench.run.arms import Answer
+from aded_bench.run.lossless import parting
+from aded_bench.run.prompts import SHARES, split, suite
 from aded_bench.summary import summarize
 from aded_local.errors import OptionError, StoreError
 
@@ -74,7 +74,7 @@ class FakeArm:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Both commands over fake arms; ``made`` may be asked to change an arm when it is made."""
+    """`lossless` over fake arms; ``made`` may be asked to change an arm when it is made."""
     state: dict[str, Any] = {"log": [], "change": lambda arm: None}
 
     def make(name: str, *_: object, **__: object) -> FakeArm:
@@ -82,10 +82,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["change"](arm)
         return arm
 
-    for module in (lossless, speed):
-        monkeypatch.setattr(module, "open_local", make)
-        monkeypatch.setattr(module, "LlamaArm", lambda *_, **__: make("llama-cpp"))
-    monkeypatch.setattr(speed, "plain_beside", lambda _lead: make("off"))
+    monkeypatch.setattr(lossless, "open_local", make)
+    monkeypatch.setattr(lossless, "LlamaArm", lambda *_, **__: make("llama-cpp"))
     return state
 
 
@@ -98,12 +96,6 @@ def model(tmp_path: Path) -> Path:
 
 def lossless_plan(model: Path) -> lossless.Plan:
     return lossless.Plan(model, suite(10), ("auto", "paper"), (0.0, 0.8), 16, 0, exact=False)
-
-
-def speed_plan(model: Path, **changes: Any) -> speed.Plan:
-    measured, warming = split([4, 6])
-    given = {"max_tokens": 16, "repeat": 2, "seed": 0, "methods": ("off", "auto", "llama-cpp")} | changes
-    return speed.Plan(model=model, measured=measured, warming=warming, **given)
 
 
 # --- prompts -------------------------------------------------------------------------------------
@@ -203,60 +195,8 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
     file = ResultFile(tmp_path / "result.json")
     lossless.run(lossless_plan(model), file)
     model.write_bytes(b"GGUF other")
-    with pytest.raises(OptionError, match="other settings, model or versions"):
+    with pytest.raises(OptionError, match="holds a run with other"):
         lossless.run(lossless_plan(model), file)
-
-
-# --- speed ---------------------------------------------------------------------------------------
-
-
-def test_ratios_pair_the_same_prompt_in_the_same_sweep(fakes: dict[str, Any], model: Path) -> None:
-    steps: list[str] = []
-    plan = speed_plan(model)
-    result = speed.run(plan, ResultFile(None), steps.append)
-    assert list(result["summary"]) == ["empty", "warm"]
-    ratios = result["summary"]["warm"]["ratios"]
-    assert set(ratios) == {"auto/off", "off/llama-cpp"}
-    assert ratios["auto/off"]["summary"]["median"] == pytest.approx(2.0)
-    assert ratios["off/llama-cpp"]["summary"]["minimum"] == pytest.approx(1.25)
-    assert (ratios["auto/off"]["same_tokens"], ratios["auto/off"]["pairs"]) == (8, 8)
-    assert len(steps) == speed.total_steps(plan)
-
-
-def test_time_is_split_and_sums_to_the_step(fakes: dict[str, Any], model: Path) -> None:
-    auto = speed.run(speed_plan(model), ResultFile(None))["summary"]["empty"]["methods"]["auto"]
-    assert auto["tokens_per_pass"] == 2.0
-    assert sum(auto["microseconds_per_pass"].values()) == pytest.approx(1e6 * 1.0 / 4)
-    assert auto["share_outside_llama_decode"] == pytest.approx(0.2)
-    assert auto["draft_microseconds_median"] == 9.0
-
-
-def test_a_store_never_meets_the_same_prompt_twice(fakes: dict[str, Any], model: Path) -> None:
-    speed.run(speed_plan(model), ResultFile(None))
-    seen: set[str] = set()
-    for name, what in fakes["log"]:
-        if name == "auto" and what in ("forget", "close"):
-            seen.clear()
-        elif name == "auto":
-            assert what not in seen
-            seen.add(what)
-
-
-def test_no_method_always_runs_first() -> None:
-    firsts = {speed.rotated(("off", "auto", "llama-cpp"), turn)[0] for turn in range(3)}
-    assert firsts == {"off", "auto", "llama-cpp"}
-
-
-def test_ctrl_c_keeps_what_there_is(fakes: dict[str, Any], model: Path, tmp_path: Path) -> None:
-    def stop(arm: FakeArm) -> None:
-        arm.stop_after = 12
-
-    fakes["change"] = stop
-    result = speed.run(speed_plan(model), ResultFile(tmp_path / "speed.json"))
-    assert result["complete"] is False
-    saved = json.loads((tmp_path / "speed.json").read_text())
-    assert saved["runs"] and "empty" in saved["summary"]
-    assert saved["provenance"]["model"]["sha256"]
 
 
 # --- results -------------------------------------------------------------------------------------
@@ -279,10 +219,9 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["speed", "--methods", "off,magic"],
         ["lossless", "--temps", "hot"],
         ["lossless", "--draft", "off"],
-        ["speed", "--prompts", "9000"],
+        ["lossless", "--prompts", "9000"],
         ["lossless", "absent.gguf"],
     ],
 )

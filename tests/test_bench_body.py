@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 from gguf import GGUFReader, GGUFWriter, TokenType
 
-from aded_bench.body import SHAPES, Shape, body_dimensions, build, place
+from aded_bench.body.build import SHAPES, Shape, body_dimensions, build, place
+from aded_bench.body.placement import random_dimensions
+from aded_bench.body.source import Dimensions, Source
 from aded_bench.main import main
-from aded_bench.source import Dimensions, Source
 from aded_local.errors import ModelFormatError, ModelKindError, ModelNotFoundError, OptionError, StoreError
 
 BODY = Shape(width=256, layers=3, kv_width=64, feed_forward=384)
@@ -117,6 +118,29 @@ def test_heads_keep_reading_their_own_keys(tmp_path: Path, heads: int, kv_heads:
     np.testing.assert_allclose(logits(tmp_path / "body.gguf"), logits(source), atol=2e-5)
 
 
+def test_heads_that_do_not_fill_the_width_compute_the_same(tmp_path: Path) -> None:
+    d = Dimensions(width=72, layers=1, heads=3, kv_heads=1, head_dim=24, feed_forward=96)
+    source = write_llama(tmp_path / "source.gguf", d)
+    build(source, tmp_path / "body.gguf", Shape(256, 2, 64, 128), "test", "f32")
+    np.testing.assert_allclose(logits(tmp_path / "body.gguf"), logits(source), atol=2e-5)
+
+
+def test_a_tokenizer_alone_gets_random_weights(tmp_path: Path, tiny: Path) -> None:
+    out = tmp_path / "random.gguf"
+    build(tiny, out, Shape(256, 2, 64, 128, head_dim=32), "test", "q4_0", tokenizer_only=True)
+    found = Source(out)
+    assert found.vocabulary == Source(tiny).vocabulary
+    assert found.value("tokenizer.ggml.bos_token_id") == 1
+    assert np.abs(found.matrix("blk.1.ffn_down.weight")).max() > 0
+    assert np.isfinite(logits(out)).all()
+    for wrong, complaint in (
+        (["--shape", "1b", "x.gguf"], "brings its own"),
+        (["--shape", "same"], "no shape of its own"),
+    ):
+        bad = CliRunner().invoke(main, ["body", "--tokenizer", str(tiny), *wrong, str(out)])
+        assert (bad.exit_code, complaint in bad.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("file_type", ["q4_0", "q8_0", "bf16"])
 def test_a_body_writes_what_the_source_writes_in_the_same_type(
     tmp_path: Path, tiny: Path, file_type: str
@@ -178,6 +202,7 @@ def test_the_built_in_model_fits_every_shape() -> None:
     for name, shape in SHAPES.items():
         body = body_dimensions(built_in, shape, name)
         assert body.heads * body.head_dim == body.width
+        assert random_dimensions(shape).kv_heads * random_dimensions(shape).head_dim == shape.kv_width
 
 
 @pytest.mark.parametrize(
@@ -187,7 +212,7 @@ def test_the_built_in_model_fits_every_shape() -> None:
         (SMALL, Shape(256, 1, 64, 384), "too big for a test body: layers 2"),
         (SMALL, Shape(256, 3, 64, 64), "too big for a test body: feed-forward length 96"),
         (SMALL, Shape(256, 3, 32, 384), "too big for a test body: key-value heads 2"),
-        (SMALL, Shape(240, 3, 64, 384), "heads of 32 values do not divide"),
+        (SMALL, Shape(256, 3, 16, 384), "wider than a test body's keys"),
         (Dimensions(80, 1, 2, 2, 32, 96), BODY, "not a multiple of 32"),
     ],
 )

@@ -127,3 +127,25 @@ def test_drafts_are_accepted_at_all(tiny: dict[str, Path]) -> None:
         stats = [llm.generate(PROMPT, max_tokens=100, temperature=0.0).stats for _ in range(2)][-1]
     assert stats.accepted > 0
     assert stats.target_passes < stats.generated_tokens
+
+
+@pytest.mark.parametrize("architecture", ["llama", "lfm2", "jamba", "mamba"])
+@pytest.mark.parametrize("kept", [11, 12, 13])
+def test_a_prompt_that_leaves_the_cached_path_is_read_as_from_an_empty_cache(
+    tiny: dict[str, Path], architecture: str, kept: int
+) -> None:
+    # A running state's snapshots reach no further back than its last batch, though llama.cpp says they do.
+    model = Model(tiny[architecture])
+    tokens = model.random_tokens(40, 3)
+    target = Target(model, ContextSettings(512, 1, False, "f16", 1, 8))
+    target.prefill([int(t) for t in tokens[:10]])
+    for token in tokens[10:14]:
+        tree, layout, _ = target.verify(int(token), EMPTY_TREE)
+        target.accept(int(token), tree, layout, [])
+    prompt = [int(t) for t in (*tokens[:kept], *tokens[20:23])]
+    target.prefill(prompt)
+    found = target.context.logits(-1).copy()
+    target.forget()
+    target.prefill(prompt)
+    np.testing.assert_allclose(found, target.context.logits(-1), atol=1e-4)
+    target.close()

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.errors import OptionError
-from aded_local.tree import DraftTree, IntArray
+from aded_local.tree import DraftTree, FloatArray, IntArray
 
 PRESETS = ("auto", "paper")
 
@@ -53,6 +53,18 @@ class Drafter(Protocol):
         """The tokens the target emitted in this step (matched nodes, then one more), int32 ``(m,)``, m >= 1.
 
         Called once per step, whether or not ``draft`` was called before and anything was verified.
+        """
+        ...
+
+    def predict(self) -> tuple[IntArray, FloatArray]:
+        """What comes next, as far as the drafter knows: tokens and their probabilities, likeliest first.
+
+        For measuring how well a drafter knows the text, in bits per token; generation does not call it. Like
+        ``draft``, it asks for a verdict: the next ``observe`` judges it.
+
+        Returns:
+            int32 ``(n,)``, distinct, and float32 ``(n,)``, which add up to one at most; both empty when
+            nothing is known.
         """
         ...
 

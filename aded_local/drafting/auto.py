@@ -24,10 +24,11 @@ from aded_local.drafting.memory import (
     STATE_SIZE,
     Predictor,
 )
-from aded_local.drafting.prediction import learn
+from aded_local.drafting.prediction import learn, predict_next
 from aded_local.drafting.search import best_first, export, puct
+from aded_local.drafting.sources import MOST_CANDIDATES
 from aded_local.drafting.statistics import new_table
-from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 MEMORY_BITS: Final = 18
 """Slots for everything seen: 32 MB when full, some 100,000 tokens of text."""
@@ -218,6 +219,15 @@ class AutoDrafter:
             return EMPTY_TREE
         tokens, parents, depths = self._shape[:, :n].copy()
         return DraftTree(tokens, parents, depths, self._probabilities[:n].copy())
+
+    def predict(self) -> tuple[IntArray, FloatArray]:
+        """The next token's distribution, calibrated; see ``Drafter.predict``."""
+        tokens = np.zeros(MOST_CANDIDATES, np.int32)
+        chances = np.zeros(MOST_CANDIDATES, np.float32)
+        n = 0
+        if self.model.state[HEAD] > self.model.state[START]:
+            n = predict_next(self.model, tokens, chances)
+        return tokens[:n], chances[:n]
 
     def observe(self, accepted: IntArray) -> None:
         """Calibrate on, then learn, the tokens the target emitted in this step, int32 ``(m,)``."""

@@ -16,9 +16,8 @@ START: Final = 1  # position of the first token of this context
 EPOCH: Final = 2  # number of contexts begun; part of the hash in the context table
 COPY_AT: Final = 3  # position of the token a repeated passage proposes next, -1 for none
 COPY_LENGTH: Final = 4  # tokens of that passage which already matched
-RAW: Final = 5  # 1: predict from pairs only, without calibration
-N_NODES: Final = 6  # nodes in the pool after the last draft
-STATE_SIZE: Final = 7
+N_NODES: Final = 5  # nodes in the pool after the last draft
+STATE_SIZE: Final = 6
 
 SEED_KEY: Final = np.uint64(0x243F6A8885A308D3)
 LONGEST_KEY: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -54,7 +53,7 @@ class Predictor(NamedTuple):
 
     Attributes:
         memory: successors over everything seen.
-        context: successors within this conversation; empty of use when ``raw``.
+        context: successors within this conversation.
         history: the newest tokens, a ring, int32 ``(2 ** a,)``.
         positions: where a context of ``COPY_MINIMUM`` tokens was last met, by hash, int64 ``(2 ** b,)``.
         state: scalars, int64 ``(STATE_SIZE,)``.

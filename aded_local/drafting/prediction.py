@@ -1,12 +1,10 @@
 """What may come next, and how surely: the conditional distribution the tree search runs on.
 
-``Predictor`` is all of a drafter's memory as plain arrays, so that kernels take it whole. Two ways to
-predict share it. `raw`: the twelve successors of the last two tokens with the weights their table
-holds (preset ``paper``). Otherwise (preset ``auto``): contexts of one to ``ORDERS`` tokens, counted over
-this conversation and over everything seen, are interpolated as Witten and Bell do, after how the longest
-known context went on when it was the longest before; the passage that is being repeated, if any,
-and a word taken up again after a break (an echo) propose their next token; calibration turns all into
-hit rates.
+``Predictor`` is all of a drafter's memory as plain arrays, so that kernels take it whole. Contexts of one to
+``ORDERS`` tokens, counted over this conversation and over everything seen, are interpolated as Witten and Bell
+do, after how the longest known context went on when it was the longest before; the passage that is
+being repeated, if any, and a word taken up again after a break (an echo) propose their next token; calibration
+turns all into hit rates.
 """
 
 from __future__ import annotations
@@ -25,12 +23,13 @@ from aded_local.drafting.memory import (
     EPOCH,
     HEAD,
     LONGEST_KEY,
-    RAW,
+    N_NODES,
     SEED_KEY,
     SPARSE_KEY,
     START,
     Predictor,
     epoch_key,
+    plant_root,
 )
 from aded_local.drafting.sources import (
     MOST_CANDIDATES,
@@ -38,7 +37,6 @@ from aded_local.drafting.sources import (
     gather_copy,
     gather_echo,
     gather_orders,
-    gather_pairs,
 )
 from aded_local.drafting.statistics import add, extend_hash, find
 
@@ -128,13 +126,10 @@ def expand(model: Predictor, node: int, count: int) -> int:
     parent.n_children = 0
     if count + MOST_CANDIDATES > nodes.shape[0]:
         return count
-    if model.state[RAW] == 1:
-        n = gather_pairs(model, node, count)
-    else:
-        n = gather_orders(model, node, count)
-        n = gather_copy(model, node, count, n)
-        n = gather_echo(model, node, count, n)
-        n = calibrate(model, count, n)
+    n = gather_orders(model, node, count)
+    n = gather_copy(model, node, count, n)
+    n = gather_echo(model, node, count, n)
+    n = calibrate(model, count, n)
     sort_likeliest_first(nodes, count, n)
     copied = -1
     if parent.copy_at >= 0 and parent.copy_at < model.state[HEAD]:
@@ -150,7 +145,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
         child.n_children = -1
         child.visits = 0
         child.value = 0.0
-        # The paper's adapted weights exceed 1; a path must not be likelier than its beginning.
+        # Whatever rounding does: a path must not be likelier than its beginning.
         child.path = parent.path * min(child.conditional * scale, 1.0)
         child.copy_at = -1
         child.copy_length = 0
@@ -159,6 +154,22 @@ def expand(model: Predictor, node: int, count: int) -> int:
             child.copy_length = min(parent.copy_length + 1, COPY_LONGEST)
     parent.n_children = n
     return count + n
+
+
+@kernel
+def predict_next(model: Predictor, tokens: npt.NDArray[np.int32], chances: npt.NDArray[np.float32]) -> int:
+    """Write the candidates after the last token, likeliest first; returns their number.
+
+    Args:
+        tokens: room for ``MOST_CANDIDATES``, int32.
+        chances: the same, float32.
+    """
+    count = expand(model, 0, plant_root(model))
+    for i in range(1, count):
+        tokens[i - 1] = model.nodes[i].token
+        chances[i - 1] = model.nodes[i].path
+    model.state[N_NODES] = count
+    return int(count - 1)
 
 
 @kernel

@@ -6,7 +6,7 @@ prefix is a tree.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,10 @@ import numpy.typing as npt
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.memory import N_NODES, Predictor, plant_root
 from aded_local.drafting.prediction import expand
+from aded_local.drafting.trigram_search import C1, C2, draw
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int32]
-
-C1: Final = 32.0
-C2: Final = 8.0
-"""Exploration constants of PUCT, from the paper (section on the draft maker)."""
 
 
 @kernel
@@ -117,17 +114,6 @@ def best_first(model: Predictor, heap: Integers, chosen: Integers, max_nodes: in
             size = push(heap, nodes, size, child)
     model.state[N_NODES] = count
     return n
-
-
-@kernel
-def draw(rng: npt.NDArray[np.uint64]) -> float:
-    """A number from [0, 1) by splitmix64; ``rng`` is its state, uint64 ``(1,)``."""
-    rng[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = rng[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return float(z >> np.uint64(11)) * 2.0**-53
 
 
 @kernel

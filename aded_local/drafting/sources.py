@@ -1,4 +1,4 @@
-"""Where candidates come from: pairs, contexts of all orders, a repeated passage, an echo.
+"""Where candidates come from: contexts of all orders, a repeated passage, an echo.
 
 Each source adds its candidates behind those before and leaves the evidence for each in ``cell``.
 """
@@ -77,26 +77,6 @@ def collect(nodes: npt.NDArray[Any], start: int, n: int, token: int, share: floa
     nodes[start + n].token = token
     nodes[start + n].conditional = share
     return n + 1
-
-
-@kernel
-def gather_pairs(model: Predictor, node: int, start: int) -> int:
-    """Candidates of the raw mode: successors of the last two tokens; returns their number."""
-    before = token_before(model, node, 1)
-    if before < 0:
-        return 0
-    key = extend_hash(extend_hash(SEED_KEY, model.nodes[node].token), before)
-    index = find(model.memory, key)
-    n = 0
-    if index >= 0:
-        slot = model.memory[index]
-        for i in range(SUCCESSORS):
-            if slot.counts[i] > 0:
-                model.nodes[start + n].token = slot.tokens[i]
-                model.nodes[start + n].conditional = slot.counts[i]
-                model.nodes[start + n].cell = -1
-                n += 1
-    return n
 
 
 @kernel

@@ -71,6 +71,7 @@ class Context:
         self.model = model
         self.settings = settings
         self.n_past = 0
+        self._last_start = 0  # cells before the last decode
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
         self._handle = None
         # -1 means every sequence, but running states are rolled back by number only.
@@ -147,6 +148,7 @@ class Context:
 
     def _decode(self, n: int) -> float:
         self._batch.n_tokens = n
+        self._last_start = self.n_past
         started = time.perf_counter()
         status = lib.llama_decode(self._handle, self._batch)
         # On a GPU decode returns before the work is done.
@@ -277,7 +279,8 @@ class Context:
         if n >= self.n_past or n == 0:
             return True
         if self.model.is_recurrent or self.model.is_hybrid:
-            return self.n_past - n <= self.n_rollback
+            # llama.cpp also accepts to go back into an earlier batch, and then restores a wrong state.
+            return n > self._last_start and self.n_past - n <= self.n_rollback
         return True
 
     def roll_back(self, n: int) -> int:

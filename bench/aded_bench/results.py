@@ -8,36 +8,91 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from aded_local.errors import StoreError
+from aded_local.errors import OptionError, StoreError
 
 SAVE_SECONDS = 5.0  # between saves of a running measurement: what a crash may cost
 PACKAGES = ("aded-local", "llama-cpp-python", "numpy", "numba", "gguf")
 
 
-def provenance(model: Path, settings: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(
+    settings: Mapping[str, Any],
+    *,
+    model: Path | None = None,
+    description: Mapping[str, Any] | None = None,
+    inputs: Sequence[Path] = (),
+) -> dict[str, Any]:
     """What one must know to repeat a run.
 
     Args:
         settings: the run's own options, seeds among them.
+        model: the GGUF measured, where there is one.
         description: ``LocalADED.description()`` of the loaded model.
+        inputs: other files that decide the result: traces, suites, curves.
     """
-    return {
+    from aded_local.device import device_name
+    from aded_local.target.devices import gpu_names
+
+    found: dict[str, Any] = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command_line": sys.argv,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "cpu": description.get("device", platform.processor()),
+        "cpu": device_name(),
         "cpu_count": os.cpu_count(),
-        "model": {"file": model.name, "bytes": model.stat().st_size, "sha256": sha256(model)},
-        "engine": dict(description),
+        "gpus": gpu_names(),
+        "threads": description.get("threads") if description else None,
+        "gpu_layers": description.get("gpu_layers") if description else None,
+        "model": None,
+        "engine": dict(description) if description else None,
+        "inputs": [_file(path) for path in inputs],
         "settings": dict(settings),
     }
+    if model is not None:
+        found["model"] = _file(model) | {
+            "quantization": description.get("quantization") if description else None
+        }
+    return found
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+ENGINE_KEYS = ("flash_attention", "cache_type", "threads", "context", "gpu_layers")
+"""What a continued run must share of the engine; its curve may have been refined since."""
+
+
+def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an interrupted run with the same provenance left, or None where there is no file.
+
+    Args:
+        kind: of the result, as under its key ``kind``.
+        here: ``provenance`` of the run about to start.
+
+    Raises:
+        StoreError: the file is no result file.
+        OptionError: it holds another run, which is not overwritten.
+    """
+    found = file.load()
+    if found is None:
+        return None
+    there = found["provenance"]
+    different = [key for key in ("settings", "model", "inputs", "versions") if there.get(key) != here[key]]
+    engines = (there.get("engine") or {}, here["engine"] or {})
+    different += [key for key in ENGINE_KEYS if engines[0].get(key) != engines[1].get(key)]
+    if found.get("kind") != kind:
+        different = [f"kind of result ({found.get('kind')})"]
+    if different:
+        raise OptionError(
+            f"{file.path} holds a run with other {', '.join(different)}; name another file or remove it"
+        )
+    return found
 
 
 def sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 10_000  # bootstrap samples: the interval's ends then move by less than 1% of its width
+RATIO_RESAMPLES = 2_000  # of ratios over hundreds of answers, of which a replay has dozens
 INTERVAL = (2.5, 97.5)  # percentiles of a 95% interval
 
 
@@ -39,3 +40,22 @@ def summarize(values: Sequence[float], seed: int = 0) -> Summary | None:
     low, high = np.percentile(np.median(samples, axis=1), INTERVAL)
     least, first, middle, third, most = (float(v) for v in np.percentile(data, (0, 25, 50, 75, 100)))
     return Summary(data.size, least, first, middle, third, most, float(low), float(high))
+
+
+def ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    seed: int = 0,
+    resamples: int = RATIO_RESAMPLES,
+) -> tuple[float, float]:
+    """95% interval of sum(numerators) / sum(denominators): bootstrap over pairs, which belong together.
+
+    Args:
+        numerators: one per answer, at least one.
+        denominators: as many, positive.
+    """
+    above = np.asarray(numerators, np.float64)
+    below = np.asarray(denominators, np.float64)
+    picked = np.random.default_rng(seed).integers(0, above.size, (resamples, above.size))
+    low, high = np.percentile(above[picked].sum(axis=1) / below[picked].sum(axis=1), INTERVAL)
+    return float(low), float(high)

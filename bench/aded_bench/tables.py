@@ -56,44 +56,6 @@ def print_lossless(result: dict[str, Any], out: Console) -> None:
     out.print(table)
 
 
-def print_speed(result: dict[str, Any], out: Console) -> None:
-    """Rates, ratios and the split of time, by pass."""
-    for which, found in result["summary"].items():
-        table = Table("ratio of tokens/s", "median", "95%", "minimum", "quartiles", "prompts", "same tokens")
-        table.title = f"{_title(result)}, store {which}"
-        for name, ratio in found["ratios"].items():
-            if (s := ratio["summary"]) is not None:
-                table.add_row(
-                    name,
-                    f"{s['median']:.3f}",
-                    f"{s['low']:.3f} to {s['high']:.3f}",
-                    f"{s['minimum']:.3f}",
-                    f"{s['first_quartile']:.3f} to {s['third_quartile']:.3f}",
-                    str(s["count"]),
-                    f"{ratio['same_tokens']} of {ratio['pairs']}",
-                )
-        out.print(table)
-        out.print(_split_table(found["methods"]))
-
-
-def _split_table(methods: dict[str, Any]) -> Table:
-    parts = ("draft", "verify", "sample", "elsewhere")
-    table = Table(
-        "method", "tokens/s", "tokens/pass", *(f"{part} us" for part in parts), "outside", "drafting us, p99"
-    )
-    for method, found in methods.items():
-        rate = found["tokens_per_second"]
-        cells = [method, f"{rate['median']:.1f}" if rate else "-"]
-        if "tokens_per_pass" in found:
-            cells.append(f"{found['tokens_per_pass']:.3f}")
-            cells += [f"{found['microseconds_per_pass'][part]:.0f}" for part in parts]
-            cells.append(f"{100 * found['share_outside_llama_decode']:.2f}%")
-            drafting = (found.get(f"draft_microseconds_{key}") for key in ("median", "p99"))
-            cells.append(", ".join("-" if value is None else f"{value:.0f}" for value in drafting))
-        table.add_row(*cells)
-    return table
-
-
 def _title(result: dict[str, Any]) -> str:
     engine = result["provenance"]["engine"]
     attention = "flash attention" if engine.get("flash_attention") else "no flash attention"

@@ -1,4 +1,4 @@
-"""One way of generating, behind one interface: our engine with a draft preset, or `llama_cpp.Llama` plain.
+"""One way of generating, behind one interface: our engine with a draft preset, `llama_cpp.Llama`, or a server.
 
 All arms of a run share attention, cache type, batch size, threads and context, so that what differs is the
 way of generating alone. Prompts are token ids, rendered once.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -21,8 +21,18 @@ if TYPE_CHECKING:
     from aded_local import LocalADED
 
 PEER = "llama-cpp"
+LOOKUP = "llama-cpp-lookup"
+SERVER = "server"
 PRESETS = ("off", "auto", "paper")
-METHODS = (*PRESETS, PEER)
+SERVER_METHODS = (
+    SERVER,
+    *(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache")),
+)
+METHODS = (*PRESETS, PEER, LOOKUP, *SERVER_METHODS)
+LEARNERS = ("auto", "paper", *(f"{SERVER}-ngram-{kind}" for kind in ("map-k", "map-k4v", "mod", "cache")))
+"""Methods whose answer may depend, in its speed, on the prompts before."""
+
+UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
 
 BATCH = 512  # tokens per prefill pass: llama.cpp's default, and the engine's
 GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type in ggml.h, for cache types
@@ -54,6 +64,7 @@ class Answer:
         passes, drafted, accepted: of the target, after prefill; 0 where the arm does not say.
         seconds: ``draft``, ``verify`` (llama_decode, synchronize), ``sample``, ``elsewhere``; {} likewise.
         draft_microseconds: median and 99th percentile of a step's drafting, where the arm says.
+        own_tokens_per_second: by the arm's own clock, where it has one and it is another process.
     """
 
     tokens: list[int]
@@ -66,6 +77,7 @@ class Answer:
     accepted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     draft_microseconds: dict[str, float] = field(default_factory=dict)
+    own_tokens_per_second: float | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -137,6 +149,19 @@ class LocalArm:
             draft_microseconds={key: value for key, value in drafting.items() if value is not None},
         )
 
+    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation through the model's own chat template."""
+        return render(self, messages)
+
+    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
+        """The text plain decoding answers, for the turns that follow."""
+        self.llm.reset()
+        self.llm.use_draft("off")
+        options = {"top_k": TOP_K, "top_p": TOP_P, "min_p": MIN_P, "repeat_penalty": 1.0}
+        return self.llm.generate(
+            prompt, max_tokens=max_tokens, temperature=temperature, seed=seed, **options
+        ).text
+
     def forget(self) -> None:
         if self.name != "off":
             self.llm.forget_statistics()
@@ -151,7 +176,7 @@ class LlamaArm:
 
     name = PEER
 
-    def __init__(self, setup: Setup, *, all_logits: bool = False) -> None:
+    def __init__(self, setup: Setup, *, all_logits: bool = False, draft_model: Any = None) -> None:
         import llama_cpp
 
         self.llm: Any = llama_cpp.Llama(
@@ -165,6 +190,7 @@ class LlamaArm:
             type_k=GGML_TYPES[setup.cache_type],
             type_v=GGML_TYPES[setup.cache_type],
             logits_all=all_logits,
+            draft_model=draft_model,
             no_perf=True,
             verbose=False,
         )
@@ -173,7 +199,7 @@ class LlamaArm:
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
         if temperature:
-            raise OptionError(f"{PEER} is compared greedily only")
+            raise OptionError(f"{self.name} is compared greedily only")
         self.llm.reset()
         tokens: list[int] = []
         clock = time.perf_counter
@@ -188,7 +214,7 @@ class LlamaArm:
                 break
         ended = bool(tokens) and tokens[-1] in self.ends
         kept = tokens[:-1] if ended else tokens
-        return Answer(kept, ended, len(tokens), first - started, last - first)
+        return Answer(kept, ended, len(tokens), first - started, last - first, passes=max(0, len(tokens) - 1))
 
     def forget(self) -> None:
         """Plain decoding learns nothing."""
@@ -216,6 +242,62 @@ class LlamaArm:
         for start, end in _spans(odd, len(answer), width):
             self.llm.eval(list(answer[start:end]))
         return np.array(self.llm.scores[len(prompt) + len(answer) - 1], np.float32)
+
+
+class LookupArm(LlamaArm):
+    """`llama_cpp.Llama` with its prompt lookup, as its documentation sets it up: 2-grams, 10 tokens.
+
+    It needs the logits of every token: n_ctx × n_vocab × 4 bytes, so its context is no larger than the prompts
+    need (``lookup_setup``).
+    """
+
+    name = LOOKUP
+    drafted_at_most = 10  # LlamaPromptLookupDecoding's num_pred_tokens
+
+    def __init__(self, setup: Setup) -> None:
+        from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+        self._lookup = LlamaPromptLookupDecoding(num_pred_tokens=self.drafted_at_most)
+        self._drafts: list[int] = []  # the length of each draft of this answer
+        super().__init__(setup, all_logits=True, draft_model=self._draft)
+
+    def _draft(self, tokens: npt.NDArray[np.intc], /, **options: Any) -> npt.NDArray[np.intc]:
+        found: npt.NDArray[np.intc] = self._lookup(tokens, **options)
+        self._drafts.append(len(found))
+        return found
+
+    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
+        self._drafts.clear()
+        found = super().answer(prompt, max_tokens, temperature, seed)
+        # It is asked for a draft before every pass but the prompt's; a pass yields one token more than it accepts.
+        found.passes, found.drafted = len(self._drafts), sum(self._drafts)
+        found.accepted = max(0, found.generated - 1 - found.passes)
+        return found
+
+
+LOOKUP_CONTEXT_STEP = 256  # cells: llama.cpp pads a context to that
+LOOKUP_MEMORY_SHARE = 0.5  # of what is free; the other arms need some too
+
+
+def lookup_setup(setup: Setup, longest: int) -> tuple[Setup, str | None]:
+    """The setup of ``LookupArm``, and why it cannot be had here, or None.
+
+    Args:
+        longest: tokens of the longest prompt and its answer.
+    """
+    import psutil
+
+    from aded_local.target.gguf import read_header
+
+    needed = longest + LookupArm.drafted_at_most + 1
+    n_ctx = min(setup.n_ctx, -(-needed // LOOKUP_CONTEXT_STEP) * LOOKUP_CONTEXT_STEP)
+    vocabulary = read_header(setup.model).array_length("tokenizer.ggml.tokens") or 0
+    needed_bytes, free = n_ctx * vocabulary * 4, psutil.virtual_memory().available
+    reason = None
+    if needed_bytes > LOOKUP_MEMORY_SHARE * free:
+        what = f"logits of {n_ctx} tokens × {vocabulary} need {needed_bytes / 1e9:.1f} GB"
+        reason = f"{what}; {free / 1e9:.1f} GB are free"
+    return replace(setup, n_ctx=n_ctx), reason
 
 
 def _spans(odd: int, end: int, width: int) -> list[tuple[int, int]]:
@@ -260,3 +342,17 @@ def setup_of(model: Path, description: Mapping[str, Any]) -> Setup:
 def render(arm: LocalArm, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Token ids of a conversation through the model's own chat template."""
     return list(arm.llm.chat_tokens(messages))
+
+
+def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The methods named, each once.
+
+    Raises:
+        OptionError: none, or an unknown one.
+    """
+    for method in methods:
+        if method not in known:
+            raise OptionError(f"unknown method {method!r}; choose from {', '.join(known)}")
+    if not methods:
+        raise OptionError(f"no method named; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(methods))

@@ -1,4 +1,7 @@
-"""The small model of a body: a Llama-architecture GGUF, read, checked and dequantized on demand."""
+"""What a body is made from: a small Llama-architecture GGUF, or a tokenizer alone.
+
+The model's tensors are read, checked and dequantized on demand.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ LAYER_TENSORS = (
 )
 OPTIONAL_TENSORS = ("output.weight", "rope_freqs.weight")
 
+RANDOM_CONTEXT = 8192
+"""Context length a network of random weights claims: longer than the recorded answers it is measured with."""
+RANDOM_EPSILON = 1e-5
+"""RMSNorm's epsilon of such a network, as in Llama-2."""
+
 
 @dataclass(frozen=True)
 class Dimensions:
@@ -49,7 +57,41 @@ class Dimensions:
         return self.heads // self.kv_heads
 
 
-class Source:
+class _File:
+    """A GGUF's metadata."""
+
+    random = False
+    """Whether the network is made up: all weights random."""
+
+    def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise ModelNotFoundError(f"{path} is a folder; give the GGUF file inside it")
+        if not path.is_file():
+            raise ModelNotFoundError(f"no such file: {path}")
+        self.path = path
+        self.reader = _read(path)
+
+    def value(self, key: str) -> Any:
+        """The metadata value under ``key``, or None."""
+        field = self.reader.get_field(key)
+        return None if field is None else field.contents()
+
+    def copies(self, key: str) -> bool:
+        """Whether a body takes the metadata under ``key`` over."""
+        return not key.startswith("GGUF.") and key != "general.architecture"
+
+    def copy_metadata(self, writer: GGUFWriter, changed: set[str]) -> None:
+        """Copy every key but those in ``changed``, bytes as they are, so that odd tokens survive."""
+        for key, field in self.reader.fields.items():
+            if key in changed or not self.copies(key):
+                continue
+            value = _raw_value(field)
+            if not isinstance(value, list) or value:  # GGUFWriter refuses empty arrays; absent means the same
+                sub_type = field.types[-1] if len(field.types) > 1 else None
+                writer.add_key_value(key, value, field.types[0], sub_type=sub_type)
+
+
+class Source(_File):
     """A small model's file. Tensors are read one at a time, so the largest bounds memory."""
 
     def __init__(self, path: Path) -> None:
@@ -60,12 +102,7 @@ class Source:
             ModelFormatError: not a GGUF, truncated, or inconsistent.
             ModelKindError: a GGUF whose network is not the plain Llama one.
         """
-        if path.is_dir():
-            raise ModelNotFoundError(f"{path} is a folder; give the GGUF file inside it")
-        if not path.is_file():
-            raise ModelNotFoundError(f"no such file: {path}")
-        self.path = path
-        self.reader = _read(path)
+        super().__init__(path)
         self.tensors = {tensor.name: tensor for tensor in self.reader.tensors}
         self._check_kind()
         self.dimensions = self._dimensions()
@@ -76,6 +113,11 @@ class Source:
         """What the file calls itself, else its file name."""
         value = self.value("general.name")
         return value if isinstance(value, str) and value else self.path.stem
+
+    @property
+    def global_tensors(self) -> list[str]:
+        """Tensors outside the layers that the network has."""
+        return [name for name in GLOBAL_TENSORS if name in self.tensors]
 
     @property
     def tied(self) -> bool:
@@ -92,11 +134,6 @@ class Source:
         """What RMSNorm adds to the mean square."""
         return float(self.value("llama.attention.layer_norm_rms_epsilon") or 0.0)
 
-    def value(self, key: str) -> Any:
-        """The metadata value under ``key``, or None."""
-        field = self.reader.get_field(key)
-        return None if field is None else field.contents()
-
     def matrix(self, name: str) -> FloatArray:
         """Tensor ``name`` dequantized, float32; rows are outputs, columns inputs."""
         from gguf.quants import dequantize
@@ -110,16 +147,6 @@ class Source:
                 "use an F32, F16, BF16 or Q8_0 file"
             ) from None
         return np.ascontiguousarray(values, dtype=np.float32)
-
-    def copy_metadata(self, writer: GGUFWriter, changed: set[str]) -> None:
-        """Copy every key but those in ``changed``, bytes as they are, so that odd tokens survive."""
-        for key, field in self.reader.fields.items():
-            if key in changed or key.startswith("GGUF.") or key == "general.architecture":
-                continue
-            value = _raw_value(field)
-            if not isinstance(value, list) or value:  # GGUFWriter refuses empty arrays; absent means the same
-                sub_type = field.types[-1] if len(field.types) > 1 else None
-                writer.add_key_value(key, value, field.types[0], sub_type=sub_type)
 
     def _check_kind(self) -> None:
         architecture = self.value("general.architecture")
@@ -168,6 +195,42 @@ class Source:
             found = tuple(int(n) for n in reversed(tensor.shape.tolist()))
             if wanted is not None and found != wanted:
                 raise ModelFormatError(f"{self.path.name}: {name} is {found}, {wanted} was expected")
+
+
+class Tokenizer(_File):
+    """Any GGUF's tokenizer with a network of random weights: costs what a model costs and says nothing.
+
+    For measuring recorded answers, whose token ids must exist in the model that verifies them.
+
+    Args:
+        path: a GGUF with a tokenizer; one that holds a vocabulary only will do.
+        dimensions: of the network.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError: as for ``Source``.
+        ModelKindError: there is no tokenizer in it.
+    """
+
+    random = True
+
+    def __init__(self, path: Path, dimensions: Dimensions) -> None:
+        super().__init__(path)
+        self.dimensions = dimensions
+        self.tensors: dict[str, Any] = {}
+        self.epsilon = RANDOM_EPSILON
+        tokens = self.reader.get_field("tokenizer.ggml.tokens")
+        if tokens is None or not len(tokens.data):
+            raise ModelKindError(f"{path.name} has no tokenizer; give a GGUF with a vocabulary")
+        self.vocabulary = len(tokens.data)
+        self.name = f"random weights, tokenizer of {path.stem}"
+        self.global_tensors = ["token_embd.weight", "output_norm.weight", "output.weight"]
+
+    def copies(self, key: str) -> bool:
+        return key.startswith("tokenizer.")
+
+    def matrix(self, name: str) -> FloatArray:
+        """Never asked for: no tensor has a source."""
+        raise KeyError(name)
 
 
 def tensor_shape(name: str, d: Dimensions, vocabulary: int) -> tuple[int, ...] | None:

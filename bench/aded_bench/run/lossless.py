@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aded_bench.arms import PEER, Arm, LlamaArm, Setup, open_local, render, setup_of
-from aded_bench.prompts import Prompt
-from aded_bench.results import ResultFile, provenance
+from aded_bench.results import ResultFile, provenance, resume
+from aded_bench.run.arms import PEER, Arm, LlamaArm, Setup, open_local, render, setup_of
+from aded_bench.run.prompts import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +76,9 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
         description = first.llm.description()
         setup = setup_of(plan.model, description)
         rendered = {prompt.id: render(first, prompt.messages) for prompt in plan.prompts}
-        result["provenance"] = provenance(plan.model, plan.settings(), description)
-        answers |= _earlier_answers(file, result["provenance"])
+        result["provenance"] = provenance(plan.settings(), model=plan.model, description=description)
+        if earlier := resume(file, "lossless", result["provenance"]):
+            answers |= earlier["answers"]
         result["prompts"] = [
             {"id": p.id, "kind": p.kind, "tokens": len(rendered[p.id]), "text": p.messages[-1]["content"]}
             for p in plan.prompts
@@ -126,25 +127,6 @@ def _work(plan: Plan) -> list[tuple[str, tuple[float, ...]]]:
 
 def _key(name: str, temperature: float, prompt: Prompt) -> str:
     return f"{name}|{temperature:g}|{prompt.id}"
-
-
-def _earlier_answers(file: ResultFile, here: dict[str, Any]) -> Answers:
-    """What an interrupted run of the same kind left; another run's file is not overwritten."""
-    from aded_local.errors import OptionError
-
-    found = file.load()
-    if found is None:
-        return {}
-    there = found["provenance"]
-    same = all(there.get(key) == here[key] for key in ("settings", "model", "versions"))
-    engine = ("flash_attention", "cache_type", "threads", "context")
-    same = same and all(there["engine"].get(key) == here["engine"].get(key) for key in engine)
-    if found.get("kind") != "lossless" or not same:
-        raise OptionError(
-            f"{file.path} holds a run with other settings, model or versions; name another file"
-        )
-    earlier: Answers = found["answers"]
-    return earlier
 
 
 def compare(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]], setup: Setup) -> None:

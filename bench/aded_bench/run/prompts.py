@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aded_bench import tasks
+from aded_bench.run import tasks
 from aded_local.errors import OptionError
 
 Message = dict[str, str]

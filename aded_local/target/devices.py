@@ -1,0 +1,26 @@
+"""Which processors beside the CPU llama.cpp can use here."""
+
+from __future__ import annotations
+
+import ctypes
+
+from llama_cpp import _ggml
+from llama_cpp import llama_cpp as lib
+
+GPU_KINDS = (1, 2)
+"""GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU, in ggml-backend.h."""
+
+
+def gpu_names() -> list[str]:
+    """Descriptions of the GPUs this build of llama.cpp drives; empty for a build without any."""
+    lib.llama_backend_init()
+    ggml = _ggml.libggml
+    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    ggml.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+    ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
+    devices = [ggml.ggml_backend_dev_get(i) for i in range(ggml.ggml_backend_dev_count())]
+    gpus = (device for device in devices if ggml.ggml_backend_dev_type(device) in GPU_KINDS)
+    return [ggml.ggml_backend_dev_description(gpu).decode("utf-8", errors="replace") for gpu in gpus]

@@ -1,0 +1,1 @@
+"""A small model in a body of realistic size."""

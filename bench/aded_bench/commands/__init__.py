@@ -1,0 +1,1 @@
+"""The commands of `aded-bench`, one a module; each holds a click command called ``command``."""

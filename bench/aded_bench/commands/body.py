@@ -1,0 +1,74 @@
+"""`aded-bench body`: a small model in a body of realistic size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aded_bench.options import PATH, model_path
+
+
+@click.command("body")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="[MODEL.gguf] OUT.gguf")
+@click.option(
+    "--shape",
+    "shape_name",
+    required=True,
+    type=click.Choice(["1b", "3b", "7b", "same"]),
+    metavar="1b|3b|7b",
+    help="What real model it costs as much as: TinyLlama-1.1B, Llama-3.2-3B, Llama-2-7B.",
+)
+@click.option(
+    "--type",
+    "file_type",
+    default="q4_0",
+    show_default=True,
+    type=click.Choice(["q4_0", "q8_0", "bf16", "q4_k_m", "f32"]),
+    metavar="q4_0|q8_0|bf16|q4_k_m",
+    help="How weights are stored.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 2), default=0, show_default=True, help="Of the added weights."
+)
+@click.option("-t", "--threads", type=click.IntRange(1), help="For quantizing to q4_k_m.")
+@click.option(
+    "--tokenizer",
+    type=PATH,
+    metavar="VOCAB.gguf",
+    help="No model: random weights and the tokenizer of this GGUF, for `replay --body`.",
+)
+def command(
+    paths: tuple[Path, ...],
+    shape_name: str,
+    file_type: str,
+    seed: int,
+    threads: int | None,
+    tokenizer: Path | None,
+) -> None:
+    """Put a small Llama model (the built-in one) into a body of realistic size; it says the same.
+
+    For measuring where no large model can be had. Always label numbers made with it.
+    """
+    from aded_bench.body.build import SAME_SHAPE, SHAPES, build, describe
+    from aded_bench.progress import bytes_progress
+
+    if len(paths) > 2:
+        raise click.UsageError("at most two files: MODEL.gguf OUT.gguf")
+    if tokenizer is not None and len(paths) == 2:
+        raise click.UsageError("a model brings its own tokenizer: give MODEL.gguf or --tokenizer")
+    source, out = tokenizer or model_path(paths[0] if len(paths) == 2 else None), paths[-1]
+    shape = None if shape_name == SAME_SHAPE else SHAPES[shape_name]
+    with bytes_progress(f"writing {out.name}") as progress:
+        made = build(
+            source,
+            out,
+            shape,
+            shape_name,
+            file_type,
+            seed=seed,
+            tokenizer_only=tokenizer is not None,
+            n_threads=threads,
+            progress=progress,
+        )
+    click.echo(f"{out}: {out.stat().st_size / 1e9:.2f} GB, {describe(made)}")

@@ -1,0 +1,89 @@
+"""`aded-bench lossless`: do all ways of generating write the same tokens?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aded_bench.options import CONTEXT, JSON, MODEL, N_PREDICT, SEED, THREADS, finish, listed, model_path
+
+
+def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0,0.8") from None
+    if not all(0 <= temperature <= 10 for temperature in found):
+        raise click.BadParameter("temperatures lie between 0 and 10")
+    return tuple(dict.fromkeys(found))
+
+
+@click.command("lossless")
+@MODEL
+@click.option("--prompts", "count", default=200, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("--exact", is_flag=True, help="Compare auto --exact with off --exact.")
+@click.option(
+    "--draft",
+    "presets",
+    default="auto,paper",
+    show_default=True,
+    callback=listed,
+    metavar="LIST",
+    help="Draft presets to compare with off.",
+)
+@click.option(
+    "--temps",
+    default="0,0.8",
+    show_default=True,
+    callback=_temperatures,
+    metavar="LIST",
+    help="Temperatures; 0 is greedy.",
+)
+@click.option("--peer/--no-peer", default=True, help="Compare greedy off with llama_cpp.Llama too.")
+@N_PREDICT
+@THREADS
+@CONTEXT
+@SEED
+@JSON
+def command(
+    model: Path | None,
+    count: int,
+    exact: bool,
+    presets: tuple[str, ...],
+    temps: tuple[float, ...],
+    peer: bool,
+    max_tokens: int,
+    threads: int | None,
+    n_ctx: int | None,
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    """Compare token sequences: each draft preset with plain decoding, and that with llama_cpp.Llama.
+
+    An interrupted run with --json goes on where it stopped.
+    """
+    from aded_bench.progress import steps_progress
+    from aded_bench.results import ResultFile
+    from aded_bench.run import lossless as bench
+    from aded_bench.run.arms import check_methods
+    from aded_bench.run.prompts import suite
+    from aded_bench.tables import console, print_lossless
+
+    presets = check_methods(presets, ("auto", "paper"))
+    plan = bench.Plan(
+        model=model_path(model),
+        prompts=suite(count, seed),
+        presets=presets,
+        temperatures=temps,
+        max_tokens=max_tokens,
+        seed=seed,
+        exact=exact,
+        peer=peer,
+        n_threads=threads,
+        n_ctx=n_ctx,
+    )
+    with steps_progress("lossless", bench.total_steps(plan)) as step:
+        result = bench.run(plan, ResultFile(json_path), step)
+    print_lossless(result, console())
+    finish(result["complete"])

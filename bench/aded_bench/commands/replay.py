@@ -1,0 +1,199 @@
+"""`aded-bench replay`: recorded answers against drafters, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aded_bench.options import CONTEXT, JSON, PATH, SEED, THREADS, finish, listed
+
+if TYPE_CHECKING:
+    from aded_bench.replay.loop import Plan
+    from aded_bench.replay.traces import Trace
+
+METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
+"""``drafts.METHODS``, which is not imported here so that --help is quick."""
+
+
+@click.command("replay")
+@click.argument("traces", nargs=-1, required=True, type=PATH, metavar="TRACE...")
+@click.option("--cold", is_flag=True, help="Start with an empty store.  [default: unless --warm]")
+@click.option(
+    "--warm",
+    "warm_paths",
+    multiple=True,
+    type=PATH,
+    metavar="TRACE",
+    help="Feed this trace first; may be repeated. With --cold, both are replayed.",
+)
+@click.option(
+    "--curve",
+    "curve_paths",
+    multiple=True,
+    type=PATH,
+    metavar="FILE",
+    help="What a pass over n tokens costs: may be repeated; also a result of `aded-bench curve`.",
+)
+@click.option(
+    "--methods",
+    default="off,auto",
+    show_default=True,
+    callback=listed,
+    metavar="LIST",
+    help=f"Of {', '.join(METHODS)}.",
+)
+@click.option(
+    "--peer-python",
+    type=PATH,
+    metavar="PATH",
+    help="Python interpreter in which draftretriever and arctic-inference are installed.",
+)
+@click.option("--limit", type=click.IntRange(1), help="The first so many answers of each TRACE.")
+@click.option(
+    "--answer-tokens",
+    "longest",
+    type=click.IntRange(1),
+    help="Of each answer the first so many tokens, where a --body is slow.",
+)
+@click.option(
+    "--vocab", type=PATH, metavar="GGUF", help="Tokenizer.  [default: the one the trace names, in ../vocab]"
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 64),
+    help="Verify so many nodes at every step, whatever they cost.",
+)
+@click.option(
+    "--body",
+    type=PATH,
+    metavar="MODEL.gguf",
+    help="Really decode every tree on this model; the recorded token decides.",
+)
+@click.option("--attention", type=click.Choice(["off", "on"]), help="Of --body.  [default: the faster]")
+@click.option(
+    "--cache", "cache_type", metavar="TYPE", help="KV cache type of --body.  [default: the fastest]"
+)
+@THREADS
+@CONTEXT
+@SEED
+@JSON
+def command(
+    traces: tuple[Path, ...],
+    cold: bool,
+    warm_paths: tuple[Path, ...],
+    curve_paths: tuple[Path, ...],
+    methods: tuple[str, ...],
+    peer_python: Path | None,
+    limit: int | None,
+    longest: int | None,
+    vocab: Path | None,
+    nodes: int | None,
+    body: Path | None,
+    attention: str | None,
+    cache_type: str | None,
+    threads: int | None,
+    n_ctx: int | None,
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    """Replay recorded answers against ways of drafting; a node counts as accepted where it equals what was written.
+
+    Speed-ups are modelled on the given curves. An interrupted run with --json goes on where it stopped.
+    """
+    from aded_bench.progress import steps_progress
+    from aded_bench.replay.curves import read_curve
+    from aded_bench.replay.loop import Plan, run, total_steps
+    from aded_bench.replay.tables import print_replay
+    from aded_bench.replay.traces import read_trace
+    from aded_bench.results import ResultFile
+    from aded_bench.tables import console
+
+    if not curve_paths:
+        raise click.UsageError(
+            "give at least one --curve FILE: `aded-bench curve MODEL --json FILE` makes one"
+        )
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise click.UsageError(f"--methods takes some of {', '.join(METHODS)}; not {', '.join(unknown)!r}")
+    if body is not None and nodes is not None:
+        raise click.UsageError("--nodes is for modelled replays; leave it out with --body")
+    phases = (("cold",) if cold or not warm_paths else ()) + (("warm",) if warm_paths else ())
+    curves = tuple(read_curve(path) for path in dict.fromkeys(curve_paths))
+    _distinct("curves", [curve.name for curve in curves])
+    measured = tuple(
+        read_trace(path, vocab=vocab, limit=limit, longest=longest) for path in dict.fromkeys(traces)
+    )
+    _distinct("traces", [trace.name for trace in measured])
+    warm = tuple(read_trace(path, vocab=vocab) for path in dict.fromkeys(warm_paths))
+    _same_vocabulary(measured, warm)
+    plan = Plan(
+        traces=measured,
+        curves=curves,
+        warm=warm,
+        phases=phases,
+        methods=tuple(dict.fromkeys(methods)),
+        nodes=nodes,
+        limit=limit,
+        longest=longest,
+        seed=seed,
+        peer_python=peer_python,
+    )
+    if body is not None:
+        plan = _with_body(plan, body, threads, n_ctx, attention, cache_type)
+    with steps_progress("replay", total_steps(plan)) as step:
+        result = run(plan, ResultFile(json_path), step)
+    print_replay(result, console())
+    finish(result["complete"])
+
+
+def _distinct(what: str, names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"two of the {what} have the same name: {', '.join(names)}")
+
+
+def _same_vocabulary(measured: tuple[Trace, ...], warm: tuple[Trace, ...]) -> None:
+    """Token ids mean the same only within one vocabulary; its size tells the known ones apart."""
+    for trace in measured:
+        for other in warm:
+            if trace.n_vocab != other.n_vocab:
+                raise click.UsageError(
+                    f"{other.name} has another vocabulary ({other.n_vocab} tokens) than {trace.name} "
+                    f"({trace.n_vocab}): it cannot warm its store"
+                )
+
+
+def _with_body(
+    plan: Plan,
+    model: Path,
+    threads: int | None,
+    n_ctx: int | None,
+    attention: str | None,
+    cache_type: str | None,
+) -> Plan:
+    from dataclasses import replace
+
+    from aded_bench.replay.trace_driven import measure
+
+    options: dict[str, Any] = {
+        "n_threads": threads,
+        "n_ctx": n_ctx,
+        "flash_attention": None if attention is None else attention == "on",
+        "cache_type": cache_type,
+    }
+
+    def body(
+        preset: str,
+        trace: Trace,
+        warm: Sequence[Trace],
+        earlier: dict[str, Any] | None,
+        save: Callable[[dict[str, Any]], None],
+        step: Callable[[str], None],
+    ) -> dict[str, Any]:
+        return measure(
+            model, trace, preset, warm=warm, seed=plan.seed, earlier=earlier, save=save, step=step, **options
+        )
+
+    return replace(plan, body=body, body_model=model, body_settings=options)

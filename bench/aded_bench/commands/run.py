@@ -1,0 +1,135 @@
+"""`aded-bench run`: end to end on a real model, beside all peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aded_bench.options import (
+    CONTEXT,
+    JSON,
+    MODEL,
+    N_PREDICT,
+    PATH,
+    SEED,
+    THREADS,
+    finish,
+    listed,
+    model_path,
+)
+
+
+@click.command("run")
+@MODEL
+@click.option(
+    "--suite",
+    default="builtin",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="builtin (for the built-in model), spec-bench, or JSONL of prompts or conversations.",
+)
+@click.option(
+    "--data", type=PATH, metavar="FILE", help="Spec-Bench's question.jsonl, for --suite spec-bench."
+)
+@click.option(
+    "--prompts",
+    "count",
+    type=click.IntRange(1),
+    help="How many, evenly over categories.  [default: 40 of builtin, all of a file]",
+)
+@click.option(
+    "--warm",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Add a second pass, in which these many other prompts are answered first.",
+)
+@click.option("--warm-suite", metavar="NAME|FILE", help="Where those come from.  [default: the suite itself]")
+@click.option(
+    "--methods",
+    default="all",
+    show_default=True,
+    callback=listed,
+    metavar="LIST",
+    help="Of off, auto, paper, llama-cpp, llama-cpp-lookup, server, server-ngram-simple, -map-k, -map-k4v, "
+    "-mod, -cache.",
+)
+@click.option("--llama-server", type=PATH, metavar="PATH", help="llama.cpp's server, for the server methods.")
+@click.option(
+    "--repeat",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Sweeps per pass; a prompt's figure is their median.",
+)
+@click.option("--fresh-each", is_flag=True, help="In the first pass, forget before every prompt.")
+@click.option(
+    "--temp",
+    "temperature",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 10),
+    help="0 is greedy; above, our own methods only.",
+)
+@N_PREDICT
+@THREADS
+@CONTEXT
+@SEED
+@JSON
+def command(
+    model: Path | None,
+    suite: str,
+    data: Path | None,
+    count: int | None,
+    warm: int,
+    warm_suite: str | None,
+    methods: tuple[str, ...],
+    llama_server: Path | None,
+    repeat: int,
+    fresh_each: bool,
+    temperature: float,
+    max_tokens: int,
+    threads: int | None,
+    n_ctx: int | None,
+    seed: int,
+    json_path: Path | None,
+) -> None:
+    """Measure tokens/s end to end beside all peers, interleaved by prompt: with an empty store, then warm.
+
+    An interrupted run with --json goes on where it stopped. See docs/benchmarks.md.
+    """
+    from aded_bench.progress import steps_progress
+    from aded_bench.results import ResultFile
+    from aded_bench.run import loop as bench
+    from aded_bench.run import suites
+    from aded_bench.run.arms import METHODS, check_methods
+    from aded_bench.run.server import inspect
+    from aded_bench.run.tables import print_run
+    from aded_bench.tables import console
+
+    chosen = METHODS if methods == ("all",) else check_methods(methods, METHODS)
+    measured, warming = suites.load(suite, data, count, 0 if warm_suite else warm, seed)
+    if warm_suite:
+        warming = suites.warming(warm_suite, data, warm or None, seed, without=measured)
+    names = {name for name in (suite, warm_suite) if name and name != suites.BUILTIN}
+    plan = bench.Plan(
+        model=model_path(model),
+        suite=suite if suite in (suites.BUILTIN, suites.SPEC_BENCH) else Path(suite).name,
+        measured=measured,
+        warming=warming,
+        methods=chosen,
+        max_tokens=max_tokens,
+        repeat=repeat,
+        seed=seed,
+        temperature=temperature,
+        fresh_each=fresh_each,
+        server=inspect(llama_server) if llama_server else None,
+        inputs=tuple(suites.path_of(name, data) for name in sorted(names)),
+        n_threads=threads,
+        n_ctx=n_ctx,
+    )
+    with steps_progress("run", bench.total_steps(plan)) as step:
+        result = bench.run(plan, ResultFile(json_path), step)
+    print_run(result, console())
+    finish(result["complete"])

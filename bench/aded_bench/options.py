@@ -1,0 +1,58 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+PROGRAM = "aded-bench"
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 130
+PATH = click.Path(path_type=Path)
+
+
+def model_path(given: Path | None) -> Path:
+    """The model given, else the built-in one."""
+    if given is not None:
+        return given
+    import aded_models
+
+    return Path(aded_models.builtin_path())
+
+
+def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    """Callback: names separated by commas."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+MODEL = click.argument("model", required=False, type=PATH, metavar="[MODEL.gguf]")
+N_PREDICT = click.option(
+    "-n",
+    "--predict",
+    "max_tokens",
+    default=96,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens per answer.",
+)
+THREADS = click.option(
+    "-t", "--threads", type=click.IntRange(1), help="CPU threads.  [default: physical cores]"
+)
+CONTEXT = click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
+SEED = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 2),
+    default=0,
+    show_default=True,
+    help="Of the suite's prompts and of sampling.",
+)
+JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
+
+
+def finish(complete: bool) -> None:
+    """Say so where a run was interrupted, and exit as an interrupted program does."""
+    if not complete:
+        click.echo(f"{PROGRAM}: stopped; this is what there was", err=True)
+        sys.exit(EXIT_STOPPED)

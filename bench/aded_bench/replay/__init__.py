@@ -1,0 +1,1 @@
+"""Recorded answers replayed against ways of drafting, modelled or really decoded."""

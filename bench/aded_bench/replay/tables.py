@@ -1,0 +1,100 @@
+"""A replay's result as tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_replay(result: dict[str, Any], out: Console) -> None:
+    """One table per trace and phase, then what is missing, and why."""
+    for trace in result["traces"]:
+        for phase in dict.fromkeys(row["phase"] for row in result["rows"]):
+            rows = [r for r in result["rows"] if (r["trace"], r["phase"]) == (trace["name"], phase)]
+            if rows:
+                out.print(_table(result, trace, phase, rows))
+            if any(row["body"] for row in rows):
+                out.print(_body_table(rows))
+    for method, why in result["missing"].items():
+        out.print(f"missing: {method}: {why}", markup=False, highlight=False)
+
+
+def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list[dict[str, Any]]) -> Table:
+    warm = ", ".join(w["name"] for w in result.get("warm", ()))
+    told = f"warm: {warm} fed first" if phase == "warm" else "cold"
+    interrupted = "" if result["complete"] else " (interrupted)"
+    title = f"{trace['name']}, {trace['answers']} answers, {trace['tokens']} tokens, {told}{interrupted}"
+    table = Table(title=title)
+    columns = (
+        "method",
+        "curve",
+        "tokens/pass",
+        "nodes/pass",
+        "speed-up",
+        "95%",
+        "draft µs, mean, p99",
+        "learn µs",
+    )
+    for name in (*columns, "bits/token", "ECE"):
+        table.add_column(name, justify="left" if name in columns[:2] else "right")
+    for row in rows:
+        method = f"{row['method']} ({row['setting']})" if row["setting"] else row["method"]
+        bits = "" if row["bits_per_token"] is None else f"{row['bits_per_token']:.3f}"
+        for name, figures in row["curves"].items():
+            judged = figures["calibration"]
+            table.add_row(
+                method,
+                name,
+                f"{figures['tokens_per_pass']:.3f}",
+                f"{figures['nodes_per_pass']:.2f}",
+                f"{figures['speedup']:.3f}",
+                f"{figures['low']:.3f}–{figures['high']:.3f}",
+                _times(figures["draft_microseconds"], with_p99=True),
+                _times(figures.get("learn_microseconds")),
+                bits,
+                "" if judged is None else f"{judged['ece']:.3f}",
+            )
+            method = bits = ""
+    return table
+
+
+def _times(found: dict[str, float] | None, with_p99: bool = False) -> str:
+    if found is None:
+        return ""
+    return f"{found['median']:.1f}" + (f", {found['mean']:.1f}, {found['p99']:.0f}" if with_p99 else "")
+
+
+def _body_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="the same, every tree decoded on a model")
+    columns = (
+        "method",
+        "model",
+        "speed-up",
+        "95%",
+        "modelled",
+        "tokens/pass",
+        "nodes/pass",
+        "seconds",
+        "plain",
+    )
+    for name in columns:
+        table.add_column(name, justify="left" if name in columns[:2] else "right")
+    for row in rows:
+        body = row["body"]
+        if body:
+            attention = "flash attention" if body["flash_attention"] else "no flash attention"
+            table.add_row(
+                row["method"],
+                f"{body['model']} {body['quantization']}, {attention}, {body['cache_type']}, "
+                f"{body['threads']} threads",
+                f"{body['speedup']:.3f}",
+                f"{body['low']:.3f}–{body['high']:.3f}",
+                f"{body['modelled']:.3f}",
+                f"{body['tokens_per_pass']:.3f}",
+                f"{body['nodes_per_pass']:.2f}",
+                f"{body['seconds']:.1f}",
+                f"{body['plain_seconds']:.1f}",
+            )
+    return table

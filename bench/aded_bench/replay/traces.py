@@ -1,0 +1,164 @@
+"""Recorded answers, tokenized: what a real model wrote, to be replayed against a drafter.
+
+A trace is a file of JSON lines, gzipped or not: ``id``, ``category``, ``vocab`` (which tokenizer), ``prompt``
+(already in the model's chat template) and ``output``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.errors import ModelFormatError, ModelNotFoundError, OptionError, StoreError
+
+Tokens = npt.NDArray[np.int32]
+VOCAB_FOLDER = "vocab"
+"""Beside the folder of traces, files ``ggml-vocab-NAME.gguf``, named as in llama.cpp's repository."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One answer.
+
+    Attributes:
+        prompt: token ids, int32 ``(n,)``, n >= 1.
+        answer: token ids, int32 ``(m,)``, m >= 1.
+    """
+
+    id: str
+    category: str
+    prompt: Tokens
+    answer: Tokens
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The answers of one model to one set of prompts."""
+
+    name: str
+    path: Path
+    n_vocab: int
+    answers: tuple[Recorded, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(len(recorded.answer) for recorded in self.answers)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: name, answers, tokens, answers per category."""
+        categories: dict[str, int] = {}
+        for recorded in self.answers:
+            categories[recorded.category] = categories.get(recorded.category, 0) + 1
+        return {
+            "name": self.name,
+            "answers": len(self.answers),
+            "tokens": self.tokens,
+            "categories": categories,
+        }
+
+
+def read_trace(
+    path: Path, *, vocab: Path | None = None, limit: int | None = None, longest: int | None = None
+) -> Trace:
+    """Read and tokenize a trace.
+
+    Args:
+        path: ``.jsonl`` or ``.jsonl.gz``.
+        vocab: a GGUF with the tokenizer; by default the one the trace names, looked for beside its folder.
+        limit: the first so many answers.
+        longest: of each answer the first so many tokens.
+
+    Raises:
+        StoreError: the file cannot be read, or a line is no recorded answer.
+        OptionError: the trace names several tokenizers, or none and ``vocab`` is not given.
+        ModelNotFoundError, ModelFormatError: of the tokenizer.
+    """
+    rows: list[dict[str, str]] = []
+    for row in _rows(path):
+        if limit is not None and len(rows) >= limit:
+            break
+        rows.append(row)
+    if not rows:
+        raise StoreError(f"{path} holds no recorded answer")
+    tokenizer = Tokenizer(vocab if vocab is not None else _named_vocab(path, rows))
+    answers = []
+    for row in rows:
+        prompt = tokenizer.tokenize(row["prompt"], is_prompt=True)
+        answer = tokenizer.tokenize(row["output"], is_prompt=False)[:longest]
+        if len(prompt) and len(answer):  # nothing is drafted after nothing, or for nothing
+            answers.append(Recorded(row["id"], row["category"], prompt, answer))
+    if not answers:
+        raise StoreError(f"{path} holds no answer with a token")
+    return Trace(path.name.split(".jsonl")[0], path, tokenizer.n_vocab, tuple(answers))
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _row(path, number, json.loads(line))
+    except FileNotFoundError:
+        raise StoreError(f"there is no trace {path}") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise StoreError(f"{path} is no trace of JSON lines: {error}") from None
+
+
+def _row(path: Path, number: int, found: Any) -> dict[str, str]:
+    row = {"category": "all", "vocab": "", "id": str(number)}
+    if isinstance(found, dict):
+        row |= {key: value for key, value in found.items() if isinstance(value, str)}
+    if "prompt" not in row or "output" not in row:
+        raise StoreError(f"line {number} of {path} lacks prompt or output")
+    return row
+
+
+def _named_vocab(path: Path, rows: list[dict[str, str]]) -> Path:
+    names = {row["vocab"] for row in rows}
+    if len(names) != 1 or "" in names:
+        raise OptionError(f"{path} does not name one tokenizer for all its answers; give a GGUF with --vocab")
+    name = Path(names.pop()).name
+    found = path.resolve().parent.parent / VOCAB_FOLDER / f"ggml-vocab-{name}.gguf"
+    if not found.is_file():
+        raise ModelNotFoundError(f"{path} wants the tokenizer {found}; give one with --vocab")
+    return found
+
+
+class Tokenizer:
+    """The vocabulary of a GGUF, without weights."""
+
+    def __init__(self, path: Path) -> None:
+        """Load it.
+
+        Raises:
+            ModelNotFoundError: no such file.
+            ModelFormatError: llama.cpp cannot read it.
+        """
+        if not path.is_file():
+            raise ModelNotFoundError(f"there is no tokenizer {path}")
+        import llama_cpp
+
+        from aded_local.target import logs
+
+        logs.capture(False)
+        try:
+            self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+        except ValueError as error:
+            raise ModelFormatError(f"llama.cpp could not load {path}: {error}") from None
+        finally:
+            logs.capture(False)  # the class routes the log to itself
+        self.n_vocab = int(self._llama.n_vocab())
+
+    def tokenize(self, text: str, *, is_prompt: bool) -> Tokens:
+        """Token ids, int32 ``(n,)``; a prompt begins as the model wants it, its template's tokens are parsed."""
+        raw = text.encode("utf-8", errors="replace")
+        return np.array(self._llama.tokenize(raw, add_bos=is_prompt, special=is_prompt), np.int32)

@@ -1,0 +1,57 @@
+"""What each arm holds in memory: growth of this process while it works, and what its KV cache takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CELL_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}  # per element; q8_0 has a scale per 32
+
+
+class Meter:
+    """Charges each arm with the growth of this process's resident memory while that arm works.
+
+    The arms of a run take turns in one thread, so whatever grows while one works is its own: weights it reads,
+    cache, drafting tables, and once per run compiled kernels. An arm that shares another's weights grows little.
+    """
+
+    def __init__(self) -> None:
+        self.grown: dict[str, float] = {}
+        self.highest: dict[str, float] = {}
+
+    @contextmanager
+    def charge(self, name: str) -> Iterator[None]:
+        """Whatever grows inside is ``name``'s."""
+        before = resident()
+        try:
+            yield
+        finally:
+            self.grown[name] = self.grown.get(name, 0.0) + resident() - before
+            self.highest[name] = max(self.highest.get(name, 0.0), self.grown[name])
+
+
+def resident() -> float:
+    """Resident memory of this process, in MB."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def cache_megabytes(model: Path, n_ctx: int, cache_type: str) -> float | None:
+    """Size of a KV cache of ``n_ctx`` cells, in MB; None where the file does not tell (running states too)."""
+    from aded_local.target.gguf import read_header
+
+    header = read_header(model)
+    keys = ("block_count", "attention.head_count", "embedding_length")
+    layers, heads, width = (header.metadata.get(f"{header.architecture}.{key}") for key in keys)
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(width, int) and heads):
+        return None
+    kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv", heads)
+    sizes = [
+        header.metadata.get(f"{header.architecture}.attention.{kind}_length", width // heads)
+        for kind in ("key", "value")
+    ]
+    if not isinstance(kv_heads, int) or not all(isinstance(size, int) for size in sizes):
+        return None
+    return float(n_ctx * layers * kv_heads * sum(sizes) * CELL_BYTES[cache_type] / 1e6)

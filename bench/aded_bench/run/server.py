@@ -1,0 +1,347 @@
+"""llama.cpp's own server as an arm: started on loopback, asked over HTTP, stopped whatever happens.
+
+Nothing of it is a dependency: the user names a binary. It gets the attention, cache type, threads, context and
+batch size of the other arms, and decodes greedily.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from aded_bench.run.arms import BATCH, SERVER, UNKNOWN_TOKEN, Answer, Setup
+from aded_local.errors import DeviceError, OptionError
+
+HOST = "127.0.0.1"
+START_SECONDS = 600.0  # to load a model from a slow disk
+STOP_SECONDS = 10.0  # before it is killed: it has nothing to save
+ANSWER_SECONDS = 600.0  # between two tokens, a prompt's prefill included
+PROBE_SECONDS = 30.0  # for --version and --help
+POLL_SECONDS = 0.05
+
+# The kernel ends the server when the bench dies, however it dies. Set by a short program that then becomes the
+# server, since code between fork and exec is unsafe in a process with threads.
+DIE_WITH_PARENT = (
+    "import ctypes, os, signal, sys\n"
+    "parent = int(sys.argv[1])\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG, linux/prctl.h
+    "if os.getppid() != parent: sys.exit('the bench is gone')\n"
+    "try: os.execv(sys.argv[2], sys.argv[2:])\n"
+    "except OSError as error: sys.exit(str(error))\n"
+)
+
+KEPT = {
+    "server": "nothing (prompt caching is off)",
+    "server-ngram-simple": "nothing: it looks back in the conversation",
+    "server-ngram-map-k": "statistics of keys before the point where the new prompt ends",
+    "server-ngram-map-k4v": "statistics of keys before the point where the new prompt ends",
+    "server-ngram-mod": "one hash table of 24-grams over all prompts; emptied when a quarter full, or after five "
+    "drafts in a row of which less than a quarter was accepted",
+    "server-ngram-cache": "counts over all prompts; a prompt enters only from the length of the longest before it",
+}
+"""What each keeps from prompt to prompt, by llama.cpp's common/speculative.cpp and ngram-map.cpp of 0.3.36."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A llama-server that runs here.
+
+    Attributes:
+        version: its own words.
+        types: of speculative decoding that it knows.
+    """
+
+    path: Path
+    version: str
+    types: frozenset[str]
+
+    def missing(self, method: str) -> str | None:
+        """Why ``method`` cannot be had from this binary, or None."""
+        kind = method.removeprefix(f"{SERVER}-")
+        if method == SERVER or kind in self.types:
+            return None
+        return f"{self.path.name} ({self.version}) has no --spec-type {kind}"
+
+
+def inspect(path: Path) -> Binary:
+    """Look at a binary before a long run depends on it.
+
+    Raises:
+        OptionError: there is none, or it is no llama-server that runs here.
+    """
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise OptionError(f"there is no llama-server at {path}")
+    if not os.access(path, os.X_OK):
+        raise OptionError(f"{path} is not executable")
+    version = re.search(r"version: *(.+)", _said(path, "--version"))
+    types = re.search(r"--spec-type +(\S+)", _said(path, "--help"))
+    if version is None:
+        raise OptionError(f"{path} does not answer --version as llama-server does")
+    return Binary(path, version[1].strip(), frozenset(types[1].split(",") if types else ()))
+
+
+def _said(path: Path, option: str) -> str:
+    try:
+        done = subprocess.run(
+            [path, option],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            env=_environment(),
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise OptionError(f"{path} does not run: {error}") from None
+    said = (done.stdout + done.stderr).decode("utf-8", errors="replace")
+    if done.returncode != 0:
+        raise OptionError(
+            f"{path} {option} failed (exit code {done.returncode}): {_last_line(said) or 'no word'}"
+        )
+    return said
+
+
+def _environment() -> dict[str, str]:
+    """Ours without the variables by which llama-server takes options: only the bench sets them."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("LLAMA_ARG_")}
+
+
+def _last_line(text: str) -> str:
+    """The last line that says anything, an error line before all others."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\bE\b|error|fail", line)]
+    return (errors or lines or [""])[-1][:300]
+
+
+class ServerArm:
+    """One llama-server process; it starts with the first question.
+
+    Args:
+        name: ``server`` or ``server-TYPE``.
+        binary: the executable.
+        setup: what all arms share.
+    """
+
+    def __init__(self, name: str, binary: Path, setup: Setup) -> None:
+        self.name, self.binary, self.setup = name, binary, setup
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def command(self, port: int) -> list[str]:
+        """The server's command line."""
+        s = self.setup
+        kind = "none" if self.name == SERVER else self.name.removeprefix(f"{SERVER}-")
+        options = {
+            "--model": s.model,
+            "--host": HOST,
+            "--port": port,
+            "--ctx-size": s.n_ctx,
+            "--parallel": 1,
+            "--threads": s.n_threads,
+            "--threads-batch": s.n_threads,
+            "--batch-size": BATCH,
+            "--ubatch-size": BATCH,
+            "--n-gpu-layers": "all" if s.n_gpu_layers < 0 else s.n_gpu_layers,
+            "--flash-attn": "on" if s.flash_attention else "off",
+            "--cache-type-k": s.cache_type,
+            "--cache-type-v": s.cache_type,
+            "--fit": "off",  # or it changes what was not asked for
+            "--cache-ram": 0,
+            "--spec-type": kind,
+        }
+        words = [str(word) for pair in options.items() for word in pair]
+        return [str(self.binary), *words, "--swa-full", "--no-cache-prompt", "--no-ui", "--offline"]
+
+    def start(self) -> None:
+        """Start, and wait until the model is loaded; without effect while it runs.
+
+        Raises:
+            DeviceError: it does not start; with its last line.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        self.port = _free_port()
+        words = self.command(self.port)
+        if sys.platform == "linux":
+            words = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), *words]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - nameless, so it goes with the two processes
+        try:
+            # A session of its own: Ctrl-C is ours to handle, and then the server is stopped in order.
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env=_environment(),
+                start_new_session=True,
+            )
+            atexit.register(self.close)
+            self._wait_until_ready()
+        except OSError as error:
+            self.close()
+            raise DeviceError(f"{self.name}: {self.binary} does not start: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_until_ready(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            self._require_alive("did not start")
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+                try:
+                    connection.request("GET", "/health")
+                    if connection.getresponse().status == http.client.OK:
+                        self._require_alive("did not start")
+                        return
+                finally:
+                    connection.close()
+            time.sleep(POLL_SECONDS)
+        raise DeviceError(f"{self.name}: {self.binary} was not ready after {START_SECONDS:.0f} s")
+
+    def _require_alive(self, what: str) -> None:
+        code = self._process.poll() if self._process else None
+        if code is not None or self._process is None:
+            raise DeviceError(f"{self.name}: {self.binary} {what} (exit code {code}): {self._last_word()}")
+
+    def _last_word(self) -> str:
+        """What an ended server said last."""
+        if self._log is None:
+            return "no word"
+        self._log.seek(0)
+        return _last_line(self._log.read().decode("utf-8", errors="replace")) or "no word"
+
+    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
+        """Generate greedily after ``prompt``; ids of tokens that end inside a character are not sent.
+
+        Raises:
+            DeviceError: the server is gone, or refuses.
+            OptionError: a temperature, since its seeds mean another thing.
+        """
+        if temperature:
+            raise OptionError(f"{self.name} is compared greedily only")
+        self.start()
+        body = {
+            "prompt": list(prompt),
+            "n_predict": max_tokens,
+            "temperature": 0.0,
+            # The likeliest token and nothing else, as the other arms choose it.
+            "samplers": ["top_k"],
+            "top_k": 1,
+            "return_tokens": True,
+            "cache_prompt": False,
+            "stream": True,
+        }
+        clock = time.perf_counter
+        started = clock()
+        first: float | None = None
+        tokens: dict[int, int] = {}
+        last: dict[str, Any] = {}
+        for event in self._events(body):
+            if first is None:
+                first = clock()
+            if event.get("stop"):
+                last = event
+                break
+            for token in event["tokens"]:
+                tokens[event["tokens_predicted"] - 1] = token
+        total = clock() - started
+        if first is None or not last:
+            raise DeviceError(f"{self.name}: the answer ended without a result")
+        generated, ended = int(last["tokens_predicted"]), last.get("stop_type") == "eos"
+        timings = last.get("timings", {})
+        accepted = int(timings.get("draft_n_accepted", 0))
+        # Where the first token reached us late (a small model on a busy machine), what it took at least is the
+        # server's own time from the first token to the last.
+        decode = max(total - (first - started), timings.get("predicted_ms", 0.0) / 1e3)
+        return Answer(
+            tokens=[tokens.get(i, UNKNOWN_TOKEN) for i in range(generated - ended)],
+            ended=ended,
+            generated=generated,
+            first_seconds=max(0.0, total - decode),
+            decode_seconds=decode,
+            # A pass yields one token more than it accepts.
+            passes=max(0, generated - 1 - accepted),
+            drafted=int(timings.get("draft_n", 0)),
+            accepted=accepted,
+            own_tokens_per_second=timings.get("predicted_per_second"),
+        )
+
+    def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The server-sent events of one completion, as they arrive."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                said = response.read(2000).decode("utf-8", errors="replace")
+                raise DeviceError(f"{self.name}: the server refuses (HTTP {response.status}): {said}")
+            while line := response.readline():
+                if line.startswith(b"data: {"):
+                    yield json.loads(line[len(b"data: ") :])
+                elif line.startswith(b"error:"):
+                    raise DeviceError(f"{self.name}: {line.decode('utf-8', errors='replace')}")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._require_alive("ended during an answer")
+            raise DeviceError(f"{self.name}: no answer over HTTP: {error}") from None
+        finally:
+            connection.close()
+
+    def memory(self) -> dict[str, float]:
+        """Of the process, in MB: ``resident`` now and, on Linux, at its ``peak``; {} while it does not run."""
+        import psutil
+
+        if self._process is None:
+            return {}
+        found: dict[str, float] = {}
+        with contextlib.suppress(psutil.Error, OSError):
+            found["resident"] = psutil.Process(self._process.pid).memory_info().rss / 1e6
+            status = Path(f"/proc/{self._process.pid}/status")
+            if peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else ""):
+                found["peak"] = int(peak[1]) * 1024 / 1e6
+        return found
+
+    def forget(self) -> None:
+        """Stop; the next question starts it anew, which is not timed."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop the process and remove its log; always, and more than once if need be."""
+        process, self._process = self._process, None
+        log, self._log = self._log, None
+        try:
+            if process is not None and process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+        finally:
+            if process is not None:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+                atexit.unregister(self.close)
+            if log is not None:
+                log.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        port: int = found.getsockname()[1]
+        return port

@@ -1,0 +1,338 @@
+"""A report shows what result files hold, trusts nothing in them, and says what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from aded_bench.commands.report import command
+from aded_bench.report import charts
+from aded_bench.report import write as report
+from aded_bench.report.panels import DARK, LIGHT, style_of
+from aded_local.errors import OptionError, StoreError
+
+EVIL = "<script>alert('x')</script>|$\\frac{"
+METHODS = (
+    "off", "auto", "paper", "llama-cpp", "llama-cpp-lookup", "server", "server-ngram-simple",
+    "server-ngram-map-k", "server-ngram-map-k4v", "server-ngram-mod", "server-ngram-cache",
+)  # fmt: skip
+CATEGORIES = ("chat", "code", "maths", "summary", "translation", "extraction", "reasoning", "writing")
+PROVENANCE = {
+    "time": "2026-11-20T22:00:00+00:00", "command_line": ["aded-bench", "run", "--seed", "7"], "cpu": "a cpu",
+    "versions": {"aded-local": "0.1.0", "numpy": "2.0"}, "settings": {"seed": 7, "threads": 2},
+    "model": {"file": "m.gguf", "bytes": 5, "sha256": "ab" * 32, "quantization": "Q4_0"}, "gpu": None,
+    "inputs": [{"file": "trace.jsonl.gz", "bytes": 9, "sha256": "cd" * 32}],
+}  # fmt: skip
+
+
+def result(kind: str, **keys: Any) -> dict[str, Any]:
+    return {"kind": kind, "complete": True, "provenance": PROVENANCE} | keys
+
+
+def summary(median: float, spread: float = 0.05) -> dict[str, Any]:
+    steps = {
+        "minimum": -4,
+        "first_quartile": -2,
+        "median": 0,
+        "third_quartile": 2,
+        "maximum": 4,
+        "low": -1,
+        "high": 1,
+    }
+    return {"count": 40} | {key: median * (1 + step * spread) for key, step in steps.items()}
+
+
+def curve() -> dict[str, Any]:
+    jagged = {1: 1, 2: 1.52, 3: 2.23, 4: 1.69, 8: 3.17, 16: 5.33, 32: 12, 64: 15.2}
+    curves: list[dict[str, Any]] = [
+        {
+            "flash_attention": attention, "cache_type": cache, "prefix": prefix, "rounds": 5, "note": None,
+            "ratio": {str(n): r**power for n, r in jagged.items()},
+            "milliseconds": {str(n): 20.5 * r**power for n, r in jagged.items()},
+            "exact": [1, 2, 3, 4, 8] if cache == "bf16" else [1],
+        }
+        for attention, cache in ((False, "f16"), (True, "f16"), (True, "bf16"))
+        for prefix, power in ((256, 1.0), (512, 1.02), (1536, 1.1 if attention else 1.04))
+    ]  # fmt: skip
+    curves.append({"flash_attention": False, "cache_type": "q8_0", "note": "needs flash attention"})
+    return result("curve", curves=curves, chosen={"flash_attention": False, "cache_type": "f16"})
+
+
+def replay_row(method: str, setting: str, phase: str, gain: float, own: bool) -> dict[str, Any]:
+    def found(speedup: float) -> dict[str, Any]:
+        bins = [{"low": i / 20, "high": (i + 1) / 20, "count": 40_000 >> i, "predicted": (i + 0.5) / 20,
+                 "observed": min(1.0, (i + 0.3) / 19)} for i in range(20)]  # fmt: skip
+        return {
+            "passes": 900, "nodes": 1500, "tokens_per_pass": 1.4, "nodes_per_pass": 1.7, "speedup": speedup,
+            "low": speedup - 0.03, "high": speedup + 0.03, "draft_microseconds": {"median": 8.0, "p99": 31.0},
+            "categories": {c: {"answers": 9, "tokens": 99, "speedup": speedup + i / 50 - 0.05,
+                               "low": speedup + i / 50 - 0.1, "high": speedup + i / 50}
+                           for i, c in enumerate(CATEGORIES)},
+            "calibration": {"ece": 0.0123, "bins": bins} if own else None,
+            "depths": [{"depth": d, "proposed": 5000 >> d, "accepted": int((5000 >> d) * gain / (2 + d / 4))}
+                       for d in range(1, 12)],
+        }  # fmt: skip
+
+    body = found(gain) | {
+        "model": "body-1b.gguf",
+        "cache_type": "f16",
+        "modelled": gain * 1.02,
+        "seconds": 9.0,
+    }
+    curves = {"cpu2-q4_0-1b": found(gain), "cpu2-bf16-1b": found(gain * 1.2), "gpu-like": found(gain * 1.5)}
+    return {
+        "trace": "alpaca_eval-vicuna-7b-v1.3", "method": method, "setting": setting, "phase": phase,
+        "answers": 150, "tokens": 46_585, "bits_per_token": 5.1 if own else None, "draft_microseconds": None,
+        "curves": curves, "body": body if method == "auto" else None,
+    }  # fmt: skip
+
+
+def replay() -> dict[str, Any]:
+    settings = (
+        ("off", "", 1.0), ("auto", "", 1.1), ("paper", "", 0.4), ("prompt-lookup", "n=2", 0.45),
+        ("prompt-lookup", "n=3", 0.6), ("draftretriever", "", 0.35), ("suffix", "factor=1", 0.9),
+        ("suffix", "factor=2", 0.95),
+    )  # fmt: skip
+    rows = [
+        replay_row(
+            method, setting, phase, gain + (0.04 if phase == "warm" else 0), method in ("auto", "paper")
+        )
+        for method, setting, gain in settings
+        for phase in ("cold", "warm")
+    ]
+    traces = [
+        {"name": "alpaca_eval-vicuna-7b-v1.3", "answers": 150, "tokens": 46_585, "categories": {"chat": 150}}
+    ]
+    return result("replay", rows=rows, traces=traces, missing={"draftretriever": "no --peer-python"})
+
+
+def run() -> dict[str, Any]:
+    def phase(lift: float) -> dict[str, Any]:
+        methods = {
+            name: {"tokens_per_second": summary(40 + 2 * lift * i), "first_token_ms": summary(30),
+                   "tokens_per_pass": 1.5, "nodes_per_pass": 1.1, "memory_megabytes": 812.5,
+                   "microseconds_per_pass": {"draft": 9, "verify": 20_000, "sample": 4, "elsewhere": 11}}
+            for i, name in enumerate(METHODS)
+        }  # fmt: skip
+        ratios = {
+            f"{name}/off": {"summary": summary(0.8 + lift * i / 20, 0.02), "same_tokens": 40, "pairs": 40,
+                            "by_category": {c: summary(0.8 + lift * (i + j) / 25, 0.03)
+                                            for j, c in enumerate(CATEGORIES)}}
+            for i, name in enumerate(METHODS) if name != "off"
+        }  # fmt: skip
+        return {"methods": methods, "ratios": ratios | {"off/llama-cpp": {"summary": summary(1.01)}}}
+
+    both = {"empty": phase(1.0), "warm": phase(1.15)}
+    return result(
+        "run", suite="built-in", methods=list(METHODS), missing={"spec-x": "not here"}, summary=both, runs=[]
+    )
+
+
+def lossless() -> dict[str, Any]:
+    row = {"method": "auto", "against": "off", "temperature": 0.0, "identical": 199, "total": 200}
+    parting = {"method": "auto", "prompt": "p1", "position": 12, "temperature": 0.0, "difference": 0.02}
+    return result("lossless", comparisons=[row], partings=[parting | {"within_rounding": True}])
+
+
+def saved(folder: Path, name: str, content: Any) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+class Outline(HTMLParser):
+    """Tags, ids and the links of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value or "")
+            if key in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                self.links.append(value or "")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("report")
+    small = run()
+    small["summary"]["empty"]["ratios"] = {"auto/off": small["summary"]["empty"]["ratios"]["auto/off"]}
+    del small["summary"]["warm"]
+    one = replay() | {"rows": [row for row in replay()["rows"] if row["method"] == "auto"][:1]}
+    one["rows"][0]["curves"] = {"gpu-like": one["rows"][0]["curves"]["gpu-like"]}
+    one["rows"][0]["body"] = None
+    slim = curve() | {"curves": curve()["curves"][:2]}
+    contents = {"a": slim, "b": one, "c": small, "d": lossless()}
+    report.write(
+        report.collect([saved(folder, name, content) for name, content in contents.items()]), folder / "out"
+    )
+    return folder / "out"
+
+
+def test_page_asks_for_nothing_from_outside_and_its_ids_are_unique(made: Path) -> None:
+    page = Outline((made / "report.html").read_text(encoding="utf-8"))
+    assert page.links
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert page.tags.count("svg") >= 10
+
+
+def test_charts_of_the_page_take_their_colours_from_the_scheme(made: Path) -> None:
+    text = (made / "report.html").read_text(encoding="utf-8")
+    drawings = re.findall(r"<svg.*?</svg>", text, re.S)
+    assert all("var(--c-" in drawing for drawing in drawings)
+    assert not [colour for drawing in drawings for colour in re.findall(r"#[0-9a-f]{6}\b", drawing)]
+
+
+def test_every_chart_has_a_picture_for_either_scheme_and_markdown_names_both(made: Path) -> None:
+    names = {path.name for path in (made / "charts").iterdir()}
+    keys = {"cost", "replay-total", "replay-categories-1", "replay-depth", "replay-calibration", "run-rate"}
+    keys.add("run-speed-up")
+    assert names == {f"{key}-{scheme}.png" for key in keys for scheme in ("light", "dark")}
+    text = (made / "report.md").read_text(encoding="utf-8")
+    assert all(f"charts/{name}" in text for name in names)
+
+
+def test_numbers_peers_and_origin_are_in_both_texts(made: Path) -> None:
+    for name in ("report.md", "report.html"):
+        text = (made / name).read_text(encoding="utf-8")
+        for said in (
+            "no --peer-python",
+            "not here",
+            "cd" * 32,
+            "aded-bench run --seed 7",
+            "199 of 200",
+            "46,585",
+        ):
+            assert said in text, (name, said)
+        assert "needs flash attention" not in text  # only in the part of the curve left out here
+        assert "1.650 (1.620 to 1.680)" in text
+
+
+def test_text_of_result_files_is_never_markup(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    evil = json.loads(json.dumps(curve()["curves"][0]) % ()) | {"cache_type": EVIL, "note": EVIL}
+    path = saved(
+        tmp_path, "evil", result("curve", curves=[evil], missing={EVIL: EVIL}, chosen={"cache_type": EVIL})
+    )
+    report.write(report.collect([path]), tmp_path / "out")
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script" in page
+    text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    assert "<script" not in text and "\\|" in text
+
+
+def test_interrupted_files_and_files_side_by_side_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    first = saved(tmp_path, "same", run())
+    second = saved(tmp_path / "x", "same", run() | {"complete": False})
+    found = report.collect([first, second, first])
+    assert len(found.sources) == 2
+    text = report.markdown(found, charts=False)
+    assert "x/same (interrupted): store empty" in text and f"{tmp_path.name}/same: store empty" in text
+    assert f"| method | {tmp_path.name}/same | x/same (interrupted) |" in text
+    assert "Interrupted, and shown as far as they got: x/same" in text
+    drawn = [
+        (chart.key, panel.title) for part in found.sections for chart in part.charts for panel in chart.panels
+    ]
+    assert len(drawn) == len(set(drawn)) > 0
+
+
+@pytest.mark.parametrize("kind", report.KINDS)
+def test_absent_and_absurd_values_never_crash(kind: str, tmp_path: Path) -> None:
+    samples = {"curve": curve(), "replay": replay(), "run": run(), "lossless": lossless()}[kind]
+    for absurd in (None, [], {}, "x", 3, [None, 1], {"a": None}, float("nan"), 10**400):
+        for key in [key for key in samples if key != "kind"]:
+            path = saved(tmp_path, "odd", samples | {key: absurd})
+            assert report.markdown(report.collect([path]), charts=True)
+    path = saved(tmp_path, "bare", {"kind": kind})
+    assert "none in the file" in report.markdown(report.collect([path]), charts=False)
+
+
+@pytest.mark.parametrize("hollow", [None, [], "x", {"x": 1}, [{}], {"auto": {"speedup": "fast"}}])
+def test_absurd_rows_never_crash(hollow: Any, tmp_path: Path) -> None:
+    row = replay()["rows"][2]
+    for key in row:
+        report.collect([saved(tmp_path, "row", replay() | {"rows": [row | {key: hollow}]})])
+    for key in row["curves"]["gpu-like"]:
+        changed = row | {"curves": {"c": row["curves"]["gpu-like"] | {key: hollow}}}
+        report.collect([saved(tmp_path, "row", replay() | {"rows": [changed]})])
+    for key in curve()["curves"][0]:
+        report.collect([saved(tmp_path, "row", curve() | {"curves": [curve()["curves"][0] | {key: hollow}]})])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"kind": "cake"}', '{"kind": []}', "[" * 100_000, "\x00"]
+)
+def test_what_is_no_result_file_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "no.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(OptionError, match="no result file") as caught:
+        report.collect([path])
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_files_and_unwritable_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be read"):
+        report.collect([tmp_path / "none.json"])
+    path = saved(tmp_path, "a", lossless())
+    with pytest.raises(StoreError, match="cannot be written"):
+        report.write(report.collect([path]), path)
+
+
+def test_without_matplotlib_one_line_says_what_to_install_and_no_charts_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    path = saved(tmp_path, "a", curve())
+    with pytest.raises(OptionError, match=re.escape("pip install 'aded-local[bench]'")):
+        report.write(report.collect([path]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(command, [str(path), "-o", str(tmp_path / "out"), "--no-charts"])
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
+    assert "<svg" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_curve_chart_writes_a_picture_or_says_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    charts.curve_chart(curve() | {"curves": curve()["curves"][:1]}, tmp_path / "c.png", dark=True)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OptionError, match="no curve"):
+        charts.curve_chart(result("curve"), tmp_path / "d.png")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_colours_stand_out_from_the_paper(theme: dict[str, str]) -> None:
+    paper = luminance(theme["surface"])
+    for role in theme.keys() - {"surface", "grid"}:
+        light, dark = sorted((paper, luminance(theme[role])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= (4.5 if role in ("ink", "muted") else 3), role
+
+
+def test_a_method_has_one_look_and_no_two_of_a_run_share_it() -> None:
+    looks = [style_of(method) for method in METHODS]
+    assert len(set(looks)) == len(METHODS)
+    assert style_of("something new") == style_of("something new")

@@ -1,0 +1,539 @@
+"""`aded-bench run`: fair turns, honest ratios, suites of any kind, and servers that never stay behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from aded_bench.main import main
+from aded_bench.results import ResultFile
+from aded_bench.run import loop as bench
+from aded_bench.run import suites
+from aded_bench.run.arms import METHODS, PEER, SERVER_METHODS, UNKNOWN_TOKEN, Answer, Setup, lookup_setup
+from aded_bench.run.figures import same_tokens
+from aded_bench.run.memory import Meter
+from aded_bench.run.server import KEPT, Binary, ServerArm, inspect
+from aded_local.errors import DeviceError, OptionError
+
+DESCRIPTION = {
+    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0,
+}  # fmt: skip
+SPEC_BENCH = Path(__file__).parents[2] / "shared" / "prompts" / "spec_bench.jsonl.gz"
+
+
+class FakeLocal:
+    def description(self) -> dict[str, Any]:
+        return DESCRIPTION
+
+
+class FakeArm:
+    """Answers with tokens that depend on the prompt alone; remembers what it was asked."""
+
+    def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
+        self.name, self.log, self.llm = name, log, FakeLocal()
+        self.stop_after: int | None = None
+        self.fail = False
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return list("|".join(message["content"] for message in messages).encode())
+
+    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
+        self.log.append(("history", bytes(prompt).decode()))
+        return f"<{len(prompt)}>"
+
+    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
+        if self.stop_after is not None and len(self.log) >= self.stop_after:
+            raise KeyboardInterrupt
+        if self.fail:
+            raise RuntimeError("llama_decode returned 1")
+        self.log.append((self.name, bytes(prompt).decode()))
+        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
+        seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
+        took = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
+        return Answer(tokens, True, 9, 0.1, took, 4, 6, 4, seconds, {"median": 9.0})
+
+    def forget(self) -> None:
+        self.log.append((self.name, "forget"))
+
+    def close(self) -> None:
+        self.log.append((self.name, "close"))
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The bench over fake arms; ``change`` may alter an arm when it is made."""
+    state: dict[str, Any] = {"log": [], "change": lambda arm: None}
+
+    def make(name: str, *_: object, **__: object) -> FakeArm:
+        arm = FakeArm(name, state["log"])
+        state["change"](arm)
+        return arm
+
+    monkeypatch.setattr(bench, "open_local", make)
+    monkeypatch.setattr(bench, "LlamaArm", lambda *_: make(PEER))
+    monkeypatch.setattr(bench, "plain_beside", lambda _lead: make("off"))
+    monkeypatch.setattr(bench, "cache_megabytes", lambda *_: None)
+    return state
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def plan(model: Path, **changes: Any) -> bench.Plan:
+    measured, warming = suites.load(suites.BUILTIN, None, 4, 6, 0)
+    given = {"methods": ("off", "auto", PEER), "measured": measured, "warming": warming} | changes
+    return bench.Plan(model=model, suite="builtin", max_tokens=16, repeat=2, seed=0, **given)
+
+
+def asked(fakes: dict[str, Any], name: str) -> list[str]:
+    return [what for who, what in fakes["log"] if who == name and what not in ("forget", "close")]
+
+
+# --- sweeps and ratios -----------------------------------------------------------------------------
+
+
+def test_ratios_pair_the_same_prompt_in_the_same_sweep(fakes: dict[str, Any], model: Path) -> None:
+    steps: list[str] = []
+    result = bench.run(plan(model), ResultFile(None), steps.append)
+    assert list(result["summary"]) == ["empty", "warm"]
+    ratios = result["summary"]["warm"]["ratios"]
+    assert set(ratios) == {"auto/off", "llama-cpp/off", "off/llama-cpp"}
+    assert ratios["auto/off"]["summary"]["median"] == pytest.approx(2.0)
+    assert ratios["off/llama-cpp"]["summary"]["minimum"] == pytest.approx(1.25)
+    assert (ratios["auto/off"]["same_tokens"], ratios["auto/off"]["pairs"]) == (8, 8)
+    assert sum(cell["count"] for cell in ratios["auto/off"]["by_category"].values()) == 4
+    assert len(steps) == bench.total_steps(plan(model))
+
+
+def test_time_is_split_and_sums_to_the_pass(fakes: dict[str, Any], model: Path) -> None:
+    auto = bench.run(plan(model), ResultFile(None))["summary"]["empty"]["methods"]["auto"]
+    assert auto["tokens_per_pass"] == 2.0
+    assert sum(auto["microseconds_per_pass"].values()) == pytest.approx(1e6 * 1.0 / 4)
+    assert auto["share_outside_llama_decode"] == pytest.approx(0.2)
+    assert auto["first_token_ms"]["median"] == pytest.approx(100)
+    assert auto["draft_microseconds_median"] == 9.0
+
+
+def test_a_store_never_meets_the_same_prompt_twice(fakes: dict[str, Any], model: Path) -> None:
+    bench.run(plan(model), ResultFile(None))
+    seen: set[str] = set()
+    for name, what in fakes["log"]:
+        if name == "auto" and what in ("forget", "close"):
+            seen.clear()
+        elif name == "auto":
+            assert what not in seen
+            seen.add(what)
+
+
+def test_fresh_each_forgets_before_every_prompt(fakes: dict[str, Any], model: Path) -> None:
+    bench.run(plan(model, warming=[], fresh_each=True), ResultFile(None))
+    log = [what for name, what in fakes["log"] if name == "auto" and what != "close"]
+    assert log[::2] == ["forget"] * 8
+    assert "forget" not in log[1::2]
+
+
+def test_no_method_always_runs_first() -> None:
+    firsts = {bench.rotated(("off", "auto", PEER), turn)[0] for turn in range(3)}
+    assert firsts == {"off", "auto", PEER}
+
+
+def test_a_token_whose_id_was_not_told_is_no_difference() -> None:
+    assert same_tokens([1, 2, 3], [1, UNKNOWN_TOKEN, 3])
+    assert not same_tokens([1, 2, 3], [1, UNKNOWN_TOKEN, 4])
+    assert not same_tokens([1, 2, 3], [1, 2])
+
+
+def test_memory_that_grows_is_charged_to_the_arm_at_work() -> None:
+    meter = Meter()
+    with meter.charge("big"):
+        held = b"x" * 50_000_000
+    with meter.charge("small"):
+        pass
+    assert meter.highest["big"] > 40 > meter.highest["small"]
+    del held
+
+
+# --- interrupted and continued -----------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_what_there_is_and_the_next_run_does_the_rest(
+    fakes: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    def stop(arm: FakeArm) -> None:
+        arm.stop_after = 8
+
+    fakes["change"] = stop
+    file = ResultFile(tmp_path / "run.json")
+    result = bench.run(plan(model), file)
+    assert result["complete"] is False
+    saved = json.loads((tmp_path / "run.json").read_text())
+    assert saved["runs"] and "empty" in saved["summary"]
+    before = len(saved["runs"])
+
+    fakes["change"] = lambda arm: None
+    fakes["log"].clear()
+    result = bench.run(plan(model), file)
+    assert result["complete"] and result["resumed"] == 1
+    keys = [(r["pass"], r["sweep"], r["prompt"], r["method"]) for r in result["runs"]]
+    assert len(keys) == len(set(keys)) == 2 * 2 * 4 * 3
+    # What learns answers the earlier prompts of the sweep again; what does not, does not.
+    assert len(asked(fakes, "auto")) == 2 * 4 + 2 * (6 + 4)
+    assert len(asked(fakes, "off")) + len(asked(fakes, PEER)) == 2 * 2 * 4 * 2 - before + sum(
+        r["method"] == "auto" for r in saved["runs"]
+    )
+
+
+def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "run.json")
+    bench.run(plan(model), file)
+    with pytest.raises(OptionError, match="other settings"):
+        bench.run(replace(plan(model), repeat=3), file)
+
+
+# --- peers that are missing --------------------------------------------------------------------------
+
+
+def test_what_cannot_be_measured_is_named(fakes: dict[str, Any], model: Path) -> None:
+    result = bench.run(plan(model, methods=("off", "auto", *SERVER_METHODS)), ResultFile(None))
+    assert set(result["missing"]) == set(SERVER_METHODS)
+    assert "--llama-server" in result["missing"]["server"]
+    assert set(result["summary"]["empty"]["methods"]) == {"off", "auto"}
+
+
+def test_with_a_temperature_peers_are_missing(fakes: dict[str, Any], model: Path) -> None:
+    result = bench.run(plan(model, temperature=0.8), ResultFile(None))
+    assert list(result["missing"]) == [PEER]
+    assert "seeds" in result["missing"][PEER]
+    with pytest.raises(OptionError, match="no method is left"):
+        bench.run(plan(model, temperature=0.8, methods=(PEER,)), ResultFile(None))
+
+
+def test_a_peer_that_fails_is_missing_and_the_others_go_on(fakes: dict[str, Any], model: Path) -> None:
+    def fail(arm: FakeArm) -> None:
+        arm.fail = arm.name == PEER
+
+    fakes["change"] = fail
+    result = bench.run(plan(model), ResultFile(None))
+    assert result["complete"]
+    assert result["missing"] == {PEER: "llama_decode returned 1"}
+    assert result["summary"]["warm"]["ratios"]["auto/off"]["pairs"] == 8
+
+
+def test_prompt_lookup_gets_the_context_it_needs_or_is_missing(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(iter(tiny.values()))
+    setup = Setup(path, 4096, 1, False, "f16")
+    assert lookup_setup(setup, 300)[0].n_ctx == 512
+    assert lookup_setup(setup, 10_000)[0].n_ctx == 4096
+    assert lookup_setup(setup, 300)[1] is None
+    memory = psutil.virtual_memory()._replace(available=1000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert "GB" in (lookup_setup(setup, 300)[1] or "")
+
+
+# --- suites ------------------------------------------------------------------------------------------
+
+
+def write_lines(path: Path, rows: Sequence[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_of_prompts_messages_and_turns(tmp_path: Path) -> None:
+    talk = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+    rows = [{"prompt": "one", "category": "a"}, {"id": 7, "messages": talk}, {"turns": ["x", "y"]}]
+    first, second, third = suites.read(write_lines(tmp_path / "suite.jsonl", rows))
+    assert (first.id, first.category, first.turns) == ("line-1", "a", ("one",))
+    assert (second.id, len(second.opening), second.turns) == ("7", 3, ("user",))
+    assert third.turns == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("nonsense", "no JSON"),
+        ("[1]", "must be a JSON object"),
+        ('{"text": "hello"}', "one of prompt, messages and turns"),
+        ('{"prompt": 3}', "prompt must hold text"),
+        ('{"turns": []}', "turns must hold text"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', "a role is one of"),
+        ('{"messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
+        ('{"id": "line-1", "prompt": "x"}', "occurs twice"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / "suite.jsonl"
+    path.write_text('{"prompt": "fine"}\n' + line + "\n")
+    with pytest.raises(OptionError, match=f"line 2: .*{why}"):
+        suites.read(path)
+
+
+def test_fewer_prompts_are_spread_over_categories(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{c}{i}", "category": c} for c in "abc" for i in range(20)]
+    path = write_lines(tmp_path / "suite.jsonl", rows)
+    measured, warming = suites.load(str(path), None, 6, 9, 0)
+    assert [c.category for c in measured] == list("aabbcc")
+    assert len(warming) == 9 and not {c.id for c in measured} & {c.id for c in warming}
+    assert suites.load(str(path), None, 6, 9, 0) == [measured, warming]
+    assert suites.load(str(path), None, 6, 0, 1)[0] != measured
+    assert len(suites.load(str(path), None, None, 0, 0)[0]) == 60
+    with pytest.raises(OptionError, match="60 are there"):
+        suites.load(str(path), None, 61, 0, 0)
+
+
+def test_spec_bench_without_its_file_says_where_it_is() -> None:
+    with pytest.raises(OptionError, match=r"question\.jsonl"):
+        suites.load(suites.SPEC_BENCH, None, 3, 0, 0)
+
+
+def test_spec_bench_is_read_plain_or_gzipped(tmp_path: Path) -> None:
+    row = {"question_id": 81, "category": "writing", "turns": ["a", "b"]}
+    path = tmp_path / "question.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(row).encode()))
+    assert suites.load(suites.SPEC_BENCH, path, None, 0, 0)[0][0].id == "81"
+    with pytest.raises(OptionError, match="it must have turns"):
+        suites.load(suites.SPEC_BENCH, write_lines(tmp_path / "other.jsonl", [{"prompt": "x"}]), None, 0, 0)
+
+
+@pytest.mark.skipif(not SPEC_BENCH.exists(), reason="../shared/prompts/spec_bench.jsonl.gz is not here")
+def test_the_real_spec_bench_has_thirteen_categories() -> None:
+    measured, _ = suites.load(suites.SPEC_BENCH, SPEC_BENCH, 13, 0, 0)
+    assert len({conversation.category for conversation in measured}) == 13
+
+
+def test_later_turns_have_plain_decodings_answers_before_them() -> None:
+    arm, histories = FakeArm("off", []), dict[str, str]()
+    talk = suites.Conversation("t", "c", (), ("one", "two", "three"))
+    options: dict[str, Any] = {"n_ctx": 512, "max_tokens": 16, "temperature": 0.0, "seed": 0}
+    questions, skipped = suites.prepare(arm, [talk], histories, **options)
+    assert [bytes(q.tokens).decode() for q in questions] == ["one", "one|<3>|two", "one|<3>|two|<11>|three"]
+    assert [q.id for q in questions] == ["t/1", "t/2", "t/3"] and not skipped
+    arm.log.clear()
+    suites.prepare(arm, [talk], histories, **options)
+    assert arm.log == []  # a continued run does not answer them again
+
+
+def test_a_prompt_that_does_not_fit_is_named_and_left_out(fakes: dict[str, Any], model: Path) -> None:
+    long = suites.Conversation("long", "c", (), ("x" * 5000,))
+    short = suites.Conversation("short", "c", (), ("x",))
+    result = bench.run(plan(model, measured=[long, short], warming=[]), ResultFile(None))
+    assert list(result["skipped"]) == ["long"] and "5000 tokens" in result["skipped"]["long"]
+    assert {run["prompt"] for run in result["runs"]} == {"short"}
+    with pytest.raises(OptionError, match="no prompt can be answered"):
+        bench.run(plan(model, measured=[long], warming=[]), ResultFile(None))
+
+
+# --- llama.cpp's server, by a stand-in --------------------------------------------------------------
+
+STAND_IN = """#!{python}
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+if "--version" in sys.argv:
+    sys.exit(print("version: 0.5 (stand-in)"))
+if "--help" in sys.argv:
+    sys.exit(print("--spec-type none,ngram-mod,ngram-cache    types"))
+option = lambda name: sys.argv[sys.argv.index(name) + 1]
+if option("--spec-type") == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
+    sys.exit("E srv load_model: no room for the cache")
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{{"status": "ok"}}')
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if asked["prompt"] == [0]:
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b"prompt refused")
+            return
+        if asked["prompt"] == [1]:
+            os._exit(3)
+        assert asked["temperature"] == 0 and not asked["cache_prompt"]
+        self.send_response(200)
+        self.end_headers()
+        for n in (1, 2, 4, 5):  # the third token ends inside a character and is not sent
+            event = {{"content": "x", "tokens": [10 + n], "tokens_predicted": n, "stop": False}}
+            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
+        end = {{"stop": True, "stop_type": "eos", "tokens": [], "tokens_predicted": 5}}
+        end["timings"] = {{"predicted_per_second": 50.0, "predicted_ms": 80.0, "draft_n": 3, "draft_n_accepted": 2}}
+        self.wfile.write(b"data: " + json.dumps(end).encode() + b"\\n\\n")
+
+
+HTTPServer(("127.0.0.1", int(option("--port"))), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    path = tmp_path / "llama-server"
+    path.write_text(STAND_IN.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def arm_of(binary: Path, name: str = "server") -> ServerArm:
+    return ServerArm(name, binary, Setup(binary, 512, 1, False, "f16"))
+
+
+def test_a_server_starts_answers_and_stops(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_ARG_THREADS", "99")  # the user's own setting must not reach it
+    arm = arm_of(stand_in)
+    try:
+        answer = arm.answer([5, 6], 16, 0.0, 0)
+        assert answer.tokens == [11, 12, UNKNOWN_TOKEN, 14]
+        assert answer.ended and answer.generated == 5
+        assert (answer.passes, answer.drafted, answer.accepted) == (2, 3, 2)
+        assert answer.own_tokens_per_second == 50.0
+        assert answer.decode_seconds >= 0.08  # what the server itself took is the least
+        assert arm._process is not None
+        process = psutil.Process(arm._process.pid)
+        assert arm.memory()["resident"] > 1
+    finally:
+        arm.close()
+    assert not process.is_running()
+    arm.close()
+
+
+def test_a_server_that_refuses_or_dies_is_one_clear_error(stand_in: Path) -> None:
+    arm = arm_of(stand_in)
+    try:
+        with pytest.raises(DeviceError, match=r"HTTP 400.*prompt refused"):
+            arm.answer([0], 16, 0.0, 0)
+        with pytest.raises(DeviceError, match=r"exit code 3|no answer over HTTP"):
+            arm.answer([1], 16, 0.0, 0)
+    finally:
+        arm.close()
+
+
+def test_a_server_that_does_not_start_shows_its_last_error(stand_in: Path) -> None:
+    with pytest.raises(DeviceError, match=r"did not start .*no room for the cache"):
+        arm_of(stand_in, "server-ngram-cache").start()
+
+
+def test_a_binary_is_looked_at_before_the_run(stand_in: Path, tmp_path: Path) -> None:
+    binary = inspect(stand_in)
+    assert binary.version == "0.5 (stand-in)"
+    assert binary.missing("server") is binary.missing("server-ngram-mod") is None
+    assert "no --spec-type ngram-simple" in (binary.missing("server-ngram-simple") or "")
+    plain = tmp_path / "notes.txt"
+    plain.write_text("hello")
+    for path, why in ((tmp_path / "absent", "there is no llama-server"), (plain, "not executable")):
+        with pytest.raises(OptionError, match=why):
+            inspect(path)
+
+
+def test_every_server_method_says_what_it_keeps() -> None:
+    assert set(KEPT) == set(SERVER_METHODS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_server_dies_with_a_killed_bench(stand_in: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from aded_bench.run.arms import Setup\n"
+        "from aded_bench.run.server import ServerArm\n"
+        "p = Path(sys.argv[1]); a = ServerArm('server', p, Setup(p, 512, 1, False, 'f16')); a.start()\n"
+        "print(a._process.pid, flush=True); time.sleep(60)\n"
+    )
+    bench_process = subprocess.Popen(
+        [sys.executable, "-c", script, str(stand_in)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert bench_process.stdout is not None
+    server = psutil.Process(int(bench_process.stdout.readline()))
+    bench_process.send_signal(signal.SIGKILL)
+    bench_process.wait()
+    bench_process.stdout.close()
+    end = time.monotonic() + 10
+    while server.is_running() and server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+# --- the command --------------------------------------------------------------------------------------
+
+
+def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    arguments = ["run", "--prompts", "2", "--warm", "1", "--repeat", "1", "-n", "8", "-t", "1", "-c", "512"]
+    result = CliRunner().invoke(main, [*arguments, "--llama-server", str(stand_in), "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["kind"] == "run" and found["complete"]
+    measured = ("off", "auto", "paper", PEER, "llama-cpp-lookup", "server", "server-ngram-mod")
+    assert set(found["missing"]) == set(METHODS) - set(measured)
+    for which in ("empty", "warm"):
+        assert set(found["summary"][which]["methods"]) == set(measured)
+        for method in ("auto", "paper", PEER, "llama-cpp-lookup"):
+            ratio = found["summary"][which]["ratios"][f"{method}/off"]
+            assert ratio["pairs"] == ratio["same_tokens"] == 2
+    assert found["summary"]["empty"]["methods"]["llama-cpp-lookup"]["tokens_per_pass"] >= 1
+    assert found["arms"]["off"]["shares_weights_with"] == "auto"
+    assert "missing: server-ngram-simple" in result.stdout
+    assert "missing: server-ngram-cache: " in result.stdout and "no room for the cache" in result.stdout
+
+
+REAL = os.environ.get("ADED_LLAMA_SERVER")
+
+
+@pytest.mark.skipif(not REAL, reason="ADED_LLAMA_SERVER names no llama-server")
+def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    methods = ",".join(("off", *SERVER_METHODS))
+    arguments = ["run", "--prompts", "3", "--repeat", "1", "-n", "16", "-t", "1", "--methods", methods]
+    result = CliRunner().invoke(main, [*arguments, "--llama-server", str(REAL), "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["missing"] == {}
+    for method in SERVER_METHODS:
+        ratio = found["summary"]["empty"]["ratios"][f"{method}/off"]
+        assert ratio["same_tokens"] == ratio["pairs"] == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--methods", "off,magic"],
+        ["--prompts", "9000"],
+        ["--suite", "absent.jsonl"],
+        ["--suite", "spec-bench"],
+        ["--llama-server", "/absent"],
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, ["run", *arguments])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("aded-bench: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_binary_without_a_type_is_named_for_that_method(model: Path) -> None:
+    binary = Binary(model, "1", frozenset({"none"}))
+    missing = plan(model, methods=("off", "server", "server-ngram-mod"), server=binary).unavailable()
+    assert list(missing) == ["server-ngram-mod"]

@@ -1,0 +1,250 @@
+"""Trace-driven runs decode what was recorded: the token decides, plain passes leave no trace, sums add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aded_bench.replay import trace_driven
+from aded_bench.replay.trace_driven import measure
+from aded_bench.replay.traces import Recorded, Trace
+from aded_local import LocalADED
+from aded_local.engine import Engine, open_engine
+from aded_local.errors import OptionError
+from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
+
+SETTING = {"n_threads": 1, "n_ctx": 512, "flash_attention": False, "cache_type": "f16"}
+PROMPTS = ("one two three one two three", "copy the file copy the", "red green blue")
+
+
+@pytest.fixture(scope="module")
+def own_answers(tiny: dict[str, Path]) -> Trace:
+    """What the tiny model itself says, greedily."""
+    answers = []
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        for number, prompt in enumerate(PROMPTS):
+            ids = llm._model.tokenize(prompt, add_special=True, parse_special=False)
+            llm.reset()
+            tokens = list(llm.generate(ids, max_tokens=60, temperature=0.0).tokens)
+            answers.append(
+                Recorded(
+                    f"answer/{number}",
+                    f"kind {number % 2}",
+                    np.array(ids, np.int32),
+                    np.array(tokens, np.int32),
+                )
+            )
+    return Trace("own", tiny["llama"], 1 << 15, tuple(answers))
+
+
+class Spied:
+    """Every token taken from the record beside the one the target found likeliest, and all logits seen."""
+
+    def __init__(self) -> None:
+        self.recorded: list[int] = []
+        self.likeliest: list[int] = []
+        self.logits: list[np.ndarray] = []
+        self.engine: Engine | None = None
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spied]:
+    spy = Spied()
+
+    def opened(*arguments: Any) -> Engine:
+        spy.engine = open_engine(*arguments)
+        return spy.engine
+
+    walk = trace_driven.sample_and_match
+
+    def walked(tree: DraftTree, row_of: list[int], sample: Any, is_end: Any, limit: int) -> Any:
+        def both(row: int) -> int:
+            assert spy.engine is not None
+            logits = spy.engine.target.context.logits(row).copy()
+            token: int = sample(row)
+            spy.recorded.append(token)
+            spy.likeliest.append(int(logits.argmax()))
+            if len(tree):
+                spy.logits.append(logits)
+            return token
+
+        return walk(tree, row_of, both, is_end, limit)
+
+    monkeypatch.setattr(trace_driven, "open_engine", opened)
+    monkeypatch.setattr(trace_driven, "sample_and_match", walked)
+    yield spy
+
+
+class SideBranches:
+    """Proposes the truth, but behind a wrong guess: every accepted node lies on a side branch."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.left: list[int] = []
+
+    def begin(self, context: IntArray) -> None:
+        answers = (found.answer for found in self.trace.answers if np.array_equal(found.prompt, context))
+        self.left = next(answers).tolist()
+
+    def plan(self, n_cells: int, limit: int) -> DraftTree:
+        right = self.left[: min(2, limit - 2)]
+        if not right or limit < 3:
+            return EMPTY_TREE
+        tokens = np.array([right[0] + 1, right[0] + 2, *right], np.int32)
+        parents = np.array([-1, 0, -1, 2][: len(tokens)], np.int32)
+        depths = np.array([1, 2, 1, 2][: len(tokens)], np.int32)
+        return DraftTree(tokens, parents, depths, np.full(len(tokens), 0.5, np.float32))
+
+    def observe(self, tokens: list[int], **_: object) -> None:
+        del self.left[: len(tokens)]
+
+    def reset_context(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+
+def with_planner(monkeypatch: pytest.MonkeyPatch, planner: Any) -> None:
+    before = trace_driven.open_engine
+
+    def opened(*arguments: Any) -> Engine:
+        engine = before(*arguments)
+        engine.planner = planner
+        return engine
+
+    monkeypatch.setattr(trace_driven, "open_engine", opened)
+
+
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+def test_a_model_s_own_greedy_answers_are_what_it_says_again(
+    tiny: dict[str, Path], own_answers: Trace, spied: Spied, preset: str
+) -> None:
+    found = measure(tiny["llama"], own_answers, preset, plain_every=3, **SETTING)
+    assert found["tokens"] == own_answers.tokens
+    assert spied.recorded == spied.likeliest
+    assert found["passes"] <= found["tokens"]
+    assert found["plain_passes_timed"] >= found["passes"] / 3
+    assert sum(size["passes"] for size in found["sizes"].values()) == found["passes"]
+    assert sum((int(n) - 1) * size["passes"] for n, size in found["sizes"].items()) == found["nodes"]
+    for key in ("speedup", "modelled", "modelled_near", "seconds", "plain_seconds"):
+        assert found[key] > 0
+    assert found["low"] <= found["speedup"] <= found["high"]
+    assert {name: part["answers"] for name, part in found["categories"].items()} == {"kind 0": 2, "kind 1": 1}
+    factors = found["gap"]
+    product = factors["plain"] / (factors["passes"] * factors["outside"])
+    assert product == pytest.approx(found["speedup"] / found["modelled"])
+
+
+def test_nodes_on_side_branches_are_accepted(
+    tiny: dict[str, Path], own_answers: Trace, spied: Spied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_planner(monkeypatch, SideBranches(own_answers))
+    found = measure(tiny["llama"], own_answers, "auto", **SETTING)
+    assert spied.recorded == spied.likeliest
+    assert found["tokens"] == own_answers.tokens
+    full = found["sizes"]["5"]["passes"]
+    assert full > 10
+    assert found["tokens"] == pytest.approx(3 * full, abs=2 * 3 * len(PROMPTS)), "two nodes and one more"
+
+
+def test_plain_passes_in_between_change_no_later_logits(
+    tiny: dict[str, Path], own_answers: Trace, spied: Spied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_planner(monkeypatch, SideBranches(own_answers))
+    seen = []
+    for plain_every in (1, 1000):
+        spied.logits.clear()
+        measure(tiny["llama"], own_answers, "auto", plain_every=plain_every, **SETTING)
+        seen.append(list(spied.logits))
+    assert len(seen[0]) == len(seen[1]) > 50
+    assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_a_memory_with_a_running_state_is_measured_too(tiny: dict[str, Path], spied: Spied) -> None:
+    with LocalADED(tiny["lfm2"], draft="off", **SETTING) as llm:
+        ids = llm._model.tokenize(PROMPTS[0], add_special=True, parse_special=False)
+        said = list(llm.generate(ids, max_tokens=40, temperature=0.0).tokens)
+    answer = Recorded("a", "kind", np.array(ids, np.int32), np.array(said, np.int32))
+    found = measure(
+        tiny["lfm2"], Trace("own", tiny["lfm2"], 1 << 15, (answer,)), "auto", plain_every=2, **SETTING
+    )
+    assert found["tokens"] == len(said)
+    assert spied.recorded == spied.likeliest
+
+
+def test_an_interrupted_run_goes_on_with_the_same_totals(
+    tiny: dict[str, Path], own_answers: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `paper` does not look at clocks, so that its passes are the same in every run.
+    whole = measure(tiny["llama"], own_answers, "paper", warm=[own_answers], **SETTING)
+    saved: list[dict[str, Any]] = []
+    told: list[str] = []
+
+    def stop(note: str) -> None:
+        told.append(note)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(
+            tiny["llama"], own_answers, "paper", warm=[own_answers], save=saved.append, step=stop, **SETTING
+        )
+    assert len(saved[-1]["answers"]) == 2
+    half = saved[-1]["answers"] | {}
+    steps: list[str] = []
+    rest = measure(
+        tiny["llama"],
+        own_answers,
+        "paper",
+        warm=[own_answers],
+        earlier=saved[-1],
+        step=steps.append,
+        **SETTING,
+    )
+    assert len(steps) == len(PROMPTS)
+    assert {key: rest["answers"][key] for key in half} == half, "not measured again"
+    assert rest["curve"] == saved[-1]["curve"]
+    for key in ("tokens", "passes", "nodes"):
+        assert rest[key] == whole[key], key
+
+    def decode(*_: object) -> None:
+        pytest.fail("nothing was left to decode")
+
+    monkeypatch.setattr(trace_driven, "sample_and_match", decode)
+    assert measure(tiny["llama"], own_answers, "paper", warm=[own_answers], earlier=rest, **SETTING) == rest
+
+
+def test_another_setting_s_result_is_not_continued(tiny: dict[str, Path], own_answers: Trace) -> None:
+    found = measure(tiny["llama"], own_answers, "paper", **SETTING)
+    with pytest.raises(OptionError, match="other settings"):
+        measure(tiny["llama"], own_answers, "paper", earlier=found, plain_every=2, **SETTING)
+
+
+def test_an_answer_that_the_context_does_not_hold_is_clipped_and_counted(
+    tiny: dict[str, Path], own_answers: Trace
+) -> None:
+    long, short, _ = own_answers.answers
+    prompt = np.resize(long.prompt, 250)
+    fits_not = Recorded("too long", "kind", np.resize(long.prompt, 256), long.answer)
+    trace = Trace(
+        "t", tiny["llama"], 1 << 15, (Recorded("long", "kind", prompt, long.answer), fits_not, short)
+    )
+    found = measure(tiny["llama"], trace, "paper", **SETTING | {"n_ctx": 256})
+    assert (found["clipped"], found["left_out"]) == (1, 1)
+    assert found["tokens"] == 6 + len(short.answer)
+
+
+def test_token_ids_the_model_does_not_know_are_refused(tiny: dict[str, Path], own_answers: Trace) -> None:
+    strange = Recorded("a", "kind", np.array([1], np.int32), np.array([100_000], np.int32))
+    with pytest.raises(OptionError, match="--tokenizer"):
+        measure(tiny["llama"], Trace("t", own_answers.path, 1 << 17, (strange,)), "paper", **SETTING)
+
+
+def test_a_memory_that_cannot_roll_back_is_refused(tiny: dict[str, Path], own_answers: Trace) -> None:
+    with pytest.raises(OptionError, match="roll back"):
+        measure(tiny["mamba"], own_answers, "auto", **SETTING)
