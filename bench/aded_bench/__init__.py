@@ -1,15 +1,14 @@
-"""aded-bench: measure speculative decoding honestly, on any device.
+"""aded-bench: measure speculative decoding honestly, on any device, beside its peers.
 
-main.py        the command line; heavy imports stay inside the commands
-body.py        a small model put into a body of realistic size (the shapes, the placement, the file)
-source.py      the small model: its GGUF read and checked
-prompts.py     the built-in suite of prompts, written for the built-in model
-tasks.py       the everyday tasks and program names the suite is made from
-arms.py        one way of generating: our engine with a draft preset, or `llama_cpp.Llama` beside it
-lossless.py    do all ways write the same tokens, and if not, how close were the two candidates
-speed.py       how fast is each way, prompt by prompt, in one interleaved run
-summary.py     medians, quartiles and bootstrap intervals
-results.py     result files: where a number came from (versions, hashes, seeds), saved as the run goes
+main.py, options.py, commands/   the command line; heavy imports stay inside the commands
+curve.py      what a pass over n tokens costs, and which sizes are exact
+replay/       recorded answers against drafters: modelled on curves, or every tree really decoded
+run/          end to end on a model: speed beside peers, and whether the tokens are the same
+report/       result files as Markdown, charts and one page
+body/         a small model put into a body of realistic size
+results.py    result files: where a number came from (versions, hashes, seeds), saved as the run goes
+summary.py    medians, quartiles and bootstrap intervals
+tables.py, progress.py   what a person sees meanwhile and at the end
 """
 
 __version__ = "0.1.0"
