@@ -30,7 +30,7 @@ from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
-from aded_local.target import ALL_LAYERS, CACHE_TYPES, Sampling
+from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.text import TextStream
 
@@ -97,8 +97,6 @@ class LocalADED:
         self._closed = True
         if draft not in PRESETS:
             raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(PRESETS)}")
-        if cache_type is not None and cache_type not in CACHE_TYPES:
-            raise OptionError(f"cache_type is {cache_type!r}; it must be one of {', '.join(CACHE_TYPES)}")
         _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
         _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
         _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
@@ -118,7 +116,7 @@ class LocalADED:
             cache_type=cache_type,
             verbose=verbose,
         )
-        path = _builtin_model() if model_path is None else Path(model_path).expanduser()
+        path = builtin_model() if model_path is None else Path(model_path).expanduser()
         self._engine = open_engine(path, options, on_progress or _quiet, on_notice or _warn)
         self._target = self._engine.target
         self._model = self._engine.model
@@ -455,6 +453,11 @@ class LocalADED:
         finally:
             self._busy.release()
 
+    def end_tokens(self) -> frozenset[int]:
+        """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
+        self._require_open()
+        return self._model.end_tokens
+
 
 def _stop_texts(stop: str | Sequence[str]) -> tuple[str, ...]:
     texts = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -470,7 +473,12 @@ def _check_range(name: str, value: int | None, low: int, high: int) -> None:
         raise OptionError(f"{name} is {value}; it must be a whole number from {low} to {high}")
 
 
-def _builtin_model() -> Path:
+def builtin_model() -> Path:
+    """The built-in model's file.
+
+    Raises:
+        ModelNotFoundError: it is not installed.
+    """
     try:
         from aded_models import builtin_path
 

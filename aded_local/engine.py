@@ -10,9 +10,9 @@ from typing import Any
 from aded_local import device
 from aded_local.cost import CostCurve, Probe
 from aded_local.drafting import kernels_are_kept, make_drafter
-from aded_local.errors import DeviceError
+from aded_local.errors import DeviceError, OptionError
 from aded_local.planning import PlainPlanner, Planner, make_planner
-from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
+from aded_local.target import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.tuning import Tuner
 
@@ -135,6 +135,9 @@ def open_engine(
     Raises:
         ModelError, OptionError, DeviceError: see ``LocalADED``.
     """
+    kind = options.cache_type
+    if kind is not None and kind not in CACHE_TYPES:
+        raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose)
     try:
         n_ctx = options.n_ctx or device.default_context(model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
+import aded_models
 from aded_bench.main import main
-from aded_bench.results import ResultFile
+from aded_bench.results import ResultFile, provenance, resume, source_hash
 from aded_bench.run import lossless, tasks
 from aded_bench.run.arms import Answer
 from aded_bench.run.lossless import parting
 from aded_bench.run.prompts import SHARES, split, suite
-from aded_bench.summary import summarize
+from aded_bench.summary import ratio_interval, summarize
+from aded_bench.tables import literal, print_lossless
 from aded_local.errors import OptionError, StoreError
 
 DESCRIPTION = {
@@ -35,6 +40,9 @@ class FakeLocal:
 
     def chat_tokens(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return list(messages[-1]["content"].encode())
+
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset({0})
 
 
 class FakeArm:
@@ -84,6 +92,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(lossless, "open_local", make)
     monkeypatch.setattr(lossless, "LlamaArm", lambda *_, **__: make("llama-cpp"))
+    monkeypatch.setattr(lossless, "lookup_setup", lambda setup, _longest: (setup, None))
     return state
 
 
@@ -191,6 +200,57 @@ def test_an_interrupted_run_keeps_its_answers_and_goes_on(
     assert len(asked) < lossless.total_steps(lossless_plan(model)) - 19
 
 
+def test_what_fails_after_the_answers_costs_none_of_them(
+    fakes: dict[str, Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differ(arm: FakeArm) -> None:
+        arm.wrong_at = 3 if arm.name == "paper" else None
+
+    fakes["change"] = differ
+    monkeypatch.setattr(lossless, "lookup_setup", lambda setup, _longest: (setup, "logits need 9 GB"))
+    result = lossless.run(lossless_plan(model), ResultFile(tmp_path / "one.json"))
+    assert result["complete"] and list(result["missing"].values()) == ["logits need 9 GB"]
+    assert (result["partings"][0]["position"], "candidates" in result["partings"][0]) == (3, False)
+
+    def second_ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lossless, "lookup_setup", second_ctrl_c)
+    result = lossless.run(lossless_plan(model), ResultFile(tmp_path / "two.json"))
+    assert result["complete"] is False
+    assert len(json.loads((tmp_path / "two.json").read_text())["answers"]) == 70
+
+
+def test_a_peer_that_cannot_be_loaded_is_missing(
+    fakes: dict[str, Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Failed to load model")
+
+    monkeypatch.setattr(lossless, "LlamaArm", refuse)
+    result = lossless.run(lossless_plan(model), ResultFile(None))
+    assert result["complete"] and result["missing"] == {"llama-cpp": "Failed to load model"}
+    assert [c["total"] for c in result["comparisons"]] == [10, 10, 10, 10, 0]
+
+
+def test_names_and_tokens_with_brackets_are_printed_as_they_are(
+    fakes: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tmp_path / "x[bold].gguf"
+    model.write_bytes(b"GGUF")
+
+    def differ(arm: FakeArm) -> None:
+        arm.wrong_at = 3 if arm.name == "paper" else None
+        arm.text = lambda token: f"[/{token}]"  # type: ignore[method-assign]
+
+    fakes["change"] = differ
+    out = Console(width=400, file=io.StringIO(), color_system=None)
+    print_lossless(lossless.run(lossless_plan(model), ResultFile(None)), out)
+    assert isinstance(out.file, io.StringIO)
+    assert "x[bold].gguf" in out.file.getvalue() and "'[/" in out.file.getvalue()
+    assert literal("\udcff") == "?"  # which no terminal could show
+
+
 def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path, tmp_path: Path) -> None:
     file = ResultFile(tmp_path / "result.json")
     lossless.run(lossless_plan(model), file)
@@ -203,11 +263,19 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
 
 
 def test_a_summary_brackets_the_median() -> None:
-    found = summarize([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert found is not None
+    found = summarize([1.0, 2.0, 3.0, 3.0, 4.0, 100.0])
+    assert found is not None and found.low is not None and found.high is not None
     assert (found.minimum, found.median, found.maximum) == (1.0, 3.0, 100.0)
     assert found.low <= found.median <= found.high
     assert summarize([]) is None
+
+
+def test_few_values_have_no_interval() -> None:
+    found = summarize([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found is not None
+    assert (found.median, found.low, found.high) == (3.0, None, None)
+    assert ratio_interval([1.0] * 5, [2.0] * 5) == (None, None)
+    assert ratio_interval([1.0] * 6, [2.0] * 6) == (0.5, 0.5)
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
@@ -216,9 +284,94 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
         ResultFile(tmp_path / "notes.json").load()
 
 
+@pytest.mark.parametrize("content", ['{"provenance": null}', "[" * 100_000])
+def test_a_file_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "notes.json").write_text(content)
+    with pytest.raises(StoreError, match="no result file"):
+        ResultFile(tmp_path / "notes.json").load()
+
+
+@pytest.mark.parametrize("answers", [None, [], {"off|0|x": 3}, {"off|0|x": {"tokens": ["a"], "ended": True}}])
+def test_a_damaged_result_is_one_clear_error(
+    fakes: dict[str, Any], model: Path, tmp_path: Path, answers: object
+) -> None:
+    file = ResultFile(tmp_path / "result.json")
+    result = lossless.run(lossless_plan(model), file)
+    file.save(result | {"answers": answers}, now=True)
+    with pytest.raises(StoreError, match="is damaged"):
+        lossless.run(lossless_plan(model), file)
+
+
+HERE = {
+    "settings": {}, "model": {"file": "m", "sha256": "0", "quantization": None}, "inputs": [], "gpus": [], "cpu": "a",
+    "versions": {"aded-local": "1", "aded-local source": "0"}, "platform": "p", "engine": {"context": 9, "threads": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cpu": "b"}, "cpu"),
+        ({"gpus": ["b"]}, "gpus"),
+        ({"platform": "b"}, "platform"),
+        ({"versions": {"aded-local": "1", "aded-local source": "b"}}, "versions"),
+        ({"engine": {"context": 9, "threads": 2}}, "threads"),
+    ],
+)
+def test_figures_of_another_machine_or_code_are_not_continued(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    file = ResultFile(tmp_path / "run.json")
+    file.save({"kind": "run", "provenance": HERE, "runs": [], "histories": {}}, now=True)
+    assert resume(file, "run", HERE) is not None
+    with pytest.raises(OptionError, match=f"with other {named};"):
+        resume(file, "run", HERE | change)
+
+
+def test_a_default_context_of_another_size_is_continued(tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "run.json")
+    loaded = {"file": "m", "sha256": "0", "quantization": "Q4_0"}
+    file.save({"kind": "run", "provenance": HERE | {"model": loaded}, "runs": [], "histories": {}}, now=True)
+    for engine in ({"context": 8, "threads": 1}, None):  # None: not loaded yet
+        assert resume(file, "run", HERE | {"engine": engine}) is not None
+
+
+def test_provenance_names_the_code() -> None:
+    found = provenance({})["versions"]["aded-local source"]
+    assert len(found) == 64 and found == source_hash()
+
+
+def test_text_that_utf8_cannot_write_is_saved(tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "result.json")
+    file.save({"provenance": {"command_line": ["\udcff", "é"]}}, now=True)
+    assert file.load() == {"provenance": {"command_line": ["\udcff", "é"]}}
+
+
+def test_where_the_result_goes_is_looked_at_first(tmp_path: Path) -> None:
+    for path, why in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "absent" / "x.json", "no such folder"),
+        (Path(os.devnull), "device"),
+    ):
+        with pytest.raises(OptionError, match=why):
+            ResultFile(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_built_in_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> Path:
+        raise aded_models.BuiltinModelMissing("tldr-chat-q8_0.gguf")
+
+    monkeypatch.setattr(aded_models, "builtin_path", gone)
+    result = CliRunner().invoke(main, ["lossless", "--prompts", "1"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "reinstall" in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["lossless", "--prompts", "1", "--json", "/absent/folder/x.json"],
         ["lossless", "--temps", "hot"],
         ["lossless", "--draft", "off"],
         ["lossless", "--prompts", "9000"],

@@ -238,6 +238,17 @@ def test_other_files_are_refused(tmp_path: Path, tiny: Path) -> None:
             build(path, tmp_path / "body.gguf", BODY, "test", "q4_0")
 
 
+def test_a_model_that_may_not_be_read_is_one_line(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: object) -> None:  # as root, permissions refuse nothing
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ModelNotFoundError, match=r"tiny.gguf cannot be read: Permission denied"):
+        build(tiny, tmp_path / "body.gguf", BODY, "test", "q4_0")
+
+
 def test_any_truncation_is_refused(tmp_path: Path, tiny: Path) -> None:
     whole, cut = tiny.read_bytes(), tmp_path / "cut.gguf"
     for offset in np.random.default_rng(1).integers(0, len(whole) - 1, 20):
@@ -263,7 +274,8 @@ def test_the_command_says_what_it_wrote_and_complains_in_one_line(tmp_path: Path
     good = CliRunner().invoke(main, ["body", str(tiny), "--shape", "same", "--type", "q8_0", str(same)])
     assert (good.exit_code, same.exists()) == (0, True)
     assert "2 layers" in good.stdout
-    for arguments in (["body", str(tiny)], ["body", "--shape", "9b", "x"], ["nonsense"]):
+    threads = ["body", str(tiny), "--shape", "same", "-t", "2", str(same)]  # of no use to q4_0
+    for arguments in (threads, ["body", str(tiny)], ["body", "--shape", "9b", "x"], ["nonsense"]):
         bad = CliRunner().invoke(main, arguments)
         assert bad.exit_code == 2
         assert bad.stderr.startswith("aded-bench: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from aded_bench import curve
 from aded_bench.curve import Plan, run
+from aded_bench.curve_entries import curves_of, entry_of
+from aded_bench.curve_table import print_curves
 from aded_bench.main import main
 from aded_bench.results import ResultFile
 from aded_local.cost import BASE_FILL, CHAIN, LARGEST_BATCH, PREFIX, SIZES, Probe
 from aded_local.engine import EngineOptions, open_engine
-from aded_local.errors import OptionError
+from aded_local.errors import OptionError, StoreError
 from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.tuning import Measurements, measurements_path
 
@@ -215,3 +219,50 @@ def test_a_chart_without_matplotlib_is_refused_before_anything_is_measured(
     done = CliRunner().invoke(main, ["curve", str(tiny["llama"]), "--png", str(tmp_path / "c.png")])
     assert done.exit_code == 2
     assert "aded-local[bench]" in done.output
+
+
+def made(**keys: Any) -> dict[str, Any]:
+    """A result without measuring."""
+    provenance = {"model": {"file": "x[/b].gguf"}, "engine": {"threads": 1}}
+    return {"kind": "curve", "complete": False, "curves": [], "chosen": {}, "provenance": provenance} | keys
+
+
+def test_a_chart_that_could_not_be_written_is_refused_before_anything_is_measured(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(curve, "run", lambda *_: pytest.fail("measured"))
+    for path in (tmp_path, tmp_path / "absent" / "c.png"):
+        done = CliRunner().invoke(main, ["curve", str(tiny["llama"]), "--png", str(path)])
+        assert done.exit_code == 2 and len(done.output.strip().splitlines()) == 1
+
+
+def test_an_early_ctrl_c_leaves_nothing_to_draw_and_is_still_an_interruption(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(curve, "run", lambda *_: made())
+    done = CliRunner().invoke(main, ["curve", str(tiny["llama"]), "--png", str(tmp_path / "c.png")])
+    assert done.exit_code == 130 and "no curve to draw" in done.output
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_square_brackets_in_names_and_reasons_are_no_markup() -> None:
+    out = io.StringIO()
+    entries = [
+        entry_of((False, "f16"), 256, {1: [0.1]}),
+        entry_of((True, "f16"), 256, {}, note="no [/i] here"),
+    ]
+    print_curves(made(curves=entries), Console(file=out, width=200))
+    assert out.getvalue().count("x[/b].gguf") == 2 and "no [/i] here" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change", [{"milliseconds": None}, {"low": {}}, {"rounds": "many"}, {"note": 3}, {"ratio": {"1": "x"}}]
+)
+def test_damaged_curves_are_not_continued(change: dict[str, Any]) -> None:
+    sound = entry_of((False, "f16"), 256, {1: [0.1]})
+    assert curves_of({"curves": [sound]}, ResultFile(None)) == [sound]
+    for damaged in (sound | change, {}):
+        with pytest.raises(StoreError, match="damaged"):
+            curves_of({"curves": [damaged]}, ResultFile(None))

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
+from aded_bench.commands.replay import CACHE_TYPES as CACHES_OFFERED
 from aded_bench.commands.replay import METHODS
 from aded_bench.commands.replay import command as replay_command
 from aded_bench.replay import loop as replay
+from aded_bench.replay import tally
 from aded_bench.replay.calibration import Calibration
 from aded_bench.replay.curves import read_curve
-from aded_bench.replay.drafts import METHODS as ALL_METHODS
-from aded_bench.replay.drafts import Own
+from aded_bench.replay.drafts import SCRIPTS, Own, Plain
+from aded_bench.replay.tables import print_replay
 from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.results import ResultFile
 from aded_bench.summary import ratio_interval
-from aded_local.drafting import make_drafter
+from aded_local.drafting import PRESETS, make_drafter
 from aded_local.errors import ADEDError, ModelNotFoundError, OptionError, StoreError
+from aded_local.target import CACHE_TYPES
 from aded_local.tree import DraftTree
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -47,13 +53,13 @@ def tree(tokens: list[int], parents: list[int], chances: list[float] | None = No
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Trace:
-    """Four answers that repeat each other; the file only has to exist."""
+    """Six answers that repeat each other; the file only has to exist."""
     path = tmp_path / "made.jsonl"
     path.write_text("made\n")
     phrase = list(range(10, 40))
     answers = tuple(
         Recorded(f"a{i}", "odd" if i % 2 else "even", ids(1, 2, 50 + i), ids(*phrase, 60 + i, *phrase[:9]))
-        for i in range(4)
+        for i in range(6)
     )
     return Trace("made", path, 100, answers)
 
@@ -68,16 +74,16 @@ def curve_file(tmp_path: Path) -> Path:
 def test_a_pass_yields_the_accepted_nodes_and_one_token_more() -> None:
     recorded = Recorded("1", "x", ids(1), ids(5, 6, 7, 8))
     forked = tree([9, 5, 4, 6, 1, 8], [-1, -1, 0, 1, 1, 3])  # 5 6 lies on the path; 8 after 6 does not
-    assert replay.verify(forked, recorded, 0, Calibration(), True) == 3
-    assert replay.verify(tree([5, 6, 7, 8], [-1, 0, 1, 2]), recorded, 0, Calibration(), True) == 4
-    assert replay.verify(tree([8, 9], [-1, 0]), recorded, 3, Calibration(), True) == 1
-    assert replay.verify(tree([], []), recorded, 1, Calibration(), True) == 1
+    assert tally.verify(forked, recorded, 0, Calibration(), True) == 3
+    assert tally.verify(tree([5, 6, 7, 8], [-1, 0, 1, 2]), recorded, 0, Calibration(), True) == 4
+    assert tally.verify(tree([8, 9], [-1, 0]), recorded, 3, Calibration(), True) == 1
+    assert tally.verify(tree([], []), recorded, 1, Calibration(), True) == 1
 
 
 def test_nodes_beyond_the_recorded_end_and_padding_are_not_judged() -> None:
     judged = Calibration()
     recorded = Recorded("1", "x", ids(1), ids(5, 6))
-    replay.verify(tree([5, 6, 7, 7], [-1, 0, 1, 2], [0.9, 0.8, 0.7, 0.0]), recorded, 0, judged, True)
+    tally.verify(tree([5, 6, 7, 7], [-1, 0, 1, 2], [0.9, 0.8, 0.7, 0.0]), recorded, 0, judged, True)
     assert judged.depths() == [
         {"depth": 1, "proposed": 1, "accepted": 1}, {"depth": 2, "proposed": 1, "accepted": 1}
     ]  # fmt: skip
@@ -104,7 +110,6 @@ def test_missing_sizes_are_interpolated_and_a_dear_size_is_padded_to_a_cheaper_o
     assert curve.cost(3) == 1.7
     assert curve.cost(6) == pytest.approx(2.7)
     assert curve.cost(16) == pytest.approx(7.4)
-    assert curve.cost(130) == pytest.approx(2 * curve.cost(65))
     assert np.all(np.diff(curve.cost_array()) >= 0)
 
 
@@ -145,10 +150,11 @@ def test_every_figure_follows_from_passes_and_nodes(trace: Trace, curve_file: Pa
     assert list(rows) == list(methods)
     for row in rows.values():
         found = row["curves"]["flat"]
-        assert row["tokens"] == 160 and row["answers"] == 4
-        assert found["tokens_per_pass"] == pytest.approx(160 / found["passes"])
+        assert row["tokens"] == 240 and row["answers"] == 6
+        assert found["tokens_per_pass"] == pytest.approx(240 / found["passes"])
         assert found["low"] <= found["speedup"] <= found["high"]
-        assert {name: c["answers"] for name, c in found["categories"].items()} == {"even": 2, "odd": 2}
+        assert {name: c["answers"] for name, c in found["categories"].items()} == {"even": 3, "odd": 3}
+        assert all(c["low"] is c["high"] is None for c in found["categories"].values()), "of three answers"
     assert rows["off"]["curves"]["flat"]["speedup"] == 1.0
     assert rows["off"]["draft_microseconds"] is None
     for method in ("auto", "paper"):
@@ -199,7 +205,7 @@ def test_an_interrupted_replay_keeps_finished_sweeps_and_goes_on(
 
     def stop(note: str) -> None:
         seen.append(note)
-        if len(seen) == 6:
+        if len(seen) == 8:
             raise KeyboardInterrupt
 
     half = replay.run(plan, file, stop)
@@ -244,6 +250,105 @@ def test_a_body_is_asked_for_our_presets_and_its_figures_stand_in_the_row(
     assert rows[0]["body"] is None and rows[1]["body"] == {"speedup": 1.5}
 
 
+def test_the_tokenizer_is_among_the_inputs(trace: Trace, curve_file: Path, tmp_path: Path) -> None:
+    vocab = tmp_path / "vocab.gguf"
+    vocab.write_text("made")
+    plan = replay.Plan((replace(trace, vocab=vocab),), (read_curve(curve_file),), methods=("off",))
+    file = ResultFile(tmp_path / "out.json")
+    inputs = replay.run(plan, file)["provenance"]["inputs"]
+    assert [found["file"] for found in inputs] == ["made.jsonl", "vocab.gguf", "flat.json"]
+    vocab.write_text("another")
+    with pytest.raises(OptionError, match="inputs"):
+        replay.run(plan, file)
+
+
+def test_rows_of_one_peer_version_are_not_continued_with_another(
+    trace: Trace, curve_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = "1"
+
+    def opened(*_: object, **__: object) -> Plain:
+        peer = Plain()
+        peer.version = version  # type: ignore[attr-defined]
+        return peer
+
+    monkeypatch.setattr(replay, "open_replayed", opened)
+    plan = replay.Plan(
+        (trace,), (read_curve(curve_file),), warm=(trace,), phases=("cold", "warm"), methods=("suffix",)
+    )
+    file = ResultFile(tmp_path / "out.json")
+    seen: list[str] = []
+
+    def stop(note: str) -> None:
+        seen.append(note)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+
+    assert len(replay.run(plan, file, stop)["rows"]) == 1
+    version = "2"
+    with pytest.raises(OptionError, match="suffix 1, and 2 is installed"):
+        replay.run(plan, file)
+    version = "1"
+    assert replay.run(plan, file)["complete"]
+
+
+@pytest.mark.parametrize("rows", [[{}], [3], None, [{"trace": "made"}]])
+def test_a_damaged_result_file_is_not_continued(
+    trace: Trace, curve_file: Path, tmp_path: Path, rows: Any
+) -> None:
+    plan = replay.Plan((trace,), (read_curve(curve_file),), methods=("off",))
+    file = ResultFile(tmp_path / "out.json")
+    result = replay.run(plan, file)
+    file.save(result | {"rows": rows}, now=True)
+    with pytest.raises(StoreError, match="damaged"):
+        replay.run(plan, file)
+
+
+def test_square_brackets_in_names_are_no_markup(trace: Trace, curve_file: Path) -> None:
+    curve = replace(read_curve(curve_file), name="c[/i]")
+    result = replay.run(
+        replay.Plan((replace(trace, name="t[/b]"),), (curve,), methods=("off",)), ResultFile(None)
+    )
+    out = io.StringIO()
+    print_replay(result, Console(file=out, width=200))
+    assert "t[/b]" in out.getvalue() and "c[/i]" in out.getvalue()
+
+
+BODY = {
+    "model": "body.gguf", "quantization": "Q4_0", "flash_attention": False, "cache_type": "f16", "threads": 2,
+    "context": 512, "gpu_layers": "all", "speedup": 1.5, "low": None, "high": None, "modelled": 1.6,
+    "tokens_per_pass": 2.0, "nodes_per_pass": 3.0, "seconds": 1.0, "plain_seconds": 1.5,
+}  # fmt: skip
+
+
+def test_the_body_says_of_itself_where_numbers_come_from_and_what_it_did_not_measure(
+    trace: Trace, curve_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "body.gguf"
+    model.write_text("made")
+    plan = replay.Plan(
+        (trace,), (read_curve(curve_file),), methods=("off", "auto"), body=lambda *_: dict(BODY), body_model=model
+    )  # fmt: skip
+    file = ResultFile(tmp_path / "out.json")
+    for _ in range(2):  # the second time it is continued
+        result = replay.run(plan, file)
+        origin = result["provenance"]
+        assert (origin["threads"], origin["gpu_layers"]) == (2, "all")
+        assert origin["model"]["quantization"] == "Q4_0" and origin["engine"]["context"] == 512
+    assert list(result["skipped"]) == ["off on the body"]
+    out = io.StringIO()
+    print_replay(result, Console(file=out, width=200))
+    assert "not measured: off on the body" in out.getvalue() and "–" in out.getvalue()
+
+
+def test_options_of_the_body_want_one(tmp_path: Path) -> None:
+    for option in (["-t", "2"], ["-c", "512"], ["--attention", "on"], ["--cache", "f16"]):
+        done = CliRunner().invoke(replay_command, ["t.jsonl", "--curve", "c.json", *option])
+        assert done.exit_code == 2 and "--body" in done.output
+    done = CliRunner().invoke(replay_command, ["t.jsonl", "--curve", "c.json", "--body", "b", "--cache", "x"])
+    assert done.exit_code == 2 and "f16" in done.output
+
+
 def test_bits_are_the_surprise_and_the_unnamed_share_the_rest() -> None:
     tokens, chances = ids(3, 4), np.array([0.5, 0.25], np.float32)
     assert replay.bits(tokens, chances, 3, 34) == pytest.approx(1.0)
@@ -268,9 +373,10 @@ def test_predictions_are_a_distribution_over_distinct_tokens(preset: str) -> Non
 
 
 def test_the_interval_of_a_ratio_holds_the_ratio_and_shrinks_to_it() -> None:
-    low, high = ratio_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    low, high = ratio_interval([2.0, 4.0, 6.0] * 2, [1.0, 2.0, 3.0] * 2)
     assert low == high == pytest.approx(2.0)
-    low, high = ratio_interval([10.0, 1.0, 5.0], [4.0, 4.0, 4.0])
+    low, high = ratio_interval([10.0, 1.0, 5.0] * 2, [4.0] * 6)
+    assert low is not None and high is not None
     assert low < 16 / 12 < high
 
 
@@ -287,6 +393,7 @@ def test_a_trace_is_tokenized_with_the_vocabulary_given(tmp_path: Path) -> None:
     found = read_trace(path, vocab=Path(aded_models.builtin_path()), limit=3)
     assert found.name == "t" and [one.id for one in found.answers] == ["1", "2"]  # an empty answer is none
     assert found.describe()["categories"] == {"c": 2}
+    assert found.vocab == Path(aded_models.builtin_path())
     assert all(len(one.answer) and one.answer.max() < found.n_vocab for one in found.answers)
     with pytest.raises(OptionError, match="--vocab"):
         read_trace(path)
@@ -310,6 +417,11 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, content: str, e
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "x"}\n' * 99)[:20])
     with pytest.raises(StoreError):
         read_trace(tmp_path / "cut.jsonl.gz")
+    damaged = bytearray(gzip.compress(b'{"prompt": "x"}\n' * 99))
+    damaged[10] = 0xFF  # a kind of block there is not
+    (tmp_path / "damaged.jsonl.gz").write_bytes(damaged)
+    with pytest.raises(StoreError, match="no trace of JSON lines"):
+        read_trace(tmp_path / "damaged.jsonl.gz")
     with pytest.raises(StoreError, match="no trace"):
         read_trace(tmp_path / "absent.jsonl")
     path.write_text('{"prompt": "x", "output": "y"}')
@@ -318,7 +430,8 @@ def test_what_is_no_trace_is_refused_in_one_line(tmp_path: Path, content: str, e
 
 
 def test_the_command_wants_a_curve_and_known_methods(tmp_path: Path) -> None:
-    assert METHODS == ALL_METHODS
+    assert ("off", *PRESETS, "prompt-lookup", *SCRIPTS) == METHODS
+    assert set(CACHES_OFFERED) == set(CACHE_TYPES)
     for options in ([], ["--curve", "c.json", "--methods", "magic"], ["--curve", "c.json", "--nodes", "65"]):
         done = CliRunner().invoke(replay_command, ["t.jsonl", *options])
         assert done.exit_code == 2 and "Traceback" not in done.output

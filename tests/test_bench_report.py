@@ -72,6 +72,7 @@ def replay_row(method: str, setting: str, phase: str, gain: float, own: bool) ->
         return {
             "passes": 900, "nodes": 1500, "tokens_per_pass": 1.4, "nodes_per_pass": 1.7, "speedup": speedup,
             "low": speedup - 0.03, "high": speedup + 0.03, "draft_microseconds": {"median": 8.0, "p99": 31.0},
+            "learn_microseconds": {"median": 3456.0, "p99": 9e3},
             "categories": {c: {"answers": 9, "tokens": 99, "speedup": speedup + i / 50 - 0.05,
                                "low": speedup + i / 50 - 0.1, "high": speedup + i / 50}
                            for i, c in enumerate(CATEGORIES)},
@@ -219,6 +220,8 @@ def test_numbers_peers_and_origin_are_in_both_texts(made: Path) -> None:
             "aded-bench run --seed 7",
             "199 of 200",
             "46,585",
+            "learning, µs",
+            "3,456",
         ):
             assert said in text, (name, said)
         assert "needs flash attention" not in text  # only in the part of the curve left out here
@@ -257,7 +260,7 @@ def test_interrupted_files_and_files_side_by_side_are_told_apart(tmp_path: Path)
 @pytest.mark.parametrize("kind", report.KINDS)
 def test_absent_and_absurd_values_never_crash(kind: str, tmp_path: Path) -> None:
     samples = {"curve": curve(), "replay": replay(), "run": run(), "lossless": lossless()}[kind]
-    for absurd in (None, [], {}, "x", 3, [None, 1], {"a": None}, float("nan"), 10**400):
+    for absurd in (None, [], [[]], {}, "x", 3, [None, 1], {"a": None}, float("nan"), 10**400):
         for key in [key for key in samples if key != "kind"]:
             path = saved(tmp_path, "odd", samples | {key: absurd})
             assert report.markdown(report.collect([path]), charts=True)

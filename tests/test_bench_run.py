@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,16 +19,30 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from aded_bench.main import main
 from aded_bench.results import ResultFile
 from aded_bench.run import loop as bench
 from aded_bench.run import suites
-from aded_bench.run.arms import METHODS, PEER, SERVER_METHODS, UNKNOWN_TOKEN, Answer, Setup, lookup_setup
+from aded_bench.run.arms import (
+    METHODS,
+    PEER,
+    SERVER_METHODS,
+    UNKNOWN_TOKEN,
+    Answer,
+    LlamaArm,
+    LocalArm,
+    Setup,
+    lookup_setup,
+    setup_of,
+)
 from aded_bench.run.figures import same_tokens
 from aded_bench.run.memory import Meter
 from aded_bench.run.server import KEPT, Binary, ServerArm, inspect
-from aded_local.errors import DeviceError, OptionError
+from aded_bench.run.tables import print_run
+from aded_local import LocalADED
+from aded_local.errors import DeviceError, OptionError, StoreError
 
 DESCRIPTION = {
     "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0,
@@ -37,6 +53,9 @@ SPEC_BENCH = Path(__file__).parents[2] / "shared" / "prompts" / "spec_bench.json
 class FakeLocal:
     def description(self) -> dict[str, Any]:
         return DESCRIPTION
+
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset({0})
 
 
 class FakeArm:
@@ -154,6 +173,36 @@ def test_no_method_always_runs_first() -> None:
     assert firsts == {"off", "auto", PEER}
 
 
+def test_a_missing_method_gives_nobody_its_turn(fakes: dict[str, Any], model: Path) -> None:
+    methods = ("off", *SERVER_METHODS, "auto", PEER)
+    bench.run(plan(model, methods=methods, warming=[]), ResultFile(None))
+    turns = [name for name, what in fakes["log"] if what != "close"]
+    assert turns[:9] == ["off", "auto", PEER, "auto", PEER, "off", PEER, "off", "auto"]
+    assert bench.rotated((), 3) == []
+
+
+def test_every_arm_ends_with_the_engines_tokens(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off") as llm:
+        ends = llm.end_tokens()
+        first = next(iter(llm.generate([5, 6], max_tokens=1, temperature=0.0).tokens))
+        setup = setup_of(tiny["llama"], LocalArm("off", llm))
+    assert ends and setup.ends == ends
+    arm = LlamaArm(replace(setup, ends=frozenset({first})))  # which the metadata does not name
+    answer = arm.answer([5, 6], 8, 0.0, 0)
+    arm.close()
+    assert (answer.tokens, answer.ended, answer.generated) == ([], True, 1)
+
+
+def test_a_table_of_few_prompts_has_no_interval(fakes: dict[str, Any], model: Path) -> None:
+    model = model.rename(model.with_name("x[bold].gguf"))
+    result = bench.run(plan(model, warming=[]), ResultFile(None))
+    out = Console(width=200, file=io.StringIO(), color_system=None)
+    print_run(result, out)
+    assert isinstance(out.file, io.StringIO)
+    assert "x[bold].gguf" in out.file.getvalue()
+    assert not re.search(r"\d to \d", out.file.getvalue())
+
+
 def test_a_token_whose_id_was_not_told_is_no_difference() -> None:
     assert same_tokens([1, 2, 3], [1, UNKNOWN_TOKEN, 3])
     assert not same_tokens([1, 2, 3], [1, UNKNOWN_TOKEN, 4])
@@ -205,6 +254,30 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
     bench.run(plan(model), file)
     with pytest.raises(OptionError, match="other settings"):
         bench.run(replace(plan(model), repeat=3), file)
+
+
+def test_other_prompts_under_the_same_name_are_another_run(
+    fakes: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    file = ResultFile(tmp_path / "run.json")
+    bench.run(plan(model), file)
+    others = suites.warming(suites.BUILTIN, None, 6, 1, without=[])
+    for change in ({"warming": others}, {"warm_suite": "builtin"}):
+        with pytest.raises(OptionError, match="other settings"):
+            bench.run(plan(model, **change), file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"runs": [[]]}, {"runs": [{}]}, {"histories": []}, {"memory": {"off": 3}}, {"resumed": "x"}],
+)
+def test_a_damaged_result_is_one_clear_error(
+    fakes: dict[str, Any], model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    file = ResultFile(tmp_path / "run.json")
+    file.save(bench.run(plan(model), file) | change, now=True)
+    with pytest.raises(StoreError, match="is damaged"):
+        bench.run(plan(model), file)
 
 
 # --- peers that are missing --------------------------------------------------------------------------
@@ -283,6 +356,20 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, why: str) 
     path = tmp_path / "suite.jsonl"
     path.write_text('{"prompt": "fine"}\n' + line + "\n")
     with pytest.raises(OptionError, match=f"line 2: .*{why}"):
+        suites.read(path)
+
+
+def test_only_newlines_end_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    path.write_bytes('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}'.encode())
+    assert [c.turns for c in suites.read(path)] == [("a\u2028b\u0085c",), ("d",)]
+
+
+def test_damaged_gzip_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl.gz"
+    good = gzip.compress(b'{"prompt": "hello"}', mtime=0)
+    path.write_bytes(good[:10] + bytes([good[10] ^ 0xFF]) + good[11:])
+    with pytest.raises(OptionError, match="cannot be read"):
         suites.read(path)
 
 
@@ -377,6 +464,11 @@ class Handler(BaseHTTPRequestHandler):
         assert asked["temperature"] == 0 and not asked["cache_prompt"]
         self.send_response(200)
         self.end_headers()
+        if asked["prompt"][0] in (2, 3):
+            error = {{"error": {{"code": 500, "message": "out of cells"}}}}
+            event = error if asked["prompt"] == [2] else {{"stop": False}}
+            self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
+            return
         for n in (1, 2, 4, 5):  # the third token ends inside a character and is not sent
             event = {{"content": "x", "tokens": [10 + n], "tokens_predicted": n, "stop": False}}
             self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
@@ -425,6 +517,10 @@ def test_a_server_that_refuses_or_dies_is_one_clear_error(stand_in: Path) -> Non
     try:
         with pytest.raises(DeviceError, match=r"HTTP 400.*prompt refused"):
             arm.answer([0], 16, 0.0, 0)
+        with pytest.raises(DeviceError, match="gives up: out of cells"):
+            arm.answer([2], 16, 0.0, 0)
+        with pytest.raises(DeviceError, match="not llama-server's: KeyError"):
+            arm.answer([3], 16, 0.0, 0)
         with pytest.raises(DeviceError, match=r"exit code 3|no answer over HTTP"):
             arm.answer([1], 16, 0.0, 0)
     finally:
@@ -523,6 +619,7 @@ def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
         ["--prompts", "9000"],
         ["--suite", "absent.jsonl"],
         ["--suite", "spec-bench"],
+        ["--data", "question.jsonl"],
         ["--llama-server", "/absent"],
     ],
 )

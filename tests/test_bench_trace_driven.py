@@ -11,10 +11,12 @@ import pytest
 
 from aded_bench.replay import trace_driven
 from aded_bench.replay.trace_driven import measure
+from aded_bench.replay.trace_sums import AnswerSums
 from aded_bench.replay.traces import Recorded, Trace
 from aded_local import LocalADED
+from aded_local.drafting.paper import PaperDrafter
 from aded_local.engine import Engine, open_engine
-from aded_local.errors import OptionError
+from aded_local.errors import OptionError, StoreError
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 SETTING = {"n_threads": 1, "n_ctx": 512, "flash_attention": False, "cache_type": "f16"}
@@ -133,7 +135,8 @@ def test_a_model_s_own_greedy_answers_are_what_it_says_again(
     assert sum((int(n) - 1) * size["passes"] for n, size in found["sizes"].items()) == found["nodes"]
     for key in ("speedup", "modelled", "modelled_near", "seconds", "plain_seconds"):
         assert found[key] > 0
-    assert found["low"] <= found["speedup"] <= found["high"]
+    assert found["low"] is found["high"] is None, "three answers are too few for an interval"
+    assert found["gpu_layers"] == "all"
     assert {name: part["answers"] for name, part in found["categories"].items()} == {"kind 0": 2, "kind 1": 1}
     factors = found["gap"]
     product = factors["plain"] / (factors["passes"] * factors["outside"])
@@ -223,6 +226,9 @@ def test_another_setting_s_result_is_not_continued(tiny: dict[str, Path], own_an
     found = measure(tiny["llama"], own_answers, "paper", **SETTING)
     with pytest.raises(OptionError, match="other settings"):
         measure(tiny["llama"], own_answers, "paper", earlier=found, plain_every=2, **SETTING)
+    found["answers"]["answer/0"] = {"category": 1}
+    with pytest.raises(StoreError, match="damaged"):
+        measure(tiny["llama"], own_answers, "paper", earlier=found, **SETTING)
 
 
 def test_an_answer_that_the_context_does_not_hold_is_clipped_and_counted(
@@ -248,3 +254,48 @@ def test_token_ids_the_model_does_not_know_are_refused(tiny: dict[str, Path], ow
 def test_a_memory_that_cannot_roll_back_is_refused(tiny: dict[str, Path], own_answers: Trace) -> None:
     with pytest.raises(OptionError, match="roll back"):
         measure(tiny["mamba"], own_answers, "auto", **SETTING)
+
+
+def test_paper_s_corpus_is_all_warm_answers_at_once(
+    tiny: dict[str, Path], own_answers: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed: list[list[list[int]]] = []
+    feed = PaperDrafter.feed
+
+    def noted(self: PaperDrafter, texts: Any) -> None:
+        kept = list(texts)
+        fed.append([text.tolist() for text in kept])
+        feed(self, kept)
+
+    monkeypatch.setattr(PaperDrafter, "feed", noted)
+    found = measure(tiny["llama"], own_answers, "paper", warm=[own_answers, own_answers], **SETTING)
+    texts = [text.tolist() for one in own_answers.answers for text in (one.prompt, one.answer)]
+    assert fed[-1] == texts * 2
+    cold = measure(tiny["llama"], own_answers, "paper", **SETTING)
+    assert found["tokens_per_pass"] > cold["tokens_per_pass"]
+
+
+def test_a_cache_type_nobody_knows_is_refused(tiny: dict[str, Path], own_answers: Trace) -> None:
+    with pytest.raises(OptionError, match="cache_type is 'nonsense'"):
+        measure(tiny["llama"], own_answers, "paper", **SETTING | {"cache_type": "nonsense"})
+
+
+def test_the_largest_tree_is_priced_though_curves_end_below_it() -> None:
+    assert trace_driven._price(np.arange(65.0), 64) == 64.0
+    assert trace_driven._price(np.arange(65.0), 65) == 65.0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None, [], {}, {"category": 3}, {"category": "x", "cake": 1}, {"category": "x", "tokens": "1"},
+        {"category": "x", "sizes": {"1": [0, 1]}}, {"category": "x", "sizes": [3]},
+        {"category": "x", "draft_microseconds": {"fast": 1}}, {"category": "x", "plain_milliseconds": [None]},
+    ],
+)  # fmt: skip
+def test_damaged_sums_are_refused(data: Any) -> None:
+    with pytest.raises(StoreError, match="damaged"):
+        AnswerSums.from_dict(data)
+    sound = AnswerSums("x", tokens=3)
+    sound.add_plain(1.0, 2.0, 1.5, 1.4)
+    assert AnswerSums.from_dict(sound.to_dict()) == sound

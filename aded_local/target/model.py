@@ -194,6 +194,11 @@ class Model:
             known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
         return known
 
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids of all tokens that end an answer."""
+        return frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
+
     def token_text(self, token: int) -> str:
         """The vocabulary's own spelling of a token; empty for an id outside it."""
         if not 0 <= token < self.n_vocab:

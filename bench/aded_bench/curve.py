@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
+from aded_bench.curve_entries import Entry, Setting, curves_of, entry_of, name_of
 from aded_bench.results import ResultFile, provenance, resume
 from aded_local import device
 from aded_local.cost import (
@@ -30,14 +29,7 @@ from aded_local.errors import DeviceError, OptionError
 from aded_local.target import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
 from aded_local.tuning import EXACT_CANDIDATES, FAST_CANDIDATES, Tuner
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-Setting = tuple[bool, str]
-"""Flash attention, cache type."""
 Say = Callable[[str], None]
-Entry = dict[str, Any]
-"""One curve of the result: see ``_entry``."""
 
 CANDIDATES: tuple[Setting, ...] = tuple(dict.fromkeys((*FAST_CANDIDATES, *EXACT_CANDIDATES)))
 """What the engine chooses among, for speed and for exactness."""
@@ -155,7 +147,7 @@ def run(
             "provenance": provenance(plan.settings(), model=plan.model, description=engine),
         }
         earlier = resume(file, "curve", result["provenance"])
-        result["curves"] = list(earlier["curves"]) if earlier else []
+        result["curves"] = curves_of(earlier, file)
         try:
             for setting in plan.combinations():
                 _measure(plan, bench, setting, prefixes, result, file, step)
@@ -253,7 +245,7 @@ def _measure(
     except DeviceError as error:
         note = str(error).removesuffix(ASK_FOR_LESS)
         for prefix in missing:
-            _put(result, _entry(setting, prefix, {}, note=note))
+            _put(result, entry_of(setting, prefix, {}, note=note))
             for _ in range(per_curve):
                 step("")
         return
@@ -264,7 +256,7 @@ def _measure(
             if plan.exact:
                 found = probe.exact_sizes(plan.sizes, prefix, longest=LARGEST_BATCH)
                 entry["exact"] = sorted(found)
-                step(_name(setting))
+                step(name_of(setting))
             file.save(result)
         if bench.keep:
             done = [_find(result, setting, prefix) for prefix in prefixes]
@@ -272,7 +264,7 @@ def _measure(
     except DeviceError as error:
         for prefix in missing:
             if not _is_done(plan, _find(result, setting, prefix)):
-                _put(result, _entry(setting, prefix, {}, note=str(error)))
+                _put(result, entry_of(setting, prefix, {}, note=str(error)))
     finally:
         target.context.close()
 
@@ -287,7 +279,7 @@ def _time(
 ) -> Entry:
     """Time one curve; it is in ``result`` even when Ctrl-C ends the measuring half-way."""
     samples: dict[int, list[float]] = {}
-    note = f"{_name(setting)}, {prefix} cells"
+    note = f"{name_of(setting)}, {prefix} cells"
     try:
         for n, seconds in probe.passes(plan.sizes, prefix, rounds=plan.rounds):
             samples.setdefault(n, []).append(seconds)
@@ -296,30 +288,9 @@ def _time(
         step(note)
     finally:
         if samples:
-            entry = _entry(setting, prefix, samples)
+            entry = entry_of(setting, prefix, samples)
             _put(result, entry)
     return entry
-
-
-def _entry(setting: Setting, prefix: int, samples: dict[int, list[float]], note: str | None = None) -> Entry:
-    """One curve as plain data: medians and quartiles in milliseconds by batch size, ratios to one token."""
-    quartiles = {
-        n: [1e3 * float(v) for v in np.percentile(taken, (25, 50, 75))]
-        for n, taken in sorted(samples.items())
-    }
-    one = quartiles[1][1] if quartiles else 1.0
-    return {
-        "flash_attention": setting[0],
-        "cache_type": setting[1],
-        "prefix": prefix,
-        "milliseconds": {str(n): round(q[1], 4) for n, q in quartiles.items()},
-        "ratio": {str(n): round(q[1] / one, 4) for n, q in quartiles.items()},
-        "low": {str(n): round(q[0], 4) for n, q in quartiles.items()},
-        "high": {str(n): round(q[2], 4) for n, q in quartiles.items()},
-        "rounds": min((len(taken) for taken in samples.values()), default=0),
-        "exact": None,
-        "note": note,
-    }
 
 
 def _is_done(plan: Plan, entry: Entry | None) -> bool:
@@ -369,29 +340,3 @@ def _keep(plan: Plan, bench: _Bench, target: Target, probe: Probe, curves: Seque
         # At the engine's own fills, which need not be those measured here.
         curve.exact, curve.exact_fills = probe.exactness()
     bench.tuner.keep(target.settings, curve)
-
-
-def _name(setting: Setting) -> str:
-    return f"flash attention {'on' if setting[0] else 'off'}, {setting[1]} cache"
-
-
-def show(result: dict[str, Any], out: Console) -> None:
-    """One table per attention, cache type and prefix; a combination that does not work has its reason."""
-    from rich.table import Table
-
-    of_all = f"{result['provenance']['model']['file']}, {result['provenance']['engine']['threads']} threads"
-    for entry in result["curves"]:
-        setting = (entry["flash_attention"], entry["cache_type"])
-        title = f"{of_all}, {_name(setting)}, after {entry['prefix']} cells"
-        if result["chosen"] == {"flash_attention": setting[0], "cache_type": setting[1]}:
-            title += " (the engine's choice)"
-        if entry["note"] is not None:
-            out.print(f"{title}: {entry['note']}", highlight=False)
-            continue
-        table = Table("tokens", "ms", "ratio", "quartiles", "exact")
-        for n, milliseconds in entry["milliseconds"].items():
-            exact = "-" if entry["exact"] is None else "yes" if int(n) in entry["exact"] else "no"
-            quartiles = f"{entry['low'][n]:.2f} to {entry['high'][n]:.2f}"
-            table.add_row(n, f"{milliseconds:.2f}", f"{entry['ratio'][n]:.2f}", quartiles, exact)
-        out.print(title, highlight=False)
-        out.print(table)

@@ -14,12 +14,16 @@ PATH = click.Path(path_type=Path)
 
 
 def model_path(given: Path | None) -> Path:
-    """The model given, else the built-in one."""
+    """The model given, else the built-in one.
+
+    Raises:
+        ModelNotFoundError: that is not installed.
+    """
     if given is not None:
         return given
-    import aded_models
+    from aded_local.api import builtin_model
 
-    return Path(aded_models.builtin_path())
+    return builtin_model()
 
 
 def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:

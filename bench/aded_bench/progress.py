@@ -19,7 +19,12 @@ from rich.progress import (
 @contextlib.contextmanager
 def bytes_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar over bytes; call the result with those done and their total."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
@@ -29,7 +34,12 @@ def bytes_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextlib.contextmanager
 def steps_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar over steps; call the result after each, with a word on what comes next."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)

@@ -8,16 +8,35 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from aded_local.errors import OptionError, StoreError
+from aded_local.errors import ADEDError, OptionError, StoreError
 
 SAVE_SECONDS = 5.0  # between saves of a running measurement: what a crash may cost
 PACKAGES = ("aded-local", "llama-cpp-python", "numpy", "numba", "gguf")
+SOURCE = "aded-local source"  # beside the version of aded-local, which changes less often than its code
+
+MACHINE_KEYS = ("platform", "cpu", "gpus")
+RUN_KEYS = ("settings", "model", "inputs", "versions", *MACHINE_KEYS)
+"""What a continued run must share of its provenance."""
+
+ENGINE_KEYS = ("flash_attention", "cache_type", "threads", "gpu_layers")
+"""And of the engine. Its curve may have been refined since; its context, where none was asked for, goes by the
+memory that happened to be free (one that was asked for is in the settings)."""
+
+CONTENT: dict[str, dict[str, type]] = {
+    "run": {"runs": list, "histories": dict},
+    "lossless": {"answers": dict},
+    "curve": {"curves": list},
+    "replay": {"rows": list, "peers": dict},
+}
+"""What a continued run takes over, by kind of result. Lists hold objects."""
 
 
 def provenance(
@@ -38,10 +57,11 @@ def provenance(
     from aded_local.device import device_name
     from aded_local.target.devices import gpu_names
 
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     found: dict[str, Any] = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command_line": sys.argv,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": versions | {SOURCE: source_hash()},
         "platform": platform.platform(),
         "cpu": device_name(),
         "cpu_count": os.cpu_count(),
@@ -64,10 +84,6 @@ def _file(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-ENGINE_KEYS = ("flash_attention", "cache_type", "threads", "context", "gpu_layers")
-"""What a continued run must share of the engine; its curve may have been refined since."""
-
-
 def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, Any] | None:
     """What an interrupted run with the same provenance left, or None where there is no file.
 
@@ -76,23 +92,53 @@ def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, An
         here: ``provenance`` of the run about to start.
 
     Raises:
-        StoreError: the file is no result file.
+        StoreError: the file is no result file, or what a run goes on from is not in it.
         OptionError: it holds another run, which is not overwritten.
     """
     found = file.load()
     if found is None:
         return None
     there = found["provenance"]
-    different = [key for key in ("settings", "model", "inputs", "versions") if there.get(key) != here[key]]
-    engines = (there.get("engine") or {}, here["engine"] or {})
-    different += [key for key in ENGINE_KEYS if engines[0].get(key) != engines[1].get(key)]
+    different = [key for key in RUN_KEYS if _known_at_start(there, key) != _known_at_start(here, key)]
+    engine = there.get("engine")
+    if here["engine"] is not None:
+        earlier = engine if isinstance(engine, dict) else {}
+        different += [key for key in ENGINE_KEYS if earlier.get(key) != here["engine"].get(key)]
     if found.get("kind") != kind:
         different = [f"kind of result ({found.get('kind')})"]
     if different:
         raise OptionError(
             f"{file.path} holds a run with other {', '.join(different)}; name another file or remove it"
         )
+    for key, wanted in CONTENT[kind].items():
+        value = found.get(key)
+        is_sound = isinstance(value, wanted)
+        if not is_sound or (isinstance(value, list) and not all(isinstance(row, dict) for row in value)):
+            raise StoreError(f"{file.path} is damaged: {key} is not what a run leaves; remove it")
     return found
+
+
+def _known_at_start(provenance: Mapping[str, Any], key: str) -> Any:
+    """The value under ``key``; of the model without its quantization, which only a loaded one tells."""
+    value = provenance.get(key)
+    if key == "model" and isinstance(value, dict):
+        return {name: part for name, part in value.items() if name != "quantization"}
+    return value
+
+
+@contextmanager
+def taking_over(file: ResultFile) -> Iterator[None]:
+    """Inside, what an earlier run left is read; whatever does not fit there is the file's fault.
+
+    Raises:
+        StoreError: something does not fit.
+    """
+    try:
+        yield
+    except ADEDError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise StoreError(f"{file.path} is damaged: {error!r}; remove it") from None
 
 
 def sha256(path: Path) -> str:
@@ -104,6 +150,24 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@cache
+def source_hash() -> str:
+    """Hash over the Python sources of ``aded_local`` and ``aded_bench``, hexadecimal.
+
+    Code that changed under one version number shows by it, and such results are not mixed.
+    """
+    import aded_bench
+    import aded_local
+
+    digest = hashlib.sha256()
+    for package in (aded_local, aded_bench):
+        folder = Path(package.__file__ or "").parent
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{package.__name__}/{path.relative_to(folder).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -111,10 +175,35 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written, before the work is done.
+
+    Raises:
+        OptionError: it is a folder, a device or a pipe, or its folder is not there or not writable.
+    """
+    try:
+        if path.is_dir():
+            raise OptionError(f"{path} is a folder; name the file to write")
+        if path.exists() and not path.is_file():
+            raise OptionError(f"{path} is a device or a pipe; name a file to write")
+        if not path.parent.is_dir():
+            raise OptionError(f"no such folder: {path.parent}")
+    except OSError as error:  # a folder above may not be entered, or the name is too long
+        raise OptionError(f"{path} cannot be written: {error.strerror or error}") from None
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OptionError(f"the folder {path.parent} may not be written to; name a file elsewhere")
+
+
 class ResultFile:
-    """A JSON file that grows; without a path, nothing is written."""
+    """A JSON file that grows; without a path, nothing is written.
+
+    Raises:
+        OptionError: the file could not be written; see ``check_output``.
+    """
 
     def __init__(self, path: Path | None) -> None:
+        if path is not None:
+            check_output(path)
         self.path = path
         self._saved_at = time.monotonic()
 
@@ -128,9 +217,9 @@ class ResultFile:
             return None
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{self.path} is no result file of aded-bench: {error}") from None
-        if not isinstance(found, dict) or "provenance" not in found:
+        if not isinstance(found, dict) or not isinstance(found.get("provenance"), dict):
             raise StoreError(f"{self.path} is no result file of aded-bench; name another")
         return found
 
@@ -144,7 +233,8 @@ class ResultFile:
             return
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            # ASCII, since names of files and arguments may hold what UTF-8 cannot write.
+            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             partial.replace(self.path)
         except OSError as error:
             partial.unlink(missing_ok=True)

@@ -6,7 +6,10 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from aded_bench.wording import attention
 
 PIPED_WIDTH = 140  # columns where there is no terminal to ask
 
@@ -16,16 +19,40 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
 
 
+def literal(text: str) -> str:
+    """``text`` as it is: square brackets in it are no markup, and what UTF-8 cannot write is a question mark."""
+    return escape(text.encode("utf-8", errors="replace").decode())
+
+
+def title(result: dict[str, Any], *more: str) -> str:
+    """What a table of ``result`` was measured with, and whether it is all there; ``more`` comes in between."""
+    engine = result["provenance"]["engine"]
+    model = result["provenance"]["model"]["file"]
+    how = (f"{engine.get('cache_type')} cache", attention(engine.get("flash_attention")))
+    parts = (model, *how, f"{engine.get('threads')} threads", *more)
+    return literal(", ".join(parts)) + ("" if result["complete"] else " (interrupted)")
+
+
+def print_missing(result: dict[str, Any], out: Console) -> None:
+    """What was asked for and could not be measured, and why."""
+    for what, why in result.get("missing", {}).items():
+        out.print(f"missing: {literal(what)}: {literal(why)}", soft_wrap=True)
+
+
 def print_lossless(result: dict[str, Any], out: Console) -> None:
     """Identical sequences by method, then where the others part."""
-    table = Table("method", "against", "temperature", "identical", "crossing 512 cells", title=_title(result))
+    table = Table("method", "against", "temperature", "identical", "crossing 512 cells", title=title(result))
     for row in result["comparisons"]:
         counted = f"{row['identical']} of {row['total']}"
         crossing = str(row["crossing_512_cells"])
         table.add_row(row["method"], row["against"], f"{row['temperature']:g}", counted, crossing)
     out.print(table)
-    if not result["partings"]:
-        return
+    if result["partings"]:
+        out.print(_partings(result["partings"]))
+    print_missing(result, out)
+
+
+def _partings(rows: list[dict[str, Any]]) -> Table:
     columns = (
         "method",
         "temp.",
@@ -39,25 +66,20 @@ def print_lossless(result: dict[str, Any], out: Console) -> None:
         "rounding",
     )
     table = Table(*columns, title="where they part: plain decoding's candidate, then the other's")
-    for row in result["partings"]:
+    for row in rows:
+        head = (row["method"], f"{row['temperature']:g}", literal(row["prompt"]))
+        place = (str(row["position"]), str(row["cells"]))
+        if "candidates" not in row:  # nobody could look at it again
+            table.add_row(*head, *place, *"-----")
+            continue
         pair = row["candidates"]
         table.add_row(
-            row["method"],
-            f"{row['temperature']:g}",
-            row["prompt"],
-            str(row["position"]),
-            str(row["cells"]),
-            " | ".join(repr(candidate["text"]) for candidate in pair),
+            *head,
+            *place,
+            literal(" | ".join(repr(candidate["text"]) for candidate in pair)),
             " | ".join(f"{candidate['one']:.4f}" for candidate in pair),
             " | ".join(f"{candidate['wide']:.4f}" for candidate in pair),
             f"{row['difference']:.4f}",
             "yes" if row["within_rounding"] else "no",
         )
-    out.print(table)
-
-
-def _title(result: dict[str, Any]) -> str:
-    engine = result["provenance"]["engine"]
-    attention = "flash attention" if engine.get("flash_attention") else "no flash attention"
-    name = f"{result['provenance']['model']['file']}, {engine.get('cache_type')} cache, {attention}"
-    return name + f", {engine.get('threads')} threads" + ("" if result["complete"] else " (interrupted)")
+    return table

@@ -21,6 +21,7 @@ from pathlib import Path
 from aded_bench.body.file import SPACE_RESERVE, BodyWriter, Progress, quantization
 from aded_bench.body.placement import SHAPES, Shape, body_dimensions, place, random_dimensions
 from aded_bench.body.source import Dimensions, Source, Tokenizer
+from aded_bench.results import check_output
 from aded_local.errors import OptionError, StoreError
 
 __all__ = [
@@ -104,13 +105,11 @@ def build(
 
 
 def _check_destination(source: Path, out: Path) -> None:
-    if out.is_dir():
-        raise OptionError(f"{out} is a folder; name the file to write")
-    if out.exists() and not out.is_file():
-        raise OptionError(f"{out} is a device or a pipe; name a file to write")
-    if not out.parent.is_dir():
-        raise OptionError(f"no such folder: {out.parent}")
-    if source.exists() and out.exists() and source.samefile(out):
+    check_output(out)
+    same = False
+    with contextlib.suppress(OSError):  # a source that cannot be looked at is refused when it is opened
+        same = source.exists() and out.exists() and source.samefile(out)
+    if same:
         raise OptionError("the body would overwrite the model it is made from")
 
 

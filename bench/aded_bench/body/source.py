@@ -64,12 +64,15 @@ class _File:
     """Whether the network is made up: all weights random."""
 
     def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            raise ModelNotFoundError(f"{path} is a folder; give the GGUF file inside it")
-        if not path.is_file():
-            raise ModelNotFoundError(f"no such file: {path}")
         self.path = path
-        self.reader = _read(path)
+        try:
+            if path.is_dir():
+                raise ModelNotFoundError(f"{path} is a folder; give the GGUF file inside it")
+            if not path.is_file():
+                raise ModelNotFoundError(f"no such file: {path}")
+            self.reader = _read(path)
+        except OSError as error:  # its permissions, or those of a folder above; a broken disk
+            raise ModelNotFoundError(f"{path} cannot be read: {error.strerror or error}") from None
 
     def value(self, key: str) -> Any:
         """The metadata value under ``key``, or None."""
@@ -98,7 +101,7 @@ class Source(_File):
         """Open and check ``path``.
 
         Raises:
-            ModelNotFoundError: no such file, or a folder.
+            ModelNotFoundError: no such file, a folder, or it cannot be read.
             ModelFormatError: not a GGUF, truncated, or inconsistent.
             ModelKindError: a GGUF whose network is not the plain Llama one.
         """

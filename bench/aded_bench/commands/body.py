@@ -57,6 +57,8 @@ def command(
         raise click.UsageError("at most two files: MODEL.gguf OUT.gguf")
     if tokenizer is not None and len(paths) == 2:
         raise click.UsageError("a model brings its own tokenizer: give MODEL.gguf or --tokenizer")
+    if threads is not None and file_type != "q4_k_m":
+        raise click.UsageError("-t is for --type q4_k_m; other types are written by one thread")
     source, out = tokenizer or model_path(paths[0] if len(paths) == 2 else None), paths[-1]
     shape = None if shape_name == SAME_SHAPE else SHAPES[shape_name]
     with bytes_progress(f"writing {out.name}") as progress:

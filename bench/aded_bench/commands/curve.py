@@ -95,14 +95,18 @@ def command(
     import importlib.util
 
     from aded_bench import curve as bench
+    from aded_bench.curve_table import print_curves
     from aded_bench.progress import steps_progress
-    from aded_bench.results import ResultFile
+    from aded_bench.results import ResultFile, check_output
     from aded_bench.tables import console
     from aded_local.cost import SIZES
     from aded_local.errors import OptionError
 
     if png_path is not None and importlib.util.find_spec("matplotlib") is None:
         raise OptionError("--png needs matplotlib: install aded-local[bench]")
+    if png_path is not None:
+        check_output(png_path)
+    file = ResultFile(json_path)
     if every and sizes is not None:
         raise click.UsageError("--all and --sizes exclude each other")
     kinds = None if caches is None else tuple(part.strip() for part in caches.split(",") if part.strip())
@@ -119,12 +123,14 @@ def command(
         keep=keep,
     )
     with steps_progress("curve", bench.total_steps(plan)) as step:
-        result = bench.run(
-            plan, ResultFile(json_path), step, lambda note: click.echo(f"{PROGRAM}: {note}", err=True)
-        )
-    bench.show(result, console())
+        result = bench.run(plan, file, step, lambda note: click.echo(f"{PROGRAM}: {note}", err=True))
+    print_curves(result, console())
     if png_path is not None:
         from aded_bench.report.charts import curve_chart
+        from aded_bench.report.sections import curve_panels
 
-        curve_chart(result, png_path)
+        if curve_panels(result):
+            curve_chart(result, png_path)
+        else:
+            click.echo(f"{PROGRAM}: there is no curve to draw: {png_path} was not written", err=True)
     finish(result["complete"])

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from aded_bench.replay.traces import Trace
 
 METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
-"""``drafts.METHODS``, which is not imported here so that --help is quick."""
+"""What ``drafts.open_replayed`` knows; listed here so that --help is quick."""
+
+CACHE_TYPES = ("f16", "q8_0", "bf16", "f32")
+"""Names of ``aded_local.target.CACHE_TYPES``, which is not imported here for the same reason."""
 
 
 @click.command("replay")
@@ -64,7 +67,7 @@ METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
 @click.option(
     "--nodes",
     type=click.IntRange(1, 64),
-    help="Verify so many nodes at every step, whatever they cost.",
+    help="Verify so many nodes at every step, whatever they cost; auto then has no budget and no guard.",
 )
 @click.option(
     "--body",
@@ -74,7 +77,10 @@ METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
 )
 @click.option("--attention", type=click.Choice(["off", "on"]), help="Of --body.  [default: the faster]")
 @click.option(
-    "--cache", "cache_type", metavar="TYPE", help="KV cache type of --body.  [default: the fastest]"
+    "--cache",
+    "cache_type",
+    type=click.Choice(CACHE_TYPES),
+    help="KV cache type of --body.  [default: the fastest]",
 )
 @THREADS
 @CONTEXT
@@ -118,8 +124,13 @@ def command(
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise click.UsageError(f"--methods takes some of {', '.join(METHODS)}; not {', '.join(unknown)!r}")
+    for_body = {"--attention": attention, "--cache": cache_type, "-t": threads, "-c": n_ctx}
+    idle = [name for name, value in for_body.items() if value is not None and body is None]
+    if idle:
+        raise click.UsageError(f"{', '.join(idle)}: only for --body MODEL.gguf; name one, or leave it out")
     if body is not None and nodes is not None:
         raise click.UsageError("--nodes is for modelled replays; leave it out with --body")
+    file = ResultFile(json_path)
     phases = (("cold",) if cold or not warm_paths else ()) + (("warm",) if warm_paths else ())
     curves = tuple(read_curve(path) for path in dict.fromkeys(curve_paths))
     _distinct("curves", [curve.name for curve in curves])
@@ -144,7 +155,7 @@ def command(
     if body is not None:
         plan = _with_body(plan, body, threads, n_ctx, attention, cache_type)
     with steps_progress("replay", total_steps(plan)) as step:
-        result = run(plan, ResultFile(json_path), step)
+        result = run(plan, file, step)
     print_replay(result, console())
     finish(result["complete"])
 
@@ -176,6 +187,10 @@ def _with_body(
     from dataclasses import replace
 
     from aded_bench.replay.trace_driven import measure
+    from aded_local.errors import ModelNotFoundError
+
+    if not model.is_file():
+        raise ModelNotFoundError(f"there is no model {model}")
 
     options: dict[str, Any] = {
         "n_threads": threads,

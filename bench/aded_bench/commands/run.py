@@ -45,7 +45,11 @@ from aded_bench.options import (
     show_default=True,
     help="Add a second pass, in which these many other prompts are answered first.",
 )
-@click.option("--warm-suite", metavar="NAME|FILE", help="Where those come from.  [default: the suite itself]")
+@click.option(
+    "--warm-suite",
+    metavar="NAME|FILE",
+    help="Where those come from; all of it (40 of builtin) without --warm.  [default: the suite itself]",
+)
 @click.option(
     "--methods",
     default="all",
@@ -108,6 +112,8 @@ def command(
     from aded_bench.run.tables import print_run
     from aded_bench.tables import console
 
+    if data is not None and suites.SPEC_BENCH not in (suite, warm_suite):
+        raise click.UsageError(f"--data is for --suite {suites.SPEC_BENCH}; name another file with --suite")
     chosen = METHODS if methods == ("all",) else check_methods(methods, METHODS)
     measured, warming = suites.load(suite, data, count, 0 if warm_suite else warm, seed)
     if warm_suite:
@@ -115,9 +121,10 @@ def command(
     names = {name for name in (suite, warm_suite) if name and name != suites.BUILTIN}
     plan = bench.Plan(
         model=model_path(model),
-        suite=suite if suite in (suites.BUILTIN, suites.SPEC_BENCH) else Path(suite).name,
+        suite=suites.short_name(suite),
         measured=measured,
         warming=warming,
+        warm_suite=suites.short_name(warm_suite) if warm_suite else None,
         methods=chosen,
         max_tokens=max_tokens,
         repeat=repeat,

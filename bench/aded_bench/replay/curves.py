@@ -58,14 +58,12 @@ class NamedCurve:
         return cost
 
     def cost_array(self) -> npt.NDArray[np.float64]:
-        """Relative cost by tokens, float64 ``(LARGEST_PASS + 1,)``, rising; index 0 is 0. Do not write to it."""
+        """Relative cost by tokens, float64 ``(LARGEST_PASS + 1,)``, rising from 2; index 0 is 0. Do not write to it."""
         return self._cost
 
     def cost(self, n_tokens: int) -> float:
-        """Relative cost of a pass over ``n_tokens``, at least 1."""
-        if n_tokens <= LARGEST_PASS:
-            return float(self._cost[n_tokens])
-        return float(self._cost[-1]) * n_tokens / LARGEST_PASS
+        """Relative cost of a pass over ``n_tokens``, ``LARGEST_PASS`` at most; below 1 where the file says so."""
+        return float(self._cost[n_tokens])
 
     def engine_curve(self) -> CostCurve:
         """The same as the engine's own curve, independent of the cells."""

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from aded_bench.replay.curves import NamedCurve
+from aded_bench.replay.curves import LARGEST_PASS, NamedCurve
 from aded_bench.replay.peers import PeerLost, PeerProcess, tree_of
 from aded_bench.replay.traces import Recorded, Tokens, Trace
 from aded_local.drafting import PRESETS, Drafter, make_drafter
@@ -18,15 +18,12 @@ from aded_local.drafting.paper import PaperDrafter
 from aded_local.planning import AutoPlanner, PaperPlanner, Planner
 from aded_local.tree import EMPTY_TREE, DraftTree, chain
 
-MOST_NODES: Final = 63
-"""What the engine verifies at most, and what its cost curves cover with the root."""
+MOST_NODES: Final = LARGEST_PASS - 1
+"""What the engine verifies at most; `auto` stays one below, where its cost curve ends."""
 
 LOOKUP_NGRAM: Final = 2
 LOOKUP_TOKENS: Final = 10
 """`LlamaPromptLookupDecoding`'s own defaults."""
-
-OWN: Final = ("off", *PRESETS)
-METHODS: Final = (*OWN, "prompt-lookup", "draftretriever", "suffix")
 
 SUFFIX_SETTINGS: Final = {
     "chain of 3": {"most": 3, "tree": False, "factor": 1.0, "least": 0.3},
@@ -107,7 +104,7 @@ class Own:
         self._plain_seconds = curve.plain_seconds if curve is not None else 0.0
         self._limit = MOST_NODES if nodes is None else nodes
         self._begun = False
-        largest = MOST_NODES if nodes is None else max(nodes, MOST_NODES)
+        largest = max(self._limit, MOST_NODES)
         self._planner: Planner
         if preset == "auto" and nodes is None:
             if curve is None:
@@ -267,7 +264,7 @@ def open_replayed(
     """A way of drafting with an empty store.
 
     Args:
-        method: of ``METHODS``.
+        method: of ``commands.replay.METHODS``.
         setting: of ``settings_of(method)``.
         curve: what ``auto`` budgets with.
         nodes: see ``Own``; peers' trees are cut to it.
@@ -290,4 +287,4 @@ def open_replayed(
         n_vocab=trace.n_vocab,
         settings=SUFFIX_SETTINGS.get(setting, {}),
     )
-    return Foreign(process, most=MOST_NODES + 1 if nodes is None else nodes)
+    return Foreign(process, most=MOST_NODES if nodes is None else nodes)

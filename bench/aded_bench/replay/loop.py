@@ -16,19 +16,21 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_bench.replay import calibration
-from aded_bench.replay.curves import LARGEST_PASS, NamedCurve
-from aded_bench.replay.drafts import SCRIPTS, Replayed, Times, open_replayed, settings_of
+from aded_bench.replay.curves import NamedCurve
+from aded_bench.replay.drafts import SCRIPTS, Own, Replayed, open_replayed, settings_of
+from aded_bench.replay.earlier import note_engine, rows_of
 from aded_bench.replay.peers import PeerLost
-from aded_bench.replay.traces import Recorded, Trace
+from aded_bench.replay.tally import spread, sweep
+from aded_bench.replay.traces import Trace
 from aded_bench.results import ResultFile, provenance, resume
-from aded_bench.summary import ratio_interval
 from aded_local.drafting import PRESETS, make_drafter
-from aded_local.tree import DraftTree
+from aded_local.errors import OptionError
 
 LEAST_LEFTOVER: Final = 1e-3
 """Probability kept for tokens a predictor does not name: some always come, and minus the logarithm of nothing is
 infinite. A tenth of a percent costs a predictor that is sure and right 0.0014 bits."""
+
+NO_BODY: Final = "only our own ways of drafting are decoded on it"
 
 Step = Callable[[str], None]
 Save = Callable[[dict[str, Any]], None]
@@ -45,7 +47,7 @@ class Plan:
         traces: measured, each with a store of its own.
         warm: fed before the warm phase.
         phases: ``cold``, ``warm`` or both.
-        methods: of ``drafts.METHODS``.
+        methods: of ``commands.replay.METHODS``.
         curves: what passes cost.
         nodes: verify so many nodes at every step, whatever they cost; None for each method's own choice.
         limit, longest: how traces were cut to so many answers of so many tokens, for the record.
@@ -83,6 +85,10 @@ class Plan:
             "peer_python": None if self.peer_python is None else str(self.peer_python),
             "body": self.body_settings,
         }
+
+    def without_body(self) -> list[str]:
+        """Methods that are only modelled where the others are decoded on a body too."""
+        return [] if self.body is None else [method for method in self.methods if method not in PRESETS]
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,11 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     Raises:
         ADEDError: a file cannot be used, or ``file`` holds another run.
     """
-    inputs = [trace.path for trace in (*plan.traces, *plan.warm)] + [curve.path for curve in plan.curves]
+    traces = (*plan.traces, *plan.warm)
+    vocabularies = dict.fromkeys(trace.vocab for trace in traces if trace.vocab is not None)
+    inputs = [*(trace.path for trace in traces), *vocabularies, *(curve.path for curve in plan.curves)]
     here = provenance(plan.settings(), model=plan.body_model, inputs=inputs)
-    earlier = resume(file, "replay", here) or {}
+    earlier = rows_of(resume(file, "replay", here), file)
     result: dict[str, Any] = {
         "kind": "replay",
         "complete": False,
@@ -149,10 +157,14 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
         "curves": {c.name: {"ratio": {str(n): r for n, r in c.ratio.items()}} for c in plan.curves},
         "traces": [trace.describe() for trace in plan.traces],
         "warm": [trace.describe() for trace in plan.warm],
-        "peers": earlier.get("peers", {}),
+        "peers": earlier["peers"],
         "missing": {},
-        "rows": earlier.get("rows", []),
+        "skipped": {f"{method} on the body": NO_BODY for method in plan.without_body()},
+        "rows": earlier["rows"],
     }
+    for row in result["rows"]:
+        note_engine(here, row["body"] or {})
+    _check_peers(plan, result)
     try:
         for unit in units(plan):
             if unit.method not in result["missing"]:
@@ -167,15 +179,42 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     return result
 
 
-def _do(plan: Plan, unit: Unit, result: dict[str, Any], file: ResultFile, step: Step) -> None:
+def _check_peers(plan: Plan, result: dict[str, Any]) -> None:
+    """Before any sweep: is a peer whose rows are to be completed still the version that made them?
+
+    Raises:
+        OptionError: it is not.
+    """
+    for method, before in result["peers"].items():
+        left = [u for u in units(plan) if u.method == method and not _is_done(u, _row_of(u, result))]
+        if not left or not any(row["method"] == method for row in result["rows"]):
+            continue
+        try:
+            replayed = _open(plan, left[0])
+        except PeerLost:
+            continue  # its sweep says why
+        replayed.close()
+        now = getattr(replayed, "version", None)
+        if now != before:
+            raise OptionError(
+                f"the result file holds a run with {method} {before}, and {now} is installed; name another file "
+                "or remove it"
+            )
+
+
+def _row_of(unit: Unit, result: dict[str, Any]) -> dict[str, Any] | None:
     key = unit.row()
-    row = next((r for r in result["rows"] if all(r[name] == key[name] for name in key)), None)
+    return next((r for r in result["rows"] if all(r[name] == key[name] for name in key)), None)
+
+
+def _do(plan: Plan, unit: Unit, result: dict[str, Any], file: ResultFile, step: Step) -> None:
+    row = _row_of(unit, result)
     if row is not None and _is_done(unit, row):
         for _ in unit.trace.answers:
             step(str(unit))
         return
     if row is None:
-        row = key | {
+        row = unit.row() | {
             "answers": len(unit.trace.answers),
             "tokens": unit.trace.tokens,
             "bits_per_token": None,
@@ -188,6 +227,7 @@ def _do(plan: Plan, unit: Unit, result: dict[str, Any], file: ResultFile, step: 
 
     def keep(body: dict[str, Any]) -> None:
         row["body"] = body
+        note_engine(result["provenance"], body)
         _add(result, row)
         file.save(result)
 
@@ -210,7 +250,9 @@ def _add(result: dict[str, Any], row: dict[str, Any]) -> None:
         result["rows"].append(row)
 
 
-def _is_done(unit: Unit, row: dict[str, Any]) -> bool:
+def _is_done(unit: Unit, row: dict[str, Any] | None) -> bool:
+    if row is None:
+        return False
     if unit.kind == "bits":
         return row["bits_per_token"] is not None
     if unit.kind == "body":
@@ -219,10 +261,8 @@ def _is_done(unit: Unit, row: dict[str, Any]) -> bool:
     return unit.curve.name in row["curves"] if unit.curve is not None else bool(row["curves"])
 
 
-def _replay_unit(
-    plan: Plan, unit: Unit, warm: Sequence[Trace], row: dict[str, Any], result: dict[str, Any], step: Step
-) -> None:
-    replayed = open_replayed(
+def _open(plan: Plan, unit: Unit) -> Replayed:
+    return open_replayed(
         unit.method,
         unit.setting,
         unit.trace,
@@ -231,6 +271,12 @@ def _replay_unit(
         seed=plan.seed,
         peer_python=plan.peer_python,
     )
+
+
+def _replay_unit(
+    plan: Plan, unit: Unit, warm: Sequence[Trace], row: dict[str, Any], result: dict[str, Any], step: Step
+) -> None:
+    replayed = _open(plan, unit)
     try:
         if unit.method in SCRIPTS:
             result["peers"][unit.method] = getattr(replayed, "version", None)
@@ -248,130 +294,11 @@ def _replay_unit(
             row[key] = found
 
 
-class Tally:
-    """What a sweep counts, answer by answer.
-
-    Attributes:
-        passes: of each answer.
-        sizes: how often each answer verified so many nodes, int64 ``(answers, LARGEST_PASS)``.
-        judged: nodes by probability and depth.
-        times: of drafting.
-    """
-
-    def __init__(self, n_answers: int, times: Times) -> None:
-        self.passes = np.zeros(n_answers, np.int64)
-        self.sizes = np.zeros((n_answers, LARGEST_PASS), np.int64)
-        self.judged = calibration.Calibration()
-        self.times = times
-
-    def on(self, curve: NamedCurve, trace: Trace, seed: int) -> dict[str, Any]:
-        """The row's entry for a curve."""
-        cost = self.sizes @ curve.cost_array()[1:]
-        nodes = int((self.sizes @ np.arange(LARGEST_PASS)).sum())
-        tokens = np.array([len(one.answer) for one in trace.answers], np.int64)
-        passes = int(self.passes.sum())
-        categories = np.array([one.category for one in trace.answers])
-        return {
-            "passes": passes,
-            "nodes": nodes,
-            "tokens_per_pass": int(tokens.sum()) / passes,
-            "nodes_per_pass": nodes / passes,
-            **_speedup(tokens, cost, seed),
-            "draft_microseconds": spread(self.times.draft),
-            "learn_microseconds": spread(self.times.learn),
-            "categories": {
-                str(name): {
-                    "answers": int((categories == name).sum()),
-                    "tokens": int(tokens[categories == name].sum()),
-                    "tokens_per_pass": float(
-                        tokens[categories == name].sum() / self.passes[categories == name].sum()
-                    ),
-                    **_speedup(tokens[categories == name], cost[categories == name], seed),
-                }
-                for name in dict.fromkeys(categories)
-            },
-            "calibration": self.judged.result(),
-            "depths": self.judged.depths(),
-        }
-
-
-def _speedup(tokens: npt.NDArray[np.int64], cost: npt.NDArray[np.float64], seed: int) -> dict[str, float]:
-    low, high = ratio_interval(tokens.tolist(), cost.tolist(), seed)
-    return {"speedup": float(tokens.sum() / cost.sum()), "low": low, "high": high}
-
-
-def spread(microseconds: list[float]) -> dict[str, float] | None:
-    """Median, 99th percentile and mean; None of nothing."""
-    if not microseconds:
-        return None
-    median, p99 = np.percentile(microseconds, (50, 99))
-    return {"median": float(median), "p99": float(p99), "mean": float(np.mean(microseconds))}
-
-
-def sweep(
-    replayed: Replayed,
-    trace: Trace,
-    curve: NamedCurve | None,
-    nodes: int | None,
-    step: Callable[[], None] = lambda: None,
-) -> Tally:
-    """Replay every answer of ``trace``, in order.
-
-    Args:
-        curve: what passes cost, for ways of drafting that learn from it.
-        nodes: the most nodes verified; None for all that are drafted.
-    """
-    tally = Tally(len(trace.answers), replayed.times)
-    for index, recorded in enumerate(trace.answers):
-        replayed.begin(recorded.prompt)
-        at = 0
-        while at < len(recorded.answer):
-            cells = len(recorded.prompt) - 1 + at  # the root is not decoded yet
-            tree = replayed.draft(cells).first(nodes if nodes is not None else LARGEST_PASS - 1)
-            emitted = verify(tree, recorded, at, tally.judged, replayed.predicts)
-            tally.passes[index] += 1
-            tally.sizes[index, len(tree)] += 1
-            replayed.observe(
-                recorded.answer[at : at + emitted].tolist(),
-                n_nodes=len(tree),
-                n_cells=cells,
-                cost=curve.cost(len(tree) + 1) if curve is not None else 1.0,
-            )
-            at += emitted
-        step()
-    return tally
-
-
-def verify(
-    tree: DraftTree, recorded: Recorded, at: int, judged: calibration.Calibration, predicts: bool
-) -> int:
-    """Walk ``tree`` along the recorded answer from ``at`` on; returns the tokens the pass yields, at least 1."""
-    left = len(recorded.answer) - at
-    if len(tree) == 0:
-        return 1
-    wanted = recorded.answer[at : at + len(tree)].tolist()
-    path: list[int] = []
-    node = -1
-    # One look at each node is enough: parents precede their children.
-    for i, (token, parent) in enumerate(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True)):
-        if parent == node and len(path) < len(wanted) and token == wanted[len(path)]:
-            path.append(i)
-            node = i
-    accepted = np.zeros(len(tree), np.bool_)
-    accepted[path] = True
-    # Nodes beyond the recorded end cannot be judged; nodes of probability 0 pad a batch and propose nothing.
-    known = (tree.depths <= left) & (tree.probabilities > 0)
-    judged.add(tree.probabilities[known] if predicts else None, tree.depths[known], accepted[known])
-    return min(len(path) + 1, left)
-
-
 def bits_per_token(unit: Unit, warm: Sequence[Trace], seed: int, step: Step) -> float:
     """How well the preset's predictor knows the text: -log2 of the probability it gives each next token, averaged.
 
     It sees one token at a time. What it leaves over is spread evenly over the rest of the vocabulary.
     """
-    from aded_bench.replay.drafts import Own
-
     drafter = make_drafter(unit.method, n_vocab=unit.trace.n_vocab, seed=seed)
     Own.teach(drafter, (one for trace in warm for one in trace.answers))
     total = 0.0

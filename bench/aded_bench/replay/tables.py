@@ -7,6 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from aded_bench.tables import literal, print_missing
+from aded_bench.wording import attention
+
+DASH = "–"
+
 
 def print_replay(result: dict[str, Any], out: Console) -> None:
     """One table per trace and phase, then what is missing, and why."""
@@ -17,8 +22,9 @@ def print_replay(result: dict[str, Any], out: Console) -> None:
                 out.print(_table(result, trace, phase, rows))
             if any(row["body"] for row in rows):
                 out.print(_body_table(rows))
-    for method, why in result["missing"].items():
-        out.print(f"missing: {method}: {why}", markup=False, highlight=False)
+    print_missing(result, out)
+    for what, why in result.get("skipped", {}).items():
+        out.print(f"not measured: {literal(what)}: {literal(why)}", soft_wrap=True)
 
 
 def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list[dict[str, Any]]) -> Table:
@@ -26,7 +32,7 @@ def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list
     told = f"warm: {warm} fed first" if phase == "warm" else "cold"
     interrupted = "" if result["complete"] else " (interrupted)"
     title = f"{trace['name']}, {trace['answers']} answers, {trace['tokens']} tokens, {told}{interrupted}"
-    table = Table(title=title)
+    table = Table(title=literal(title))
     columns = (
         "method",
         "curve",
@@ -40,17 +46,17 @@ def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list
     for name in (*columns, "bits/token", "ECE"):
         table.add_column(name, justify="left" if name in columns[:2] else "right")
     for row in rows:
-        method = f"{row['method']} ({row['setting']})" if row["setting"] else row["method"]
+        method = literal(f"{row['method']} ({row['setting']})" if row["setting"] else row["method"])
         bits = "" if row["bits_per_token"] is None else f"{row['bits_per_token']:.3f}"
         for name, figures in row["curves"].items():
             judged = figures["calibration"]
             table.add_row(
                 method,
-                name,
+                literal(name),
                 f"{figures['tokens_per_pass']:.3f}",
                 f"{figures['nodes_per_pass']:.2f}",
                 f"{figures['speedup']:.3f}",
-                f"{figures['low']:.3f}–{figures['high']:.3f}",
+                _interval(figures),
                 _times(figures["draft_microseconds"], with_p99=True),
                 _times(figures.get("learn_microseconds")),
                 bits,
@@ -60,10 +66,23 @@ def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list
     return table
 
 
+def _interval(found: dict[str, Any]) -> str:
+    """A dash where there were too few answers for one."""
+    low, high = found.get("low"), found.get("high")
+    return DASH if low is None or high is None else f"{low:.3f}–{high:.3f}"
+
+
 def _times(found: dict[str, float] | None, with_p99: bool = False) -> str:
     if found is None:
         return ""
     return f"{found['median']:.1f}" + (f", {found['mean']:.1f}, {found['p99']:.0f}" if with_p99 else "")
+
+
+def _body_name(body: dict[str, Any]) -> str:
+    return (
+        f"{body.get('model')} {body.get('quantization')}, {attention(body.get('flash_attention'))}, "
+        f"{body.get('cache_type')}, {body.get('threads')} threads"
+    )
 
 
 def _body_table(rows: list[dict[str, Any]]) -> Table:
@@ -84,13 +103,11 @@ def _body_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         body = row["body"]
         if body:
-            attention = "flash attention" if body["flash_attention"] else "no flash attention"
             table.add_row(
-                row["method"],
-                f"{body['model']} {body['quantization']}, {attention}, {body['cache_type']}, "
-                f"{body['threads']} threads",
+                literal(row["method"]),
+                literal(_body_name(body)),
                 f"{body['speedup']:.3f}",
-                f"{body['low']:.3f}–{body['high']:.3f}",
+                _interval(body),
                 f"{body['modelled']:.3f}",
                 f"{body['tokens_per_pass']:.3f}",
                 f"{body['nodes_per_pass']:.2f}",

@@ -24,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aded_bench.replay.drafts import Own
 from aded_bench.replay.trace_sums import AnswerSums, summed
-from aded_local.cost import CostCurve, Probe
+from aded_local.cost import LARGEST_BATCH, CostCurve, Probe, SecondsArray
+from aded_local.drafting import PRESETS, make_drafter
 from aded_local.engine import Engine, EngineOptions, open_engine
-from aded_local.errors import OptionError
+from aded_local.errors import OptionError, StoreError
 from aded_local.matching import Match, sample_and_match
-from aded_local.planning import PlainPlanner, Planner
+from aded_local.planning import PlainPlanner, Planner, make_planner
 from aded_local.target import ALL_LAYERS
 from aded_local.target.layout import limit_leaves
 from aded_local.tree import DraftTree
@@ -42,8 +44,6 @@ CONTEXT_STEP = 256
 
 THROWN_AWAY = 48
 """Tokens of the first answer decoded before anything is timed: memory touched, kernels and caches warm."""
-
-OWN_PRESETS = ("auto", "paper")
 
 
 def measure(
@@ -77,16 +77,17 @@ def measure(
         step: told after each answer.
 
     Returns:
-        ``model, quantization, flash_attention, cache_type, threads, context, plain_every``; the sums and ratios of
-        ``trace_sums.summed``; ``curve``, measured before the first answer; ``answers``: raw sums by id;
+        ``model, quantization, flash_attention, cache_type, threads, context, gpu_layers, plain_every``; the sums of
+        ``trace_sums.summed`` and ratios; ``curve``, measured before the first answer; ``answers``: raw sums by id;
         ``clipped`` and ``left_out``: answers that the context did not hold in full, or not at all.
 
     Raises:
         OptionError: the vocabularies do not fit, the model cannot draft, or ``earlier`` is of another setting.
+        StoreError: ``earlier`` is damaged.
         ModelError, DeviceError: see ``LocalADED``.
     """
-    if preset not in OWN_PRESETS:
-        raise OptionError(f"only {' and '.join(OWN_PRESETS)} are decoded on a body, not {preset!r}")
+    if preset not in PRESETS:
+        raise OptionError(f"only {' and '.join(PRESETS)} are decoded on a body, not {preset!r}")
     if plain_every < 1:
         raise OptionError("plain passes are timed every 1 or more steps")
     options = EngineOptions(
@@ -109,10 +110,8 @@ def measure(
             raise OptionError(
                 "the result file holds a run on another body or with other settings; name another"
             )
-        curve = CostCurve.from_dict(earlier["curve"]["cost"]) if earlier else _measured_curve(engine)
-        return _Run(engine, trace, curve, settings, seed, plain_every).over(
-            dict(earlier["answers"]) if earlier else {}, warm, save, step
-        )
+        curve, answers = _taken_over(earlier) if earlier else (_measured_curve(engine), {})
+        return _Run(engine, trace, curve, settings, seed, plain_every).over(answers, warm, save, step)
     finally:
         engine.close()
 
@@ -144,8 +143,19 @@ def _settings(engine: Engine, plain_every: int) -> dict[str, Any]:
         "cache_type": settings.cache_type,
         "threads": settings.n_threads,
         "context": engine.target.context.n_ctx,
+        "gpu_layers": "all",
         "plain_every": plain_every,
     }
+
+
+def _taken_over(earlier: dict[str, Any]) -> tuple[CostCurve, dict[str, dict[str, Any]]]:
+    """The curve and the answers of an interrupted run."""
+    try:
+        curve = CostCurve.from_dict(earlier["curve"]["cost"])
+        answers = {key: AnswerSums.from_dict(data).to_dict() for key, data in earlier["answers"].items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the result file holds a body's run that is damaged: {error!r}") from None
+    return curve, answers
 
 
 def _measured_curve(engine: Engine) -> CostCurve:
@@ -199,9 +209,10 @@ class _Run:
                 step(found.id)
             return self._result(answers)
         self._throw_one_away([found for _, found in todo])
-        for trace in warm:
-            for found in trace.answers:
-                self._tell(found)
+        if warm:
+            self._planner = self._engine.planner = self._taught(
+                [found for trace in warm for found in trace.answers]
+            )
         try:
             for key, found in todo:
                 if len(found.answer) and key in answers:
@@ -277,8 +288,8 @@ class _Run:
                 draft=taken.draft,
                 verify=taken.verify,
                 total=taken.total,
-                predicted=float(seconds[len(taken.tree) + 1]),
-                predicted_near=float(curve.base[len(taken.tree) + 1]),
+                predicted=_price(seconds, len(taken.tree) + 1),
+                predicted_near=_price(curve.base, len(taken.tree) + 1),
             )
             sums.modelled_plain += sum(float(curve.seconds(n_cells + i)[1]) for i in range(len(tokens)))
             sums.modelled_plain_near += len(tokens) * float(curve.base[1])
@@ -325,15 +336,20 @@ class _Run:
 
     # --- without decoding ----------------------------------------------------------------------------
 
-    def _tell(self, found: Recorded) -> None:
-        """Teach the planner an answered conversation."""
-        if not len(found.answer) or not len(found.prompt):
-            return
-        planner, n_cells = self._planner, len(found.prompt)
-        planner.reset_context()
-        planner.begin(found.prompt)
-        planner.plan(n_cells, 0)  # nothing was searched, so that no search is held against drafting
-        self._observe(found.answer.tolist(), 0, n_cells, 0.0)
+    def _taught(self, answers: Sequence[Recorded]) -> Planner:
+        """A planner like the engine's whose drafter has met other conversations, just as in a modelled replay."""
+        engine = self._engine
+        assert engine.curve is not None
+        drafter = make_drafter(engine.options.draft, n_vocab=engine.model.n_vocab)
+        Own.teach(drafter, answers)
+        return make_planner(
+            engine.options.draft,
+            drafter,
+            engine.curve,
+            chain_only=self._target.drafting_shape == "chain",
+            largest=self._target.largest_draft,
+            exact=False,
+        )
 
     def _feed(self, found: Recorded) -> None:
         """Plan an answer measured before once more, passes priced by the curve instead of decoded."""
@@ -355,10 +371,16 @@ class _Run:
     def _observe(self, tokens: list[int], n_nodes: int, n_cells: int, searched: float) -> None:
         """As if a pass had taken just what the engine's curve expects, after so many seconds of searching."""
         curve = self._engine.curve
-        seconds = float(curve.seconds(n_cells)[n_nodes + 1]) if curve is not None else 0.0
+        seconds = _price(curve.seconds(n_cells), n_nodes + 1) if curve is not None else 0.0
         self._planner.observe(
             tokens, n_nodes=n_nodes, n_cells=n_cells, verify_seconds=seconds, step_seconds=seconds + searched
         )
+
+
+def _price(seconds: SecondsArray, n_tokens: int) -> float:
+    """Of a pass; the largest tree and its root are one token more than curves cover, priced in proportion."""
+    covered = min(n_tokens, LARGEST_BATCH)
+    return float(seconds[covered]) * n_tokens / covered
 
 
 def _walk(tree: DraftTree, row_of: list[int], rest: list[int]) -> Match:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from aded_bench.report.untrusted import number
 from aded_bench.summary import ratio_interval
+from aded_local.errors import StoreError
 
 
 @dataclass
@@ -90,8 +92,46 @@ class AnswerSums:
         return self.tokens * self.plain_timed / self.plain_passes if self.plain_passes else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for a result file; inverse of ``AnswerSums(**data)``."""
+        """Plain data, for a result file; inverse of ``from_dict``."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> AnswerSums:
+        """What a result file holds.
+
+        Raises:
+            StoreError: it is something else.
+        """
+        try:
+            found = cls(**data)
+            _check_types(found)
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"the result file holds an answer that is damaged: {error}") from None
+        return found
+
+
+def _check_types(found: AnswerSums) -> None:
+    """Raises TypeError or ValueError where a value is not of its field's kind."""
+    for each in fields(found):
+        value = getattr(found, each.name)
+        if each.name == "category":
+            sound = isinstance(value, str)
+        elif each.name == "plain_milliseconds":
+            sound = isinstance(value, list) and all(number(ms) is not None for ms in value)
+        elif each.name == "draft_microseconds":
+            sound = all(int(key) >= 0 and isinstance(count, int) for key, count in dict(value).items())
+        elif each.name == "sizes":
+            sound = all(int(key) > 0 and _are_sums(sums) for key, sums in dict(value).items())
+        else:
+            sound = number(value) is not None
+        if not sound:
+            raise TypeError(f"{each.name} is {value!r:.80}")
+
+
+def _are_sums(values: Any) -> bool:
+    """Passes, at least one, and seconds twice."""
+    is_triple = isinstance(values, list) and len(values) == 3
+    return is_triple and all(number(value) is not None for value in values) and bool(values[0] > 0)
 
 
 def summed(answers: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any]:
@@ -101,7 +141,7 @@ def summed(answers: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, Any
         answers: ``AnswerSums.to_dict()`` by id.
         seed: of the bootstrap over answers.
     """
-    found = [AnswerSums(**data) for data in answers.values()]
+    found = [AnswerSums.from_dict(data) for data in answers.values()]
     total = _Totals(found)
     by_category: dict[str, list[AnswerSums]] = {}
     for answer in found:
@@ -158,10 +198,10 @@ def _over(a: float, b: float) -> float:
     return a / b if b else 0.0
 
 
-def _speedup(answers: Sequence[AnswerSums], seed: int) -> dict[str, float]:
+def _speedup(answers: Sequence[AnswerSums], seed: int) -> dict[str, float | None]:
     plain, drafted = [a.plain_seconds for a in answers], [a.seconds for a in answers]
     if not answers:
-        return {"speedup": 0.0, "low": 0.0, "high": 0.0}
+        return {"speedup": 0.0, "low": None, "high": None}
     low, high = ratio_interval(plain, drafted, seed=seed)
     return {"speedup": _over(sum(plain), sum(drafted)), "low": low, "high": high}
 

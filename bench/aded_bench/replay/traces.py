@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,19 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Trace:
-    """The answers of one model to one set of prompts."""
+    """The answers of one model to one set of prompts.
+
+    Attributes:
+        path: the file.
+        n_vocab: token ids lie below it.
+        vocab: GGUF of the tokenizer, which decides the ids as the file does; None where ids were made without one.
+    """
 
     name: str
     path: Path
     n_vocab: int
     answers: tuple[Recorded, ...]
+    vocab: Path | None = None
 
     @property
     def tokens(self) -> int:
@@ -88,7 +96,8 @@ def read_trace(
         rows.append(row)
     if not rows:
         raise StoreError(f"{path} holds no recorded answer")
-    tokenizer = Tokenizer(vocab if vocab is not None else _named_vocab(path, rows))
+    found = vocab if vocab is not None else _named_vocab(path, rows)
+    tokenizer = Tokenizer(found)
     answers = []
     for row in rows:
         prompt = tokenizer.tokenize(row["prompt"], is_prompt=True)
@@ -97,7 +106,7 @@ def read_trace(
             answers.append(Recorded(row["id"], row["category"], prompt, answer))
     if not answers:
         raise StoreError(f"{path} holds no answer with a token")
-    return Trace(path.name.split(".jsonl")[0], path, tokenizer.n_vocab, tuple(answers))
+    return Trace(path.name.split(".jsonl")[0], path, tokenizer.n_vocab, tuple(answers), found)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
@@ -109,7 +118,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
                     yield _row(path, number, json.loads(line))
     except FileNotFoundError:
         raise StoreError(f"there is no trace {path}") from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise StoreError(f"{path} is no trace of JSON lines: {error}") from None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from aded_bench.report.panels import (
     DARK,
     DASHES,
+    FEWEST,
     LIGHT,
     MARKERS,
     SERIES,
@@ -43,7 +44,7 @@ COLUMNS = 3  # panels beside each other in a PNG
 DPI = 144
 DODGE = 0.17  # rows between the hollow dot above and the filled one below
 LONGEST_LABEL, LONGEST_TITLE = 30, 54  # characters that fit at the font sizes below
-FAINT, FEWEST = 0.35, 20  # opacity of bins with fewer nodes than that
+FAINT = 0.35  # opacity of bins with fewer than FEWEST nodes
 SETTINGS = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

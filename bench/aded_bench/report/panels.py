@@ -1,6 +1,6 @@
 """What a report draws and writes, as plain data: panels of charts, tables, sections, and the colours of methods.
 
-Nothing here needs matplotlib; charts.py draws panels, report.py and page.py write sections.
+Nothing here needs matplotlib; charts.py draws panels, write.py and page.py write sections.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def style_of(method: str) -> tuple[str, str]:
     return SERIES[number % len(SERIES)], MARKERS[number // len(SERIES) % len(MARKERS)]
 
 
+FEWEST = 20  # nodes proposed at a depth, or in a bin: fewer say nothing about a rate
 WIDE = 6  # largest over smallest ratio from which an axis of ratios doubles instead of adding
 
 
@@ -105,8 +106,6 @@ class Line:
     x: tuple[float, ...]
     y: tuple[float, ...]
     marked: tuple[float, ...] | None = None
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

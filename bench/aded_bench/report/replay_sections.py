@@ -6,14 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aded_bench.report.panels import Chart, Dot, DotRow, Dots, Line, Lines, Panel, Reliability, Section, Table
+from aded_bench.report.panels import (
+    FEWEST,
+    Chart,
+    Dot,
+    DotRow,
+    Dots,
+    Line,
+    Lines,
+    Panel,
+    Reliability,
+    Section,
+    Table,
+)
 from aded_bench.report.sections import Source, limits_of, missing_table, prefix, side_by_side
 from aded_bench.report.untrusted import interval, mapping, number, objects, shown, words
+from aded_bench.wording import attention
 
 PHASES = ("cold", "warm")
 ROW_NAMES = ("trace", "method", "setting", "phase")
 MEASURED = "measured on "  # heads the name of a body among the names of curves
-FEWEST = 20  # nodes proposed at a depth, or in a bin: fewer say nothing about a rate
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,9 @@ def outcomes(source: Source) -> list[Outcome]:
 
 
 def _body_name(body: Mapping[str, Any]) -> str:
-    attention = "flash attention" if body.get("flash_attention") else "no flash attention"
     return (
-        f"{MEASURED}{words(body.get('model', 'a body'))}, {attention}, {words(body.get('cache_type', '?'))}"
+        f"{MEASURED}{words(body.get('model', 'a body'))}, {attention(body.get('flash_attention'))}, "
+        f"{words(body.get('cache_type', '?'))}"
     )
 
 
@@ -230,19 +242,36 @@ def _traces_table(sources: Sequence[Source]) -> Table:
     return Table("Traces", columns, tuple(rows))
 
 
+def _times(outcome: Outcome) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Microseconds of drafting and of learning. On a body, drafting holds both; the row's are modelled ones."""
+    names = ("draft_microseconds", "learn_microseconds")
+    places = (outcome.found,) if outcome.curve.startswith(MEASURED) else (outcome.found, outcome.row)
+    drafting, learning = (next((p[name] for p in places if p.get(name)), None) for name in names)
+    return mapping(drafting), mapping(learning)
+
+
 def _tables(caption: str, group: Sequence[Outcome]) -> list[Table]:
     rows = []
     for outcome in group:
-        drafting = mapping(outcome.found.get("draft_microseconds") or outcome.row.get("draft_microseconds"))
+        drafting, learning = _times(outcome)
         ece = mapping(outcome.found.get("calibration")).get("ece")
         passes = (shown(outcome.found.get(key), 3) for key in ("tokens_per_pass", "nodes_per_pass"))
         times = (shown(drafting.get(key), 0) for key in ("median", "p99"))
         bits = shown(outcome.row.get("bits_per_token"), 3)
-        cells = (outcome.phase, interval(outcome.found, "speedup"), *passes, *times, bits, shown(ece, 4))
+        learnt = shown(learning.get("median"), 0)
+        cells = (
+            outcome.phase,
+            interval(outcome.found, "speedup"),
+            *passes,
+            *times,
+            learnt,
+            bits,
+            shown(ece, 4),
+        )
         rows.append((outcome.label, *cells))
     columns = (
         "method", "store", "speed-up (95%)", "tokens/pass", "nodes/pass",
-        "drafting, µs", "p99, µs", "bits/token", "ECE",
+        "drafting, µs", "p99, µs", "learning, µs", "bits/token", "ECE",
     )  # fmt: skip
     tables = [Table(caption, columns, tuple(rows))]
     categories = list(dict.fromkeys(c for outcome in group for c in outcome.categories))

@@ -9,6 +9,7 @@ from typing import Any
 
 from aded_bench.report.panels import WIDE, Chart, Dot, DotRow, Dots, Line, Lines, Section, Table
 from aded_bench.report.untrusted import interval, mapping, number, objects, shown, words
+from aded_bench.wording import attention
 
 SHOWN_SIZES = (1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)  # columns of the cost table; the chart has all
 MARGIN = 0.04  # of the axis, left free beyond the outermost value
@@ -82,8 +83,7 @@ def side_by_side(
 
 def setting_of(curve: Mapping[str, Any]) -> str:
     """``flash attention, bf16 cache``."""
-    attention = "flash attention" if curve.get("flash_attention") else "no flash attention"
-    return f"{attention}, {words(curve.get('cache_type', '?'))} cache"
+    return f"{attention(curve.get('flash_attention'))}, {words(curve.get('cache_type', '?'))} cache"
 
 
 def by_size(value: Any) -> dict[int, float]:
@@ -184,7 +184,8 @@ def run_section(sources: Sequence[Source]) -> Section:
 def in_order(source: Source, found: Mapping[str, Any]) -> list[str]:
     """Methods as the file lists them, then any others."""
     listed = source.result.get("methods")
-    first = [name for name in listed if name in found] if isinstance(listed, list) else []
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    first = [name for name in dict.fromkeys(names) if name in found]
     return [*first, *(name for name in found if name not in first)]
 
 

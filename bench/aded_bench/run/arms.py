@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from aded_local.errors import OptionError
+from aded_local.errors import ADEDError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,9 @@ LEARNERS = ("auto", "paper", *(f"{SERVER}-ngram-{kind}" for kind in ("map-k", "m
 
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
 
+PEER_FAILURES = (ADEDError, RuntimeError, ValueError, MemoryError)
+"""What a peer may raise: llama-cpp-python has the last three. It is then missing, and the others go on."""
+
 BATCH = 512  # tokens per prefill pass: llama.cpp's default, and the engine's
 GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type in ggml.h, for cache types
 TOP_K, TOP_P, MIN_P = 40, 0.95, 0.05  # llama.cpp's default sampler chain, given to every arm explicitly
@@ -41,7 +44,12 @@ TOP_K, TOP_P, MIN_P = 40, 0.95, 0.05  # llama.cpp's default sampler chain, given
 
 @dataclass(frozen=True)
 class Setup:
-    """What all arms share. ``n_threads`` is for prompts and answers alike."""
+    """What all arms share.
+
+    Attributes:
+        n_threads: for prompts and answers alike.
+        ends: tokens that end an answer, by llama.cpp's own rules, of which the file's metadata is but a part.
+    """
 
     model: Path
     n_ctx: int
@@ -49,6 +57,7 @@ class Setup:
     flash_attention: bool
     cache_type: str
     n_gpu_layers: int = 0
+    ends: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -194,8 +203,7 @@ class LlamaArm:
             no_perf=True,
             verbose=False,
         )
-        ends = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
-        self.ends = {int(self.llm.metadata[key]) for key in ends if key in self.llm.metadata}
+        self.ends = setup.ends
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
         if temperature:
@@ -280,7 +288,7 @@ LOOKUP_MEMORY_SHARE = 0.5  # of what is free; the other arms need some too
 
 
 def lookup_setup(setup: Setup, longest: int) -> tuple[Setup, str | None]:
-    """The setup of ``LookupArm``, and why it cannot be had here, or None.
+    """The setup of an arm that keeps all logits, as ``LookupArm`` does, and why it cannot be had here, or None.
 
     Args:
         longest: tokens of the longest prompt and its answer.
@@ -326,8 +334,9 @@ def plain_beside(lead: Arm) -> LocalArm:
     return LocalArm("off", cast(LocalArm, lead).llm, owner=False)
 
 
-def setup_of(model: Path, description: Mapping[str, Any]) -> Setup:
+def setup_of(model: Path, lead: LocalArm) -> Setup:
     """The setup of a loaded engine, for the other arms."""
+    description = lead.llm.description()
     layers = description["gpu_layers"]
     return Setup(
         model=model,
@@ -336,6 +345,7 @@ def setup_of(model: Path, description: Mapping[str, Any]) -> Setup:
         flash_attention=bool(description["flash_attention"]),
         cache_type=str(description["cache_type"]),
         n_gpu_layers=-1 if layers == "all" else int(layers),
+        ends=lead.llm.end_tokens(),
     )
 
 

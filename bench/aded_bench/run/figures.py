@@ -11,6 +11,43 @@ from aded_bench.run.arms import PEER, UNKNOWN_TOKEN
 from aded_bench.summary import summarize
 
 SHORTEST_ANSWER = 2  # tokens: one token alone has no rate
+PARTS = ("draft", "verify", "sample")  # of a pass's time; the rest is elsewhere
+
+NUMBER = (int, float)
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "pass": str,
+    "sweep": int,
+    "prompt": str,
+    "category": str,
+    "method": str,
+    "tokens": list,
+    "generated": int,
+    "tokens_per_second": NUMBER,
+    "first_seconds": NUMBER,
+    "decode_seconds": NUMBER,
+    "passes": int,
+    "drafted": int,
+    "seconds": dict,
+    "draft_microseconds": dict,
+    "own_tokens_per_second": (*NUMBER, type(None)),
+}
+"""What is read here of each answer's record."""
+
+
+def check_records(records: Sequence[dict[str, Any]]) -> None:
+    """Look at records from a file before hours of measuring are added to them.
+
+    Raises:
+        KeyError, TypeError: something is missing, or of another type.
+    """
+    for record in records:
+        for key, kind in RECORD.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(f"{key} of an answer is {record[key]!r}")
+        split = record["seconds"]
+        times = [*(split[part] for part in PARTS if split), *record["draft_microseconds"].values()]
+        if not all(isinstance(time, NUMBER) for time in times):
+            raise TypeError(f"{record['prompt']}: times are numbers")
 
 
 def evaluate(runs: Sequence[dict[str, Any]], methods: Sequence[str], seed: int = 0) -> dict[str, Any]:
@@ -64,7 +101,7 @@ def _evaluate_method(runs: Sequence[dict[str, Any]], seed: int) -> dict[str, Any
 def _time_split(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     passes = sum(run["passes"] for run in runs)
     decode = sum(run["decode_seconds"] for run in runs)
-    parts = {part: sum(run["seconds"][part] for run in runs) for part in ("draft", "verify", "sample")}
+    parts = {part: sum(run["seconds"][part] for run in runs) for part in PARTS}
     parts["elsewhere"] = max(0.0, decode - sum(parts.values()))
     return {
         "microseconds_per_pass": {part: 1e6 * seconds / passes for part, seconds in parts.items()},

@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aded_bench.results import ResultFile, provenance, resume
+from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run.arms import (
     LEARNERS,
     LOOKUP,
     PEER,
+    PEER_FAILURES,
     PRESETS,
     SERVER_METHODS,
     Answer,
@@ -35,16 +36,13 @@ from aded_bench.run.arms import (
     plain_beside,
     setup_of,
 )
-from aded_bench.run.figures import evaluate
+from aded_bench.run.figures import check_records, evaluate
 from aded_bench.run.memory import Meter, cache_megabytes
 from aded_bench.run.server import KEPT, Binary, ServerArm
-from aded_bench.run.suites import Conversation, Question, prepare
-from aded_local.errors import ADEDError, OptionError
+from aded_bench.run.suites import Conversation, Question, fingerprint, prepare
+from aded_local.errors import OptionError
 
 EMPTY, WARM = "empty", "warm"
-PEER_FAILURES = (ADEDError, RuntimeError, ValueError, MemoryError)
-"""What a peer may raise: llama-cpp-python has the last three. It is then missing, and the others go on."""
-
 Step = Callable[[str], None]
 
 
@@ -53,7 +51,7 @@ class Plan:
     """What to measure.
 
     Attributes:
-        suite: its name, for the result.
+        suite, warm_suite: their names, for the result; the latter where it is another.
         measured, warming: disjoint conversations.
         repeat: sweeps over the measured prompts, per pass.
         temperature: above 0 our own arms only, since the peers' seeds mean another thing.
@@ -71,6 +69,7 @@ class Plan:
     repeat: int
     seed: int
     temperature: float = 0.0
+    warm_suite: str | None = None
     fresh_each: bool = False
     server: Binary | None = None
     inputs: tuple[Path, ...] = ()
@@ -86,8 +85,11 @@ class Plan:
         """The run's options, for its result file."""
         return {
             "suite": self.suite,
+            "warm_suite": self.warm_suite,
             "prompts": len(self.measured),
             "warming_prompts": len(self.warming),
+            "prompts_sha256": fingerprint(self.measured),
+            "warming_prompts_sha256": fingerprint(self.warming),
             "methods": list(self.methods),
             "max_tokens": self.max_tokens,
             "repeat": self.repeat,
@@ -191,13 +193,12 @@ def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> 
     first = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx)
     try:
         description = first.llm.description()
-        setup = setup_of(plan.model, description)
+        setup = setup_of(plan.model, first)
         inputs = (*plan.inputs, plan.server.path) if plan.server else plan.inputs
         here = provenance(plan.settings(), model=plan.model, description=description, inputs=inputs)
         if earlier := resume(file, "run", here):
-            for key in ("runs", "histories", "memory"):
-                result[key] = earlier.get(key, result.get(key, {}))
-            result["resumed"] = earlier.get("resumed", 0) + 1
+            with taking_over(file):
+                _take_over(earlier, result)
         result["provenance"] = here
         prepared = [
             prepare(
@@ -226,6 +227,18 @@ def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> 
             result["missing"][LOOKUP] = reason
     result["arms"] = _about(plan, setup, lookup, leader)
     return _Work(plan, setup, leader, lookup, measured, warming, result, file, step)
+
+
+def _take_over(earlier: dict[str, Any], result: dict[str, Any]) -> None:
+    """What an interrupted run measured. What is no such thing raises one of many errors: see ``taking_over``."""
+    check_records(earlier["runs"])
+    result["runs"] = earlier["runs"]
+    result["histories"] = {name: str(text) for name, text in earlier["histories"].items()}
+    result["memory"] = {
+        method: {key: float(value) for key, value in seen.items()}
+        for method, seen in earlier.get("memory", {}).items()
+    }
+    result["resumed"] = int(earlier.get("resumed", 0)) + 1
 
 
 def _about(plan: Plan, setup: Setup, lookup: Setup, leader: str) -> dict[str, dict[str, Any]]:
@@ -324,8 +337,10 @@ def _sweep(work: _Work, which: str, sweep: int) -> None:
             for question in work.warming:
                 _answer(work, method, question, plan.seed)
                 work.step(f"{which}: {method} learns")
+        # As they are after loading: over all that were asked for, the one after a missing one would lead more often.
+        order = work.active
         for index, question in enumerate(work.measured):
-            for method in rotated(plan.methods, index + sweep):
+            for method in rotated(order, index + sweep):
                 known = (question.id, method) in done
                 if method in work.active and not (known and (forgets or method not in LEARNERS)):
                     if forgets:
@@ -349,7 +364,7 @@ def _answer(work: _Work, method: str, question: Question, seed: int) -> Answer |
 
 def rotated(methods: Sequence[str], turn: int) -> list[str]:
     """The methods, beginning with another one each turn, so that none always runs first."""
-    turn %= len(methods)
+    turn %= max(1, len(methods))
     return [*methods[turn:], *methods[:turn]]
 
 

@@ -13,19 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aded_bench.results import ResultFile, provenance, resume
-from aded_bench.run.arms import PEER, Arm, LlamaArm, Setup, open_local, render, setup_of
+from aded_bench.results import ResultFile, provenance, resume, taking_over
+from aded_bench.run.arms import (
+    PEER,
+    PEER_FAILURES,
+    Arm,
+    LlamaArm,
+    Setup,
+    lookup_setup,
+    open_local,
+    render,
+    setup_of,
+)
 from aded_bench.run.prompts import Prompt
+from aded_local.errors import DeviceError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-WIDTH = (
-    8  # tokens per pass of the wider decoding that a parting is looked at with; drafts are about that long
-)
+WIDTH = 8  # tokens per pass of the wider decoding a parting is looked at with; drafts are about that long
 Answers = dict[str, dict[str, Any]]
 """By ``arm|temperature|prompt id``: ``tokens`` and ``ended``."""
+LOGITS = "logits where answers part"
+"""Under ``missing``, where nobody could look at the partings again."""
 
 
 @dataclass(frozen=True)
@@ -67,40 +78,42 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
         ADEDError: the model cannot be used, or ``file`` holds another run.
     """
     answers: Answers = {}
-    result: dict[str, Any] = {"kind": "lossless", "complete": False, "answers": answers}
+    missing: dict[str, str] = {}
+    result: dict[str, Any] = {"kind": "lossless", "complete": False, "answers": answers, "missing": missing}
     first = open_local(
         plan.presets[0], plan.model, exact=plan.exact, n_threads=plan.n_threads, n_ctx=plan.n_ctx
     )
     arm: Arm = first
     try:
         description = first.llm.description()
-        setup = setup_of(plan.model, description)
+        setup = setup_of(plan.model, first)
         rendered = {prompt.id: render(first, prompt.messages) for prompt in plan.prompts}
         result["provenance"] = provenance(plan.settings(), model=plan.model, description=description)
         if earlier := resume(file, "lossless", result["provenance"]):
-            answers |= earlier["answers"]
+            with taking_over(file):
+                answers |= {key: _checked(answer) for key, answer in earlier["answers"].items()}
         result["prompts"] = [
             {"id": p.id, "kind": p.kind, "tokens": len(rendered[p.id]), "text": p.messages[-1]["content"]}
             for p in plan.prompts
         ]
         for name, temperatures in _work(plan):
-            if name != arm.name:
-                arm.close()
-                arm = (
-                    LlamaArm(setup)
-                    if name == PEER
-                    else open_local(name, plan.model, exact=plan.exact, setup=setup)
-                )
-            for temperature in temperatures:
-                for index, prompt in enumerate(plan.prompts):
-                    key = _key(name, temperature, prompt)
-                    if key not in answers:
-                        found = arm.answer(
-                            rendered[prompt.id], plan.max_tokens, temperature, plan.seed + index
-                        )
-                        answers[key] = {"tokens": found.tokens, "ended": found.ended}
-                        file.save(result)
-                    step(f"{name}, temperature {temperature:g}")
+            try:
+                if name != arm.name:
+                    arm.close()
+                    arm = _open(plan, name, setup)
+                for temperature in temperatures:
+                    for index, prompt in enumerate(plan.prompts):
+                        key = _key(name, temperature, prompt)
+                        if key not in answers:
+                            tokens, seed = rendered[prompt.id], plan.seed + index
+                            found = arm.answer(tokens, plan.max_tokens, temperature, seed)
+                            answers[key] = {"tokens": found.tokens, "ended": found.ended}
+                            file.save(result)
+                        step(f"{name}, temperature {temperature:g}")
+            except PEER_FAILURES as error:
+                if name != PEER:
+                    raise
+                missing[PEER] = _reason(error)
         complete = True
     except KeyboardInterrupt:
         complete = False
@@ -108,7 +121,15 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
         arm.close()
     if "provenance" not in result:
         raise KeyboardInterrupt
-    compare(plan, result, rendered, setup)
+    compare(plan, result, rendered)
+    # Saved before the partings are looked at: another decoder is loaded for that, and it may fail.
+    file.save(result, now=True)
+    try:
+        explain(plan, result, rendered, setup)
+    except KeyboardInterrupt:
+        complete = False
+    except PEER_FAILURES as error:
+        missing[LOGITS] = _reason(error)
     result["complete"] = complete
     file.save(result, now=True)
     return result
@@ -129,50 +150,86 @@ def _key(name: str, temperature: float, prompt: Prompt) -> str:
     return f"{name}|{temperature:g}|{prompt.id}"
 
 
-def compare(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]], setup: Setup) -> None:
-    """Fill in ``comparisons`` and ``partings`` from the answers there are."""
+def _open(plan: Plan, name: str, setup: Setup) -> Arm:
+    return LlamaArm(setup) if name == PEER else open_local(name, plan.model, exact=plan.exact, setup=setup)
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer of an earlier run; KeyError or TypeError where it is none."""
+    found: dict[str, Any] = {"tokens": list(answer["tokens"]), "ended": bool(answer["ended"])}
+    if not all(isinstance(token, int) for token in found["tokens"]):
+        raise TypeError("tokens are whole numbers")
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(f"{error or type(error).__name__}".split())
+
+
+def compare(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]]) -> None:
+    """Fill in ``comparisons``, and where answers part ``partings``, from the answers there are."""
     answers: Answers = result["answers"]
     result["comparisons"], result["partings"] = comparisons, partings = [], []
-    witness: LlamaArm | None = None
+    for name, temperatures in _work(plan):
+        for temperature in temperatures if name != "off" else ():
+            identical = total = crossing = 0
+            for prompt in plan.prompts:
+                found = answers.get(_key(name, temperature, prompt))
+                expected = answers.get(_key("off", temperature, prompt))
+                if found is None or expected is None:
+                    continue
+                total += 1
+                length = len(rendered[prompt.id])
+                crossing += length < 512 <= length + len(expected["tokens"])
+                if found == expected:
+                    identical += 1
+                    continue
+                position = parting_position(expected["tokens"], found["tokens"])
+                where = {"method": name, "temperature": temperature, "prompt": prompt.id}
+                partings.append(where | {"position": position, "cells": length + position})
+            comparisons.append(
+                {
+                    "method": name,
+                    "against": "off",
+                    "temperature": temperature,
+                    "identical": identical,
+                    "total": total,
+                    "crossing_512_cells": crossing,
+                }
+            )
+
+
+def explain(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]], setup: Setup) -> None:
+    """Look at every parting again: adds to each what ``parting`` finds.
+
+    Raises:
+        DeviceError: there is no memory for the logits of every token.
+        RuntimeError, ValueError, MemoryError: llama-cpp-python's own.
+    """
+    if not result["partings"]:
+        return
+    longest = max(len(rendered[row["prompt"]]) for row in result["partings"]) + plan.max_tokens
+    setup, reason = lookup_setup(setup, longest)
+    if reason:
+        raise DeviceError(reason)
+    prompts = {prompt.id: prompt for prompt in plan.prompts}
+    witness = LlamaArm(setup, all_logits=True)
     try:
-        for name, temperatures in _work(plan):
-            for temperature in temperatures if name != "off" else ():
-                identical = total = crossing = 0
-                for prompt in plan.prompts:
-                    found = answers.get(_key(name, temperature, prompt))
-                    expected = answers.get(_key("off", temperature, prompt))
-                    if found is None or expected is None:
-                        continue
-                    total += 1
-                    length = len(rendered[prompt.id])
-                    crossing += length < 512 <= length + len(expected["tokens"])
-                    if found == expected:
-                        identical += 1
-                        continue
-                    witness = witness or LlamaArm(setup, all_logits=True)
-                    where = {"method": name, "temperature": temperature, "prompt": prompt.id}
-                    partings.append(
-                        where | parting(witness, rendered[prompt.id], expected["tokens"], found["tokens"])
-                    )
-                comparisons.append(
-                    {
-                        "method": name,
-                        "against": "off",
-                        "temperature": temperature,
-                        "identical": identical,
-                        "total": total,
-                        "crossing_512_cells": crossing,
-                    }
-                )
+        for row in result["partings"]:
+            prompt = prompts[row["prompt"]]
+            expected, found = (
+                result["answers"][_key(name, row["temperature"], prompt)]["tokens"]
+                for name in ("off", row["method"])
+            )
+            row |= parting(witness, rendered[prompt.id], expected, found)
     finally:
-        if witness is not None:
-            witness.close()
+        witness.close()
 
 
 class Witness(Protocol):
     """What ``parting`` needs of a decoder; ``LlamaArm`` with all logits is one."""
 
-    ends: set[int]
+    ends: frozenset[int]
 
     def logits(self, prompt: Sequence[int], answer: Sequence[int], width: int) -> npt.NDArray[np.float32]:
         """Logits after prompt and answer, the answer decoded ``width`` tokens at a time."""
@@ -181,6 +238,12 @@ class Witness(Protocol):
     def text(self, token: int) -> str:
         """The token's text."""
         ...
+
+
+def parting_position(expected: Sequence[int], found: Sequence[int]) -> int:
+    """Index of the first token that differs; the shorter length where one is the other's beginning."""
+    pairs = enumerate(zip(expected, found, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
 
 
 def parting(witness: Witness, prompt: list[int], expected: list[int], found: list[int]) -> dict[str, Any]:
@@ -192,10 +255,7 @@ def parting(witness: Witness, prompt: list[int], expected: list[int], found: lis
     """
     import numpy as np
 
-    position = next(
-        (i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b),
-        min(len(expected), len(found)),
-    )
+    position = parting_position(expected, found)
     shared = expected[:position]
     one = witness.logits(prompt, shared, 1)
     wide = witness.logits(prompt, shared, min(WIDTH, max(1, len(shared))))

@@ -231,7 +231,7 @@ class ServerArm:
         """Generate greedily after ``prompt``; ids of tokens that end inside a character are not sent.
 
         Raises:
-            DeviceError: the server is gone, or refuses.
+            DeviceError: the server is gone, refuses, or says what is no answer.
             OptionError: a temperature, since its seeds mean another thing.
         """
         if temperature:
@@ -248,6 +248,13 @@ class ServerArm:
             "cache_prompt": False,
             "stream": True,
         }
+        try:
+            return self._read_answer(body)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise DeviceError(f"{self.name}: its answer is not llama-server's: {error!r}") from None
+
+    def _read_answer(self, body: dict[str, Any]) -> Answer:
+        """The answer as its events tell it."""
         clock = time.perf_counter
         started = clock()
         first: float | None = None
@@ -294,7 +301,10 @@ class ServerArm:
                 raise DeviceError(f"{self.name}: the server refuses (HTTP {response.status}): {said}")
             while line := response.readline():
                 if line.startswith(b"data: {"):
-                    yield json.loads(line[len(b"data: ") :])
+                    event = json.loads(line[len(b"data: ") :])
+                    if "error" in event:  # in mid-stream the status was sent long ago
+                        raise DeviceError(f"{self.name}: the server gives up: {_message(event['error'])}")
+                    yield event
                 elif line.startswith(b"error:"):
                     raise DeviceError(f"{self.name}: {line.decode('utf-8', errors='replace')}")
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -338,6 +348,11 @@ class ServerArm:
                 atexit.unregister(self.close)
             if log is not None:
                 log.close()
+
+
+def _message(error: Any) -> str:
+    """What an error of the server says: it is text, or an object with a message."""
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]
 
 
 def _free_port() -> int:

@@ -7,10 +7,12 @@ decoding's own answers as history, so that every method meets the same tokens.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,6 +100,17 @@ def warming(
     return [replace(conversation, id=f"warm {conversation.id}") for conversation in chosen]
 
 
+def fingerprint(conversations: Sequence[Conversation]) -> str:
+    """Hash of all that is asked, hexadecimal: the same prompts in the same order, from whatever suite."""
+    asked = json.dumps([asdict(conversation) for conversation in conversations])
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def short_name(name: str) -> str:
+    """A suite's name in results: of a file without its folder."""
+    return name if name in (BUILTIN, SPEC_BENCH) else Path(name).name
+
+
 def path_of(name: str, data: Path | None) -> Path:
     """The file of a suite that is one.
 
@@ -138,20 +151,22 @@ def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
     """
     try:
         raw = path.read_bytes()
-        lines = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig").splitlines()
-    except (OSError, EOFError, ValueError) as error:
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise OptionError(f"the suite {path} cannot be read: {what}") from None
     found: dict[str, Conversation] = {}
-    for number, line in enumerate(lines, 1):
+    # Not splitlines(): that also splits at characters that JSON allows inside a text, such as U+2028.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             conversation = _conversation(json.loads(line), number, needs_turns)
             if conversation.id in found:
                 raise ValueError(f"the id {conversation.id} occurs twice")
-        except ValueError as error:
-            what = "no JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+        except (ValueError, RecursionError) as error:
+            is_json = not isinstance(error, json.JSONDecodeError | RecursionError)
+            what = str(error) if is_json else "no JSON"
             raise OptionError(f"{path}, line {number}: {what}") from None
         found[conversation.id] = conversation
     if not found:

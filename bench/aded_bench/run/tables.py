@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from aded_bench.tables import literal, print_missing, title
 
 PARTS = ("draft", "verify", "sample", "elsewhere")
 
@@ -14,19 +15,17 @@ PARTS = ("draft", "verify", "sample", "elsewhere")
 def print_run(result: dict[str, Any], out: Console) -> None:
     """Rates, ratios and the split of time by pass; then what was left out, and why."""
     for which, found in result["summary"].items():
-        title = f"{_title(result)}, store {which}"
-        out.print(_rates(result, found, title))
+        out.print(_rates(result, found, title(result, result["suite"], f"store {which}")))
         if categories := _categories(found["ratios"]):
             out.print(_by_category(found["ratios"], categories))
         if any("microseconds_per_pass" in row for row in found["methods"].values()):
             out.print(_split(found["methods"]))
-    for method, why in result["missing"].items():
-        out.print(f"missing: {method}: {escape(why)}", soft_wrap=True)
+    print_missing(result, out)
     for prompt, why in result.get("skipped", {}).items():
-        out.print(f"skipped: {escape(prompt)}: {escape(why)}", soft_wrap=True)
+        out.print(f"skipped: {literal(prompt)}: {literal(why)}", soft_wrap=True)
 
 
-def _rates(result: dict[str, Any], found: dict[str, Any], title: str) -> Table:
+def _rates(result: dict[str, Any], found: dict[str, Any], caption: str) -> Table:
     columns = (
         "method",
         "tokens/s",
@@ -38,7 +37,7 @@ def _rates(result: dict[str, Any], found: dict[str, Any], title: str) -> Table:
         "same",
         "MB",
     )
-    table = Table(*columns, title=title)
+    table = Table(*columns, title=caption)
     for method, row in found["methods"].items():
         ratio = found["ratios"].get(f"{method}/off", {})
         summary = ratio.get("summary")
@@ -46,7 +45,7 @@ def _rates(result: dict[str, Any], found: dict[str, Any], title: str) -> Table:
             method,
             _number(row["tokens_per_second"], "median", ".1f"),
             _number(summary, "median", ".3f"),
-            f"{summary['low']:.3f} to {summary['high']:.3f}" if summary else "-",
+            _interval(summary),
             _number(row["first_token_ms"], "median", ".0f") + " ms",
             _number(row, "tokens_per_pass", ".2f"),
             _number(row, "nodes_per_pass", ".2f"),
@@ -59,6 +58,12 @@ def _rates(result: dict[str, Any], found: dict[str, Any], title: str) -> Table:
             f"off is {_number(summary, 'median', '.3f')} of llama-cpp; MB: resident, of a server its process"
         )
     return table
+
+
+def _interval(summary: dict[str, Any] | None) -> str:
+    """A dash of too few prompts."""
+    low, high = _number(summary, "low", ".3f"), _number(summary, "high", ".3f")
+    return "-" if "-" in (low, high) else f"{low} to {high}"
 
 
 def _memory(result: dict[str, Any], method: str, row: dict[str, Any]) -> str:
@@ -85,7 +90,7 @@ def _by_category(ratios: dict[str, Any], categories: list[str]) -> Table:
     for category in categories:
         cells = [ratios[name]["by_category"].get(category) for name in names]
         count = max((cell["count"] for cell in cells if cell), default=0)
-        table.add_row(f"{escape(category)}, {count}", *(_number(cell, "median", ".2f") for cell in cells))
+        table.add_row(f"{literal(category)}, {count}", *(_number(cell, "median", ".2f") for cell in cells))
     return table
 
 
@@ -102,11 +107,3 @@ def _split(methods: dict[str, Any]) -> Table:
                 ", ".join(drafting),
             )
     return table
-
-
-def _title(result: dict[str, Any]) -> str:
-    engine = result["provenance"]["engine"]
-    attention = "flash attention" if engine.get("flash_attention") else "no flash attention"
-    name = f"{result['provenance']['model']['file']}, {engine.get('cache_type')} cache, {attention}"
-    name += f", {engine.get('threads')} threads, {escape(result['suite'])}"
-    return name + ("" if result["complete"] else " (interrupted)")
