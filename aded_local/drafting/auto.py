@@ -27,7 +27,7 @@ from aded_local.drafting.memory import (
 from aded_local.drafting.prediction import learn, predict_next
 from aded_local.drafting.search import best_first, export, puct
 from aded_local.drafting.sources import MOST_CANDIDATES
-from aded_local.drafting.statistics import new_table
+from aded_local.drafting.statistics import claim_pages, new_table
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 MEMORY_BITS: Final = 18
@@ -36,9 +36,6 @@ CONTEXT_BITS: Final = 16
 """Slots for this conversation: 8 MB when full."""
 HISTORY_BITS: Final = 18
 POSITION_BITS: Final = 17
-
-PAGE: Final = 4096
-"""Bytes the operating system hands out at a time, at least."""
 
 MOST_NODES: Final = 64
 """Nodes of the largest draft, as in the paper."""
@@ -165,9 +162,7 @@ class AutoDrafter:
             echoes=np.zeros((2, ECHO_PLACES), np.float32),
             nodes=np.zeros(POOL_SIZE, NODE),
         )
-        # Claimed page by page as they fill, they would cost the first answer some 20 ms instead of the loading.
-        for array in (self.model.memory, self.model.context, self.model.history, self.model.positions):
-            array.view(np.uint8)[::PAGE] = 0
+        claim_pages(self.model.memory, self.model.context, self.model.history, self.model.positions)
 
     def reset_context(self) -> None:
         """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.memory import SEED_KEY
-from aded_local.drafting.statistics import Table, add, extend_hash, new_table, normalise
+from aded_local.drafting.statistics import Table, add, claim_pages, extend_hash, new_table, normalise
 from aded_local.drafting.trigram_search import MOST_NODES, new_search, start
 from aded_local.drafting.trigram_tree import search_tree
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
@@ -57,6 +57,7 @@ class PaperDrafter:
         """Forget everything."""
         self.matrix = new_table(MATRIX_BITS)
         self._clock = 0
+        claim_pages(self.matrix)
         self._search = new_search(self._seed)
         self.reset_context()
 

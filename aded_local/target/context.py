@@ -18,6 +18,7 @@ from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import DeviceError
 from aded_local.target import logs
+from aded_local.target.interrupts import held_back
 from aded_local.target.layout import PLAIN, Layout, lay_out
 from aded_local.target.model import Model
 from aded_local.tree import DraftTree
@@ -96,7 +97,8 @@ class Context:
         params.swa_full = True
         params.no_perf = True
         logs.clear_errors()
-        self._handle = lib.llama_init_from_model(model.handle, params)
+        with held_back():
+            self._handle = lib.llama_init_from_model(model.handle, params)
         if not self._handle:
             reason = logs.last_error() or "out of memory"
             raise DeviceError(

@@ -13,6 +13,7 @@ from llama_cpp import llama_cpp as lib
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check
+from aded_local.target.interrupts import held_back
 from aded_local.tree import IntArray
 
 ALL_LAYERS = -1
@@ -60,7 +61,8 @@ class Model:
         params = lib.llama_model_default_params()
         # A build without a GPU ignores the number.
         params.n_gpu_layers = n_gpu_layers
-        self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        with held_back():
+            self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             reason = logs.last_error() or "it gave no reason"
             raise ModelFormatError(

@@ -9,6 +9,7 @@ from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import OptionError, StoreError
 from aded_local.target import logs
+from aded_local.target.interrupts import held_back
 
 FILE_TYPES = {
     "f32": lib.LLAMA_FTYPE_ALL_F32,
@@ -39,6 +40,7 @@ def quantize(src: Path, dst: Path, file_type: str, n_threads: int | None = None)
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = FILE_TYPES[file_type]
     parameters.nthread = n_threads or 0
-    failed = lib.llama_model_quantize(str(src).encode(), str(dst).encode(), ctypes.byref(parameters))
+    with held_back():
+        failed = lib.llama_model_quantize(str(src).encode(), str(dst).encode(), ctypes.byref(parameters))
     if failed:
         raise StoreError(f"{dst.name} was not written: {logs.last_error() or 'llama.cpp gave no reason'}")

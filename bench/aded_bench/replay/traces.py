@@ -157,10 +157,12 @@ class Tokenizer:
         import llama_cpp
 
         from aded_local.target import logs
+        from aded_local.target.interrupts import held_back
 
         logs.capture(False)
         try:
-            self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+            with held_back():
+                self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
         except ValueError as error:
             raise ModelFormatError(f"llama.cpp could not load {path}: {error}") from None
         finally:

@@ -144,7 +144,7 @@ def curve_section(sources: Sequence[Source]) -> Section:
     if broken:
         tables.append(Table("Notes on settings", ("setting", "note"), tuple(broken)))
     chosen = [(s, mapping(s.result.get("chosen"))) for s in sources]
-    notes = tuple(f"{prefix(s, sources)}the engine uses {setting_of(c)} here." for s, c in chosen if c)
+    notes = tuple(f"{prefix(s, sources)}The engine uses {setting_of(c)} here." for s, c in chosen if c)
     return Section("curve", "Cost of a pass", notes, tuple(charts), (*tables, *missing_table(sources)))
 
 

@@ -1,0 +1,37 @@
+"""Ctrl-C while llama.cpp works is neither lost nor raised in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from aded_local.target.interrupts import held_back
+
+
+def test_an_interrupt_takes_effect_when_the_block_has_ended() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("the end of the block")
+    assert reached == ["the end of the block"]
+
+
+def test_whoever_handles_interrupts_gets_it_and_keeps_handling_them() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        mine = signal.getsignal(signal.SIGINT)
+        with held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert heard == []
+        assert heard == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_inside_is_not_hidden() -> None:
+    with pytest.raises(ValueError, match="inside"), held_back():
+        raise ValueError("inside")
