@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +21,7 @@ from rich.console import Console
 
 import aded_models
 from aded_bench.main import main
+from aded_bench.options import finish
 from aded_bench.results import ResultFile, provenance, resume, source_hash
 from aded_bench.run import lossless, tasks
 from aded_bench.run.arms import Answer
@@ -383,3 +387,35 @@ def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> Non
     assert result.exit_code == 2
     assert result.stderr.startswith("aded-bench: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_save_that_fails_costs_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ResultFile(tmp_path / "result.json")
+    monkeypatch.setattr("aded_bench.results.SAVE_SECONDS", 0.0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", refuse)
+        file.save({"provenance": {}})
+        file.save({"provenance": {}})
+    said = capsys.readouterr().err
+    assert said.count("No space left on device; going on") == 1
+    with pytest.raises(StoreError, match="printed above"):
+        finish(True, file.failure)
+    file.save({"provenance": {}}, now=True)
+    assert file.failure is None
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">&-", 2), (">/dev/full", 2)])
+def test_output_that_goes_nowhere_is_one_line(tmp_path: Path, redirection: str, code: int) -> None:
+    (tmp_path / "curve.json").write_text(
+        '{"kind": "curve", "provenance": {}, "curves": [], "complete": true}'
+    )
+    command = f"{sys.executable} -m aded_bench.main report curve.json --no-charts -o out {redirection}"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert done.stderr.startswith("aded-bench: ")

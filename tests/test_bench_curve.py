@@ -232,7 +232,7 @@ def test_a_chart_that_could_not_be_written_is_refused_before_anything_is_measure
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(curve, "run", lambda *_: pytest.fail("measured"))
-    for path in (tmp_path, tmp_path / "absent" / "c.png"):
+    for path in (tmp_path, tmp_path / "absent" / "c.png", tiny["llama"]):
         done = CliRunner().invoke(main, ["curve", str(tiny["llama"]), "--png", str(path)])
         assert done.exit_code == 2 and len(done.output.strip().splitlines()) == 1
 

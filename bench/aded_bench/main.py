@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Any
 
 import click
 
 from aded_bench.commands import body, curve, lossless, replay, report, run
-from aded_bench.options import EXIT_BAD_INPUT, EXIT_STOPPED, PROGRAM
+from aded_bench.options import EXIT_BAD_INPUT, EXIT_BROKEN_PIPE, EXIT_STOPPED, PROGRAM
 from aded_local.errors import ADEDError
 
 
@@ -17,6 +19,8 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        if sys.stdout is None:
+            _fail("standard output is closed, so there is nowhere to print results; leave it open")
         try:
             return super().main(*args, **kwargs)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -31,6 +35,27 @@ class _Group(click.Group):
             sys.exit(EXIT_STOPPED)
         except ADEDError as error:
             _fail(str(error))
+        except OSError as error:
+            _silence_stdout()
+            _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; here, since click itself ends with 1 where a reader has left."""
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()
+            return found
+        except BrokenPipeError:
+            _silence_stdout()
+            sys.exit(EXIT_BROKEN_PIPE)
+
+
+def _silence_stdout() -> None:
+    """Send what is still buffered nowhere: Python would complain at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _fail(message: str) -> None:

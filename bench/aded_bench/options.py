@@ -7,9 +7,12 @@ from pathlib import Path
 
 import click
 
+from aded_local.errors import StoreError
+
 PROGRAM = "aded-bench"
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 130
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 PATH = click.Path(path_type=Path)
 
 
@@ -55,8 +58,18 @@ SEED = click.option(
 JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
 
 
-def finish(complete: bool) -> None:
-    """Say so where a run was interrupted, and exit as an interrupted program does."""
+def finish(complete: bool, failure: str | None = None) -> None:
+    """End a command whose results are printed.
+
+    Args:
+        complete: otherwise it was interrupted, and exits as an interrupted program does.
+        failure: why the result file was not written.
+
+    Raises:
+        StoreError: there is a ``failure``.
+    """
+    if failure is not None:
+        raise StoreError(f"{failure}; the results are printed above")
     if not complete:
         click.echo(f"{PROGRAM}: stopped; this is what there was", err=True)
         sys.exit(EXIT_STOPPED)

@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -197,6 +197,11 @@ def check_output(path: Path) -> None:
 class ResultFile:
     """A JSON file that grows; without a path, nothing is written.
 
+    A save that fails costs no measurement: it is told once, and the next one may succeed.
+
+    Attributes:
+        failure: why the last save failed; None when it did not.
+
     Raises:
         OptionError: the file could not be written; see ``check_output``.
     """
@@ -205,6 +210,7 @@ class ResultFile:
         if path is not None:
             check_output(path)
         self.path = path
+        self.failure: str | None = None
         self._saved_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -224,11 +230,7 @@ class ResultFile:
         return found
 
     def save(self, result: Mapping[str, Any], *, now: bool = False) -> None:
-        """Write ``result`` if it is time, or ``now``; readers never see half a file.
-
-        Raises:
-            StoreError: the disk refuses.
-        """
+        """Write ``result`` if it is time, or ``now``; readers never see half a file."""
         if self.path is None or (not now and time.monotonic() - self._saved_at < SAVE_SECONDS):
             return
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
@@ -236,7 +238,12 @@ class ResultFile:
             # ASCII, since names of files and arguments may hold what UTF-8 cannot write.
             partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             partial.replace(self.path)
+            self.failure = None
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise StoreError(f"{self.path} was not written: {error.strerror or error}") from None
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            first = self.failure is None
+            self.failure = f"{self.path} was not written: {error.strerror or error}"
+            if first and not now:
+                print(f"{self.failure}; going on", file=sys.stderr)
         self._saved_at = time.monotonic()

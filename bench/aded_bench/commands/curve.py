@@ -106,6 +106,10 @@ def command(
         raise OptionError("--png needs matplotlib: install aded-local[bench]")
     if png_path is not None:
         check_output(png_path)
+        if png_path.suffix.lower() != ".png":
+            raise click.UsageError(f"--png writes a PNG: call the file {png_path.with_suffix('.png').name}")
+        if png_path == json_path:
+            raise click.UsageError("--png and --json name the same file")
     file = ResultFile(json_path)
     if every and sizes is not None:
         raise click.UsageError("--all and --sizes exclude each other")
@@ -133,4 +137,4 @@ def command(
             curve_chart(result, png_path)
         else:
             click.echo(f"{PROGRAM}: there is no curve to draw: {png_path} was not written", err=True)
-    finish(result["complete"])
+    finish(result["complete"], file.failure)

@@ -83,7 +83,8 @@ def command(
         n_threads=threads,
         n_ctx=n_ctx,
     )
+    file = ResultFile(json_path)
     with steps_progress("lossless", bench.total_steps(plan)) as step:
-        result = bench.run(plan, ResultFile(json_path), step)
+        result = bench.run(plan, file, step)
     print_lossless(result, console())
-    finish(result["complete"])
+    finish(result["complete"], file.failure)

@@ -157,7 +157,7 @@ def command(
     with steps_progress("replay", total_steps(plan)) as step:
         result = run(plan, file, step)
     print_replay(result, console())
-    finish(result["complete"])
+    finish(result["complete"], file.failure)
 
 
 def _distinct(what: str, names: list[str]) -> None:

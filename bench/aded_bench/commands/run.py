@@ -112,6 +112,7 @@ def command(
     from aded_bench.run.tables import print_run
     from aded_bench.tables import console
 
+    file = ResultFile(json_path)
     if data is not None and suites.SPEC_BENCH not in (suite, warm_suite):
         raise click.UsageError(f"--data is for --suite {suites.SPEC_BENCH}; name another file with --suite")
     chosen = METHODS if methods == ("all",) else check_methods(methods, METHODS)
@@ -137,6 +138,6 @@ def command(
         n_ctx=n_ctx,
     )
     with steps_progress("run", bench.total_steps(plan)) as step:
-        result = bench.run(plan, ResultFile(json_path), step)
+        result = bench.run(plan, file, step)
     print_run(result, console())
-    finish(result["complete"])
+    finish(result["complete"], file.failure)

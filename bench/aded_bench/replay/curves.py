@@ -87,8 +87,12 @@ def read_curve(path: Path) -> NamedCurve:
         plain = float(milliseconds["1"]) / 1e3 if "1" in milliseconds else NOMINAL_SECONDS
     except FileNotFoundError:
         raise StoreError(f"there is no curve {path}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is no cost curve: {error!r}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise StoreError(
+            f"{path} is no cost curve: give a result of `aded-bench curve`, or JSON with the costs under ratio"
+        ) from None
     sound = all(n >= 1 and np.isfinite(r) and r > 0 for n, r in ratio.items()) and plain > 0
     if 1 not in ratio or not sound:
         raise StoreError(f"{path} is no cost curve: costs must be positive, and that of 1 token be there")

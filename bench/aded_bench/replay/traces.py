@@ -112,13 +112,13 @@ def read_trace(
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _row(path, number, json.loads(line))
     except FileNotFoundError:
         raise StoreError(f"there is no trace {path}") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise StoreError(f"{path} is no trace of JSON lines: {error}") from None
 
 

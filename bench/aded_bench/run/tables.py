@@ -95,7 +95,7 @@ def _by_category(ratios: dict[str, Any], categories: list[str]) -> Table:
 
 
 def _split(methods: dict[str, Any]) -> Table:
-    columns = ("method", *(f"{part} us" for part in PARTS), "outside llama.cpp", "drafting us, p99")
+    columns = ("method", *(f"{part} us" for part in PARTS), "outside llama.cpp", "drafting us: median, p99")
     table = Table(*columns, title="wall time of a pass")
     for method, found in methods.items():
         if "microseconds_per_pass" in found:
