@@ -14,9 +14,17 @@ from aded_bench.wording import attention
 PIPED_WIDTH = 140  # columns where there is no terminal to ask
 
 
+class Output(Console):
+    """A console that leaves it to the command line what to do when the reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output; wide enough for every column when it is a file or a pipe."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+    return Output() if sys.stdout.isatty() else Output(width=PIPED_WIDTH)
 
 
 def literal(text: str) -> str:
