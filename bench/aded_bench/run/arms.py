@@ -188,21 +188,24 @@ class LlamaArm:
     def __init__(self, setup: Setup, *, all_logits: bool = False, draft_model: Any = None) -> None:
         import llama_cpp
 
-        self.llm: Any = llama_cpp.Llama(
-            str(setup.model),
-            n_ctx=setup.n_ctx,
-            n_batch=BATCH,
-            n_threads=setup.n_threads,
-            n_threads_batch=setup.n_threads,
-            n_gpu_layers=setup.n_gpu_layers,
-            flash_attn=setup.flash_attention,
-            type_k=GGML_TYPES[setup.cache_type],
-            type_v=GGML_TYPES[setup.cache_type],
-            logits_all=all_logits,
-            draft_model=draft_model,
-            no_perf=True,
-            verbose=False,
-        )
+        from aded_local.target.interrupts import held_back
+
+        with held_back():
+            self.llm: Any = llama_cpp.Llama(
+                str(setup.model),
+                n_ctx=setup.n_ctx,
+                n_batch=BATCH,
+                n_threads=setup.n_threads,
+                n_threads_batch=setup.n_threads,
+                n_gpu_layers=setup.n_gpu_layers,
+                flash_attn=setup.flash_attention,
+                type_k=GGML_TYPES[setup.cache_type],
+                type_v=GGML_TYPES[setup.cache_type],
+                logits_all=all_logits,
+                draft_model=draft_model,
+                no_perf=True,
+                verbose=False,
+            )
         self.ends = setup.ends
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
