@@ -68,6 +68,10 @@ class LocalADED:
         seed: of the random draws where a call gives none; None draws one per answer.
         flash_attention: None measures which is faster (or, with ``exact``, which is exact).
         cache_type: ``f16``, ``bf16``, ``f32`` or ``q8_0``; None likewise.
+        memory: learn from earlier conversations with this model when opening, and keep each exchange, as token
+            ids, in a private file in the user's data folder (see ``aded_local.store``).
+        store: a static store for this model's tokenizer, made by ``aded-store build``, to draft from as well.
+        top_k_learning: learn from what the target found likely and did not say too, where that is cheap enough.
         verbose: llama.cpp's log on standard error.
         on_progress: told before measurements that take seconds.
         on_notice: told what went wrong without stopping anything; None warns.
@@ -76,6 +80,7 @@ class LocalADED:
         ModelError: the file cannot be used.
         OptionError: an option is out of range.
         DeviceError: no context could be made here.
+        StoreError: the static store cannot be used.
     """
 
     def __init__(
@@ -90,6 +95,9 @@ class LocalADED:
         seed: int | None = None,
         flash_attention: bool | None = None,
         cache_type: str | None = None,
+        memory: bool = False,
+        store: str | Path | None = None,
+        top_k_learning: bool = True,
         verbose: bool = False,
         on_progress: Callable[[str], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
@@ -97,6 +105,10 @@ class LocalADED:
         self._closed = True
         if draft not in PRESETS:
             raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(PRESETS)}")
+        if store is not None and draft != "auto":
+            raise OptionError(
+                f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"
+            )
         _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
         _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
         _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
@@ -115,6 +127,9 @@ class LocalADED:
             flash_attention=flash_attention,
             cache_type=cache_type,
             verbose=verbose,
+            memory=memory,
+            store=None if store is None else Path(store).expanduser(),
+            top_k=top_k_learning,
         )
         path = builtin_model() if model_path is None else Path(model_path).expanduser()
         self._engine = open_engine(path, options, on_progress or _quiet, on_notice or _warn)
@@ -183,11 +198,15 @@ class LocalADED:
             self._target.forget()
             self._answers.clear()
             self._engine.planner.reset_context()
+            if self._engine.memory is not None:
+                self._engine.memory.new_conversation()
         finally:
             self._busy.release()
 
     def forget_statistics(self) -> None:
-        """Forget all the drafter learnt, as if newly made.
+        """Forget all the drafter learnt, as if newly made and without a memory.
+
+        The memory on disk stays, and the next ``LocalADED`` learns from it; ``ConversationMemory.erase`` erases it.
 
         Raises:
             BusyError: a generation is running.
@@ -337,12 +356,14 @@ class LocalADED:
             tally = Tally()
             text = TextStream(self._model.piece, stop)
             answer: list[int] = []
+            emitted: list[int] = []
             written: list[str] = []
             idle = 0.0
             last = ""
             steps = generate(self._target, self._planner, sampling, tokens, limit, tally, self._cancel.is_set)
             try:
                 for step in steps:
+                    emitted += step
                     spoken = [token for token in step if not self._model.is_end(token)]
                     answer += spoken
                     last = text.feed(spoken)
@@ -355,6 +376,8 @@ class LocalADED:
                     idle += time.perf_counter() - paused
             finally:
                 steps.close()
+                if emitted:
+                    self._engine.remember(tokens, emitted)
             last = last if text.stopped else text.flush()
             if remember and not text.stopped:
                 self._remember("".join(written) + last, answer)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aded_local import device
 from aded_local.cost import CostCurve, Probe
-from aded_local.drafting import kernels_are_kept, make_drafter
-from aded_local.errors import DeviceError, OptionError
+from aded_local.drafting import Drafter, kernels_are_kept, make_drafter
+from aded_local.drafting.statistics import Table
+from aded_local.errors import DeviceError, OptionError, StoreError
 from aded_local.planning import PlainPlanner, Planner, make_planner
+from aded_local.store import ConversationMemory, identity_of
+from aded_local.store.phrases import kept_phrase_table
+from aded_local.store.static import open_static
 from aded_local.target import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.tuning import Tuner
@@ -28,6 +33,10 @@ ROLLBACK_SNAPSHOTS = 8
 models a longer chain than this hardly ever pays."""
 
 
+Say = Callable[[str], None]
+"""Takes a line for the person who waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to open a model; see ``LocalADED`` for each."""
@@ -40,6 +49,9 @@ class EngineOptions:
     flash_attention: bool | None
     cache_type: str | None
     verbose: bool
+    memory: bool = False
+    store: Path | None = None
+    top_k: bool = True
 
 
 @dataclass(slots=True)
@@ -52,6 +64,9 @@ class Engine:
         curve: cost of a pass; None where nothing is drafted.
         tuner: keeps the measurements.
         options: as opened.
+        notice: told what went wrong without stopping anything.
+        memory: earlier conversations on disk; None where none are kept.
+        forgetful: the memory refused an exchange, and that was told.
     """
 
     target: Target
@@ -59,6 +74,9 @@ class Engine:
     curve: CostCurve | None
     tuner: Tuner
     options: EngineOptions
+    notice: Say
+    memory: ConversationMemory | None = None
+    forgetful: bool = False
 
     @property
     def model(self) -> Model:
@@ -71,6 +89,17 @@ class Engine:
                 self.tuner.save_refined(self.curve)
         finally:
             self.target.close()
+
+    def remember(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Keep an exchange, as token ids, where a memory is. What goes wrong is told once and stops nothing."""
+        if self.memory is None:
+            return
+        try:
+            self.memory.remember(prompt, answer)
+        except StoreError as error:
+            if not self.forgetful:
+                self.forgetful = True
+                self.notice(f"this exchange is not remembered: {error}")
 
     def measure_exactness(self) -> None:
         """Find which batch sizes are exact with the opened settings, if not known yet.
@@ -118,12 +147,14 @@ class Engine:
             found["pass_after_cells"] = at
             found["exact_batch_sizes"] = self.curve.exact
             found["exact_probed_at_cells"] = self.curve.exact_fills
+        if self.memory is not None:
+            with contextlib.suppress(StoreError):
+                facts = self.memory.inspect()
+                found["remembered"] = {"exchanges": facts.exchanges, "tokens": facts.tokens}
         return found
 
 
-def open_engine(
-    path: Path, options: EngineOptions, progress: Callable[[str], None], notice: Callable[[str], None]
-) -> Engine:
+def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) -> Engine:
     """Load a GGUF and make it ready.
 
     Args:
@@ -144,9 +175,10 @@ def open_engine(
         if "position_embd.weight" in model.header.tensors:
             # Learnt positions end where training did, and llama.cpp ends the process beyond.
             n_ctx = min(n_ctx, model.n_ctx_train)
+        memory = _open_memory(model, notice) if options.memory else None
         while True:
             try:
-                return _open_context(model, n_ctx, options, progress, notice)
+                return _open_context(model, n_ctx, options, memory, progress, notice)
             except DeviceError:
                 # Free memory is an estimate, the GPU's is not known at all: a default gives way, a wish does not.
                 if options.n_ctx is not None or n_ctx // 2 < SMALLEST_CONTEXT:
@@ -158,12 +190,58 @@ def open_engine(
         raise
 
 
+def _open_memory(model: Model, notice: Say) -> ConversationMemory | None:
+    try:
+        identity = identity_of(model.header)
+    except StoreError as error:
+        notice(f"conversations are not remembered: {error}")
+        return None
+    return ConversationMemory.open(identity, notice)
+
+
+def _static_table(path: Path, model: Model) -> Table:
+    """The counts of a static store made for the model's tokenizer; StoreError says why not."""
+    return open_static(path, identity_of(model.header).tokenizer).table
+
+
+def _phrases(model: Model, notice: Say) -> Table | None:
+    """The shipped phrases in the model's tokens; drafts only start worse without."""
+    from aded_models.phrases import PhrasesError
+
+    try:
+        tokenizer = identity_of(model.header).tokenizer
+    except StoreError:
+        tokenizer = ""
+    try:
+        return kept_phrase_table(
+            lambda text: model.tokenize(text, add_special=False, parse_special=False), tokenizer
+        )
+    except (OSError, PhrasesError) as error:
+        notice(f"drafting starts without the shipped phrases: {error}; install aded-local again")
+        return None
+
+
+def _recall(memory: ConversationMemory, drafter: Drafter, n_vocab: int, notice: Say) -> None:
+    """Teach a new drafter what was said earlier."""
+    try:
+        exchanges = memory.exchanges()
+    except StoreError as error:
+        notice(f"earlier conversations are not recalled: {error}")
+        return
+    # Kernels look ids up without asking whether they are in the vocabulary, and a file can be put together by hand.
+    known = (
+        each for each in exchanges if max(each.prompt.max(initial=0), each.answer.max(initial=0)) < n_vocab
+    )
+    drafter.recall([(each.prompt, each.answer, each.continues) for each in known])
+
+
 def _open_context(
     model: Model,
     n_ctx: int,
     options: EngineOptions,
-    progress: Callable[[str], None],
-    notice: Callable[[str], None],
+    memory: ConversationMemory | None,
+    progress: Say,
+    notice: Say,
 ) -> Engine:
     wanted = ContextSettings(
         n_ctx=n_ctx,
@@ -186,19 +264,28 @@ def _open_context(
     target = tuner.open()
     try:
         if options.draft == "off" or target.drafting_shape == "none":
-            return Engine(target, PlainPlanner(), None, tuner, options)
+            return Engine(target, PlainPlanner(), None, tuner, options, notice, memory)
         curve = tuner.curve(target)
         if not kernels_are_kept():
             progress("compiling the drafter (once per installation)")
+        drafter = make_drafter(
+            options.draft,
+            n_vocab=model.n_vocab,
+            static=None if options.store is None else _static_table(options.store, model),
+            phrases=_phrases(model, notice) if options.draft == "auto" else None,
+        )
+        if memory is not None:
+            _recall(memory, drafter, model.n_vocab, notice)
         planner = make_planner(
             options.draft,
-            make_drafter(options.draft, n_vocab=model.n_vocab),
+            drafter,
             curve,
             chain_only=options.exact or target.drafting_shape == "chain",
             largest=target.largest_draft,
             exact=options.exact,
+            top_k=options.top_k,
         )
-        return Engine(target, planner, curve, tuner, options)
+        return Engine(target, planner, curve, tuner, options, notice, memory)
     except BaseException:
         target.context.close()
         raise

@@ -34,7 +34,7 @@ class Tally:
         accepted: nodes the target agreed with.
         prefill, draft, verify, sample, total: seconds; ``prefill`` is decoding and learning the prompt,
             ``verify`` llama.cpp's decode and synchronize, ``draft`` all that drafting adds to a step (search,
-            budget, learning).
+            budget, reading the target's likeliest tokens, learning).
         first_token: seconds until the first token.
         draft_times: seconds of each step's drafting, in order.
         seed: of the random draws.
@@ -127,6 +127,9 @@ def generate(
             verified_at = clock()
             match = sample_and_match(tree, layout.row_of, sampler.sample, is_end, remaining)
             sampled_at = clock()
+            # Before anything touches the memory again: the logits are llama.cpp's own buffer.
+            planner.see(tree, layout.row_of, target.verified_logits)
+            seen_at = clock()
             target.accept(root, tree, layout, match.path)
             accepted_at = clock()
             root = match.tokens[-1]
@@ -138,7 +141,7 @@ def generate(
                 step_seconds=accepted_at - step_started,
             )
             ended = clock()
-            draft_seconds = drafted_at - step_started + ended - accepted_at
+            draft_seconds = drafted_at - step_started + seen_at - sampled_at + ended - accepted_at
             tally.passes += 1
             tally.generated_tokens += len(match.tokens)
             tally.drafted += len(tree)

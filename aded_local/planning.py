@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
 from aded_local.budget import Guard, PassPrices, choose, price
 from aded_local.cost import CostCurve
-from aded_local.drafting import Drafter
-from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
+from aded_local.drafting import Drafter, topk
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 
 class Planner(Protocol):
@@ -27,6 +27,19 @@ class Planner(Protocol):
 
     def plan(self, n_cells: int, limit: int) -> DraftTree:
         """The tree to verify after ``n_cells`` cells, at most ``limit`` nodes; empty to decode plainly."""
+        ...
+
+    def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
+        """What the target would say after the root and after each node of the verified tree, accepted or not.
+
+        Called once per step, between ``plan`` and ``observe``, while the logits are valid. Changes nothing about
+        what is said: it reads the raw logits, and the sampler has made its choice.
+
+        Args:
+            tree: as verified; without nodes where decoding was plain.
+            row_of: batch row of each node; the root's is 0.
+            logits: gives a view of all rows, float32 ``(n_nodes + 1, n_vocab)``; only called by who needs it.
+        """
         ...
 
     def observe(
@@ -52,6 +65,9 @@ class PlainPlanner:
 
     def plan(self, n_cells: int, limit: int) -> DraftTree:
         return EMPTY_TREE
+
+    def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
+        pass
 
     def observe(
         self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
@@ -98,6 +114,9 @@ class PaperPlanner:
             tree = tree.first(max(fitting, default=1) - 1)
         return tree
 
+    def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
+        pass
+
     def observe(
         self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
     ) -> None:
@@ -116,6 +135,60 @@ PRICES_KEPT = 16
 OVERHEAD_RATE = 0.1
 """Weight of one step in the running mean of what verifying costs outside the pass."""
 
+TOP_K_SHARE_LIMIT: Final = 0.01
+"""Reading and learning the target's likeliest tokens may take this share of a plain pass per step. Chosen, not tuned:
+small beside the margin that a draft must promise (``budget.MARGIN``)."""
+
+TOP_K_RATE: Final = 0.1
+"""Weight of one step in the running mean of that share: seven steps at twice the limit switch it off."""
+
+TOP_K_HICCUP: Final = 5.0
+"""A single step counts as at most this many limits: one interruption by the machine does not switch it off."""
+
+FIRST_TOP_K_PAUSE: Final = 64
+LONGEST_TOP_K_PAUSE: Final = 1024
+"""Steps until it is tried again, for one timed step; doubled each time it is too dear again."""
+
+
+class TopKSwitch:
+    """Whether reading the target's distribution is cheap enough here to go on with.
+
+    It starts on, goes off when the running mean of its cost passes the limit, and is then tried on single
+    steps ever further apart. Once it has stayed on for as long as it was last off, pauses start short again.
+    """
+
+    def __init__(self) -> None:
+        """On, nothing timed yet."""
+        self._mean = 0.0
+        self._wait = 0
+        self._pause = 0
+        self._on_for = 0
+        self._trying = False
+
+    def due(self) -> bool:
+        """Whether to read at this step; asked once per step in which it could be."""
+        if self._wait == 0:
+            return True
+        self._wait -= 1
+        self._trying = self._wait == 0
+        return self._trying
+
+    def record(self, seconds: float, plain_seconds: float) -> None:
+        """Take note of what a step's reading and learning took, beside a plain pass at this cache fill."""
+        if plain_seconds <= 0.0:
+            return
+        share = min(seconds / plain_seconds, TOP_K_HICCUP * TOP_K_SHARE_LIMIT)
+        # A trial speaks for itself: the mean is of the time before the pause.
+        self._mean = share if self._trying else self._mean + TOP_K_RATE * (share - self._mean)
+        self._trying = False
+        if self._mean > TOP_K_SHARE_LIMIT:
+            self._wait = self._pause = min(max(2 * self._pause, FIRST_TOP_K_PAUSE), LONGEST_TOP_K_PAUSE)
+            self._on_for = 0
+            return
+        self._on_for += 1
+        if self._on_for >= self._pause:
+            self._pause = 0
+
 
 class AutoPlanner:
     """Preset ``auto``: the number of nodes that promises the most tokens per second, or none.
@@ -124,6 +197,7 @@ class AutoPlanner:
         drafter: proposes, with calibrated probabilities.
         curve: cost of a pass; refined with every step.
         largest, chain_only, allowed: as for ``PaperPlanner``.
+        top_k: hand the target's likeliest tokens at every verified node to the drafter, where that is cheap enough.
         clock: seconds, for tests.
     """
 
@@ -135,6 +209,7 @@ class AutoPlanner:
         largest: int,
         chain_only: bool,
         allowed: list[int] | None,
+        top_k: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._drafter = drafter
@@ -148,9 +223,14 @@ class AutoPlanner:
         self._prices_bucket = -1
         self._prices_age = 0
         self._searched = 0.0
+        self._seen = 0.0
+        self._n_cells = 0
         self._unlearnt: list[int] = []
         self._plain_overhead = 0.0
         self._tree_overhead = 0.0
+        self._top_k = TopKSwitch() if top_k else None
+        if top_k:
+            topk.warm_up()
 
     def begin(self, context: IntArray) -> None:
         self._learn()
@@ -172,7 +252,8 @@ class AutoPlanner:
         return self._prices
 
     def plan(self, n_cells: int, limit: int) -> DraftTree:
-        self._searched = 0.0
+        self._searched = self._seen = 0.0
+        self._n_cells = n_cells
         if limit < 1 or self._guard.paused:
             return EMPTY_TREE
         started = self._clock()
@@ -195,6 +276,28 @@ class AutoPlanner:
         self._searched = self._clock() - started
         return tree
 
+    def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
+        """Hand the target's likeliest tokens at every verified node to the drafter, as long as that is cheap.
+
+        The raw logits are read, whatever the sampler: temperature, penalties and grammars change from call to
+        call and with the tokens before, while what the drafter learns here is the model's own and lasts.
+        """
+        if self._top_k is None or self._guard.paused or not self._top_k.due():
+            return
+        started = self._clock()
+        # After a step without room for a draft the drafter may be behind, and the root is to be its last token.
+        self._learn()
+        # Padding repeats a token, so what stands behind it follows a text that nobody would write. (A list takes 27
+        # microseconds here, with caches cold after a pass of a 1B model, NumPy's masks 36.)
+        chances = tree.probabilities.tolist()
+        nodes = [row if chance > 0.0 else topk.NO_ROW for row, chance in zip(row_of, chances, strict=True)]
+        rows = np.array([0, *nodes], np.int32)
+        tokens, shares = topk.new_rows(len(rows))
+        topk.top_k_rows(logits(), rows, tokens, shares)
+        self._drafter.learn_distributions(tree, tokens, shares)
+        self._seen = self._clock() - started
+        self._top_k.record(self._seen, float(self._curve.seconds(self._n_cells)[1]))
+
     def observe(
         self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
     ) -> None:
@@ -204,7 +307,9 @@ class AutoPlanner:
             return
         self._learn()
         self._drafter.observe(np.array(tokens, np.int32))
-        overhead = step_seconds - verify_seconds - self._searched
+        # Reading the logits has a bound of its own and comes and goes: it is no price of verifying. Of a plain step it
+        # is neither what plain decoding takes nor a search that was wasted; a step that drafts has to earn it.
+        overhead = step_seconds - verify_seconds - self._searched - self._seen
         if n_nodes:
             self._tree_overhead += OVERHEAD_RATE * (overhead - self._tree_overhead)
         else:
@@ -213,7 +318,7 @@ class AutoPlanner:
         self._curve.observe(n_nodes + 1, n_cells, verify_seconds)
         self._guard.record(
             tokens=len(tokens),
-            seconds=step_seconds,
+            seconds=step_seconds if n_nodes else step_seconds - self._seen,
             plain_seconds=plain_seconds,
             nodes=n_nodes,
             draft_seconds=self._searched,
@@ -227,10 +332,19 @@ class AutoPlanner:
         self._unlearnt = []
         self._drafter.reset()
         self._guard = Guard()
+        if self._top_k is not None:
+            self._top_k = TopKSwitch()
 
 
 def make_planner(
-    preset: str, drafter: Drafter, curve: CostCurve, *, chain_only: bool, largest: int, exact: bool
+    preset: str,
+    drafter: Drafter,
+    curve: CostCurve,
+    *,
+    chain_only: bool,
+    largest: int,
+    exact: bool,
+    top_k: bool = True,
 ) -> Planner:
     """The planner of a preset that drafts.
 
@@ -241,8 +355,9 @@ def make_planner(
         chain_only: no branches.
         largest: nodes the target can verify in one pass.
         exact: keep to the exact sizes.
+        top_k: let ``auto`` learn from the target's likeliest tokens; see ``AutoPlanner``.
     """
     allowed = (curve.exact or [1]) if exact else None
     if preset == "paper":
         return PaperPlanner(drafter, largest=largest, chain_only=chain_only, allowed=allowed)
-    return AutoPlanner(drafter, curve, largest=largest, chain_only=chain_only, allowed=allowed)
+    return AutoPlanner(drafter, curve, largest=largest, chain_only=chain_only, allowed=allowed, top_k=top_k)

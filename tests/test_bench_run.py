@@ -26,7 +26,9 @@ from aded_bench.results import ResultFile
 from aded_bench.run import loop as bench
 from aded_bench.run import suites
 from aded_bench.run.arms import (
+    ALL,
     METHODS,
+    NO_TOP_K,
     PEER,
     SERVER_METHODS,
     UNKNOWN_TOKEN,
@@ -35,6 +37,7 @@ from aded_bench.run.arms import (
     LocalArm,
     Setup,
     lookup_setup,
+    open_local,
     setup_of,
 )
 from aded_bench.run.figures import same_tokens
@@ -572,6 +575,26 @@ def test_a_server_dies_with_a_killed_bench(stand_in: Path) -> None:
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
+def test_auto_without_top_k_learning_is_an_arm_of_its_own_beside_auto(
+    model: Path, fakes: dict[str, Any]
+) -> None:
+    assert NO_TOP_K in METHODS and NO_TOP_K not in ALL
+    result = bench.run(plan(model, methods=("off", "auto", NO_TOP_K)), ResultFile(None))
+    for which in ("empty", "warm"):
+        assert f"{NO_TOP_K}/off" in result["summary"][which]["ratios"]
+    assert asked(fakes, NO_TOP_K) == asked(fakes, "auto")
+    assert bench.run(plan(model, temperature=0.8, methods=(NO_TOP_K,)), ResultFile(None))["missing"] == {}
+
+
+def test_auto_without_top_k_learning_opens_the_same_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("aded_local.LocalADED", lambda model, **options: made.append(options))
+    for name in ("auto", NO_TOP_K):
+        assert open_local(name, Path("m.gguf")).preset == "auto"
+    assert [options["draft"] for options in made] == ["auto", "auto"]
+    assert [options.get("top_k_learning", True) for options in made] == [True, False]
+
+
 # --- the command --------------------------------------------------------------------------------------
 
 
@@ -583,7 +606,7 @@ def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> Non
     found = json.loads(out.read_text())
     assert found["kind"] == "run" and found["complete"]
     measured = ("off", "auto", "paper", PEER, "llama-cpp-lookup", "server", "server-ngram-mod")
-    assert set(found["missing"]) == set(METHODS) - set(measured)
+    assert set(found["missing"]) == set(ALL) - set(measured)
     for which in ("empty", "warm"):
         assert set(found["summary"][which]["methods"]) == set(measured)
         for method in ("auto", "paper", PEER, "llama-cpp-lookup"):

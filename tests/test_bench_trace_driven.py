@@ -14,6 +14,7 @@ from aded_bench.replay.trace_driven import measure
 from aded_bench.replay.trace_sums import AnswerSums
 from aded_bench.replay.traces import Recorded, Trace
 from aded_local import LocalADED
+from aded_local.drafting import Drafter, make_drafter
 from aded_local.drafting.paper import PaperDrafter
 from aded_local.engine import Engine, open_engine
 from aded_local.errors import OptionError, StoreError
@@ -273,6 +274,20 @@ def test_paper_s_corpus_is_all_warm_answers_at_once(
     assert fed[-1] == texts * 2
     cold = measure(tiny["llama"], own_answers, "paper", **SETTING)
     assert found["tokens_per_pass"] > cold["tokens_per_pass"]
+
+
+def test_another_drafter_than_the_engine_s_is_used_where_one_is_made(
+    tiny: dict[str, Path], own_answers: Trace
+) -> None:
+    made: list[Drafter] = []
+
+    def make() -> Drafter:
+        made.append(make_drafter("auto", n_vocab=own_answers.n_vocab, without=("memory", "conversation")))
+        return made[-1]
+
+    found = measure(tiny["llama"], own_answers, "auto", make=make, **SETTING)
+    assert len(made) == 1 and found["tokens"] == own_answers.tokens
+    assert len(made[0].predict()[0]) > 0, "it has read the answers"
 
 
 def test_a_cache_type_nobody_knows_is_refused(tiny: dict[str, Path], own_answers: Trace) -> None:

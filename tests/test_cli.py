@@ -118,7 +118,9 @@ def test_options_reach_the_engine_under_its_names(engine: FakeEngine) -> None:
         "n_ctx": 512,
         "n_threads": 2,
         "n_gpu_layers": 0,
+        "store": None,
         "verbose": False,
+        "memory": False,
     }
     assert engine.calls[0][2] == {
         "max_tokens": 9,
@@ -129,6 +131,18 @@ def test_options_reach_the_engine_under_its_names(engine: FakeEngine) -> None:
         "repeat_penalty": 1.1,
         "seed": 3,
     }
+
+
+def test_a_store_reaches_the_engine(engine: FakeEngine) -> None:
+    assert run("-p", "q", "--store", "mine.store").exit_code == 0
+    assert engine.options["store"] == "mine.store"
+
+
+@pytest.mark.parametrize("preset", ["off", "paper"])
+def test_a_store_is_no_use_to_other_presets(engine: FakeEngine, preset: str) -> None:
+    result = run("-p", "q", "--store", "mine.store", "--draft", preset)
+    assert result.exit_code == 2
+    assert f"--draft {preset} does not draft from a store" in result.stderr
 
 
 def test_what_is_not_given_is_left_to_the_engine(engine: FakeEngine) -> None:

@@ -40,6 +40,9 @@ class AnyPlanner:
         self.steps += 1
         return tree.first(limit)
 
+    def see(self, tree: DraftTree, row_of: list[int], logits: object) -> None:
+        pass
+
     def observe(
         self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
     ) -> None:

@@ -4,6 +4,7 @@ Every way of drafting implements ``Drafter``. A step of the generation loop is::
 
     tree = drafter.draft(max_nodes, cost)     # candidates below the last token
     ...                                       # the target verifies some prefix of the tree
+    drafter.learn_distributions(tree, tokens, shares)   # what it would have said at every node, now and then
     drafter.observe(accepted)                 # what the target emitted
 
 Room for a second model that drafts while the target verifies (SpecBranch, arXiv 2506.01979): such a
@@ -15,8 +16,9 @@ the tokens, not only their number; ``draft`` may block; and nothing else is call
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +27,23 @@ from aded_local.errors import OptionError
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
 PRESETS = ("auto", "paper")
+Search = Literal["best-first", "puct"]
+"""How the tree of ``auto`` grows."""
 
 
 class Drafter(Protocol):
     """What the generation loop asks of a way to draft. Not thread-safe: one generation at a time."""
 
     name: str
+
+    def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
+        """Learn earlier conversations, before the first ``begin``.
+
+        Args:
+            exchanges: oldest first: what was new in the prompt, int32 ``(n,)``, the answer, int32 ``(m,)``, and
+                whether the exchange continues the one before.
+        """
+        ...
 
     def begin(self, tokens: IntArray) -> None:
         """A prompt: the whole context so far, int32 ``(n,)``, with the last, undecoded token.
@@ -46,6 +59,21 @@ class Drafter(Protocol):
             max_nodes: upper bound of the tree's size.
             cost: seconds of a pass over i tokens, float64 ``(m,)``, index 0 unused: a drafter may stop
                 where no further node can pay.
+        """
+        ...
+
+    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
+        """The target's likeliest next tokens at every verified node, whether it was accepted or not.
+
+        Called after verification and before the ``observe`` of the same step, or not at all in that step.
+
+        Args:
+            tree: as verified, perhaps less or (padded) more than ``draft`` proposed; without nodes where decoding
+                was plain. Its root is the last token that the drafter has observed.
+            tokens: int32 ``(n_nodes + 1, k)``, likeliest first; row 0 follows the root, row i + 1 node i. -1 means
+                none; rows to skip hold nothing else.
+            shares: float32 of the same shape: each token's part of the probability of its row's k tokens, so rows
+                add up to one; 0 where there is no token. From the raw logits, before any sampler.
         """
         ...
 
@@ -84,21 +112,33 @@ def kernels_are_kept() -> bool:
     return CACHE_FOLDER is not None and any(Path(CACHE_FOLDER).glob("**/*.nbc"))
 
 
-def make_drafter(preset: str, *, n_vocab: int, seed: int = 0) -> Drafter:
+def make_drafter(
+    preset: str,
+    *,
+    n_vocab: int,
+    seed: int = 0,
+    search: Search = "best-first",
+    static: npt.NDArray[np.int64] | None = None,
+    phrases: npt.NDArray[np.int64] | None = None,
+    without: Iterable[str] = (),
+) -> Drafter:
     """The drafter of a preset, with its kernels compiled.
 
     Args:
         preset: ``auto`` or ``paper``.
         n_vocab: size of the target's vocabulary.
         seed: for drafters that draw random numbers.
+        search, static, phrases, without: see ``AutoDrafter``; ``paper`` has its own search and no other source.
 
     Raises:
-        OptionError: there is no such preset.
+        OptionError: there is no such preset, or no such part to leave out.
     """
     if preset == "auto":
         from aded_local.drafting.auto import AutoDrafter
 
-        return AutoDrafter(n_vocab=n_vocab, seed=seed)
+        return AutoDrafter(
+            n_vocab=n_vocab, seed=seed, search=search, static=static, phrases=phrases, without=without
+        )
     if preset == "paper":
         from aded_local.drafting.paper import PaperDrafter
 

@@ -5,37 +5,52 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.calibration import prior_rates, record
+from aded_local.drafting import Search
 from aded_local.drafting.compiling import kernel
+from aded_local.drafting.evidence import MOST_CANDIDATES, new_evidence
+from aded_local.drafting.ingredients import switches
 from aded_local.drafting.memory import (
+    ASKED,
     COPY_AT,
-    ECHO_PLACES,
-    EPOCH,
+    COPY_LENGTH,
     HEAD,
     N_NODES,
+    N_VOCAB,
     NODE,
     POOL_SIZE,
+    RESUME_AT,
     START,
     STATE_SIZE,
     Predictor,
 )
-from aded_local.drafting.prediction import learn, predict_next
+from aded_local.drafting.prediction import end_conversation, find_related, learn, predict_next, read
+from aded_local.drafting.priors import blank_priors, shipped_priors
+from aded_local.drafting.related import no_conversations
 from aded_local.drafting.search import best_first, export, puct
-from aded_local.drafting.sources import MOST_CANDIDATES
-from aded_local.drafting.statistics import claim_pages, new_table
+from aded_local.drafting.soft import soften
+from aded_local.drafting.statistics import Table, claim_pages, new_table
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
-MEMORY_BITS: Final = 18
+MEMORY_BITS: Final = 23
 """Slots for everything seen: 32 MB when full, some 100,000 tokens of text."""
-CONTEXT_BITS: Final = 16
+CONTEXT_BITS: Final = 18
 """Slots for this conversation: 8 MB when full."""
-HISTORY_BITS: Final = 18
-POSITION_BITS: Final = 17
+SOFT_BITS: Final = 17
+"""Entries for what the target would have said: 1 MB, some 5,000 verified nodes."""
+HISTORY_BITS: Final = 20
+POSITION_BITS: Final = 18
+
+TAUGHT_TOKENS: Final = 20_000
+"""Of remembered answers, the newest so many teach the mixing too: a third of a second. Counting is much quicker."""
+
+LEAST_BITS: Final = 4
+"""Of a store that is not there: two buckets, empty."""
 
 MOST_NODES: Final = 64
 """Nodes of the largest draft, as in the paper."""
@@ -47,7 +62,6 @@ PUCT_ITERATIONS_PER_NODE: Final = 3
 PUCT_ROLLOUT_DEPTH: Final = 1
 """A rollout step costs an expansion here, a microsecond or two: few, short ones."""
 
-Search = Literal["best-first", "puct"]
 NO_COST: Final = np.zeros(1, np.float64)
 
 
@@ -88,29 +102,6 @@ def draft_puct(
 
 
 @kernel
-def calibrate_and_learn(model: Predictor, accepted: IntArray) -> None:
-    """Judge the last draft's candidates whose parent lies on the accepted path, then learn it."""
-    nodes = model.nodes
-    if model.state[N_NODES] > 0:
-        node = 0
-        for token in accepted:
-            if nodes[node].n_children < 0:
-                break
-            first = nodes[node].first_child
-            found = -1
-            for child in range(first, first + nodes[node].n_children):
-                hit = 1 if nodes[child].token == token else 0
-                record(model.rates, nodes[child].cell, hit)
-                if hit == 1:
-                    found = child
-            if found < 0:
-                break
-            node = found
-        model.state[N_NODES] = 0
-    learn(model, accepted)
-
-
-@kernel
 def common_prefix(model: Predictor, tokens: IntArray) -> int:
     """How many tokens the history of this context and ``tokens`` share at the beginning."""
     start = model.state[START]
@@ -127,7 +118,16 @@ class AutoDrafter:
 
     name = "auto"
 
-    def __init__(self, *, n_vocab: int, seed: int = 0, search: Search = "best-first") -> None:
+    def __init__(
+        self,
+        *,
+        n_vocab: int,
+        seed: int = 0,
+        search: Search = "best-first",
+        static: Table | None = None,
+        phrases: Table | None = None,
+        without: Iterable[str] = (),
+    ) -> None:
         """Allocate the tables and load or compile the kernels.
 
         Args:
@@ -136,6 +136,12 @@ class AutoDrafter:
             search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities; replayed
                 beside it on 240 shell answers and 40 instruction answers, ``puct`` reached the same speed-ups
                 within 0.3% and took some 60 microseconds more per step.
+            static: successors in a corpus of one's own, for this tokenizer; see ``store.static``.
+            phrases: successors in shipped phrases; see ``store.phrases``.
+            without: parts to leave out, of ``ingredients.INGREDIENTS``.
+
+        Raises:
+            OptionError: there is no such part.
         """
         self.n_vocab = n_vocab
         self.search: Search = search
@@ -144,33 +150,42 @@ class AutoDrafter:
         self._chosen = np.zeros(MOST_NODES, np.int32)
         self._shape = np.zeros((3, MOST_NODES), np.int32)
         self._probabilities = np.zeros(MOST_NODES, np.float32)
+        self._static = new_table(LEAST_BITS) if static is None else static
+        self._phrases = new_table(LEAST_BITS) if phrases is None else phrases
+        self._without = frozenset(without)
+        self._used = switches(self._without)
         self.reset()
         self._warm_up()
 
     def reset(self) -> None:
         """Forget everything: statistics, calibration, conversation."""
         state = np.zeros(STATE_SIZE, np.int64)
-        state[COPY_AT] = -1
+        state[COPY_AT] = state[RESUME_AT] = -1
+        state[N_VOCAB] = self.n_vocab
         self._rng = np.array([self._seed], np.uint64)
+        priors = blank_priors() if "priors" in self._without else shipped_priors()
         self.model = Predictor(
             memory=new_table(MEMORY_BITS),
             context=new_table(CONTEXT_BITS),
+            soft=new_table(SOFT_BITS),
+            static=self._static,
+            phrases=self._phrases,
             history=np.zeros(1 << HISTORY_BITS, np.int32),
             positions=np.zeros(1 << POSITION_BITS, np.int64),
             state=state,
-            rates=prior_rates(),
-            echoes=np.zeros((2, ECHO_PLACES), np.float32),
+            rates=priors.rates,
+            weights=priors.weights,
+            finals=priors.finals,
+            used=self._used.copy(),
+            evidence=new_evidence(),
+            conversations=no_conversations(),
             nodes=np.zeros(POOL_SIZE, NODE),
         )
         claim_pages(self.model.memory, self.model.context, self.model.history, self.model.positions)
 
     def reset_context(self) -> None:
         """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""
-        state = self.model.state
-        state[START] = state[HEAD]
-        state[EPOCH] += 1
-        state[COPY_AT] = -1
-        state[N_NODES] = 0
+        end_conversation(self.model)
 
     def begin(self, tokens: IntArray) -> None:
         """Take ``tokens``, int32 ``(n,)``, as the context so far; learn those that are new."""
@@ -184,9 +199,15 @@ class AutoDrafter:
             common = 0
         else:
             state[HEAD] = state[START] + common
+            state[ASKED] = min(state[ASKED], state[HEAD])
             if common < held:
-                state[COPY_AT] = -1
-        learn(self.model, tokens[common:])
+                state[COPY_AT] = state[RESUME_AT] = -1
+                state[COPY_LENGTH] = 0
+        if common < len(tokens):
+            find_related(self.model, tokens[common:])
+        read(self.model, tokens[common:])
+        if common == 0:
+            state[ASKED] = state[HEAD]
 
     def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         """Candidates after the last token, likeliest path first.
@@ -226,12 +247,34 @@ class AutoDrafter:
 
     def observe(self, accepted: IntArray) -> None:
         """Calibrate on, then learn, the tokens the target emitted in this step, int32 ``(m,)``."""
-        calibrate_and_learn(self.model, accepted)
+        learn(self.model, accepted)
+
+    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
+        """Keep what the target would have said after the last token and each node; see ``Drafter``."""
+        soften(self.model, tree.parents, tree.tokens, tokens, shares)
+
+    def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
+        """Learn earlier conversations, oldest first: see ``Drafter``.
+
+        All are counted; by the newest alone, ``TAUGHT_TOKENS`` of answers, predictions are judged too.
+        """
+        left = sum(len(answer) for _, answer, _ in exchanges)
+        for prompt, answer, continues in exchanges:
+            if not continues:
+                self.reset_context()
+            read(self.model, prompt)
+            if not continues:
+                self.model.state[ASKED] = self.model.state[HEAD]
+            (learn if left <= TAUGHT_TOKENS else read)(self.model, answer)
+            left -= len(answer)
+        self.reset_context()
 
     def _warm_up(self) -> None:
         """Call every kernel once, then forget it."""
         self.begin(np.zeros(8, np.int32))
         for cost in (None, np.arange(4, dtype=np.float64)):
             self.draft(4, cost)
+            self.learn_distributions(EMPTY_TREE, np.zeros((1, 2), np.int32), np.full((1, 2), 0.5, np.float32))
             self.observe(np.zeros(2, np.int32))
+        self.predict()
         self.reset()

@@ -9,15 +9,15 @@ to one at most. No calibration; a budget that trusts them drafts too much, as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafting.compiling import kernel
-from aded_local.drafting.memory import SEED_KEY
-from aded_local.drafting.statistics import Table, add, claim_pages, extend_hash, new_table, normalise
+from aded_local.drafting.statistics import SEED_KEY, claim_pages, extend_hash
+from aded_local.drafting.trigram_matrix import Table, add, new_table, normalise
 from aded_local.drafting.trigram_search import MOST_NODES, new_search, start
 from aded_local.drafting.trigram_tree import search_tree
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
@@ -98,11 +98,19 @@ class PaperDrafter:
         n = start(self.matrix, self._search, *self._last[-2:])
         return self._search.token[1:n].copy(), self._search.path[1:n].copy()
 
+    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
+        """Nothing: the authors' drafter hears what the target said, not what it might have said."""
+
     def observe(self, accepted: IntArray) -> None:
         """Append the tokens of this step, int32 ``(m,)``, and adapt."""
         self._last = np.concatenate((self._last, accepted))[-WINDOW_TOKENS:]
         self._clock += len(accepted)
         count_pairs(self.matrix, self._last, WEIGHT_STEP, WEIGHT_LIMIT, self._clock)
+
+    def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
+        """Take earlier conversations, one at least, as the corpus the matrix starts from; see ``feed``."""
+        if exchanges:
+            self.feed(text for prompt, answer, _ in exchanges for text in (prompt, answer))
 
     def _warm_up(self) -> None:
         """Call every kernel once, then forget it."""

@@ -1,116 +1,85 @@
 """What may come next, and how surely: the conditional distribution the tree search runs on.
 
-``Predictor`` is all of a drafter's memory as plain arrays, so that kernels take it whole. Contexts of one to
-``ORDERS`` tokens, counted over this conversation and over everything seen, are interpolated as Witten and Bell
-do, after how the longest known context went on when it was the longest before; the passage that is
-being repeated, if any, and a word taken up again after a break (an echo) propose their next token; calibration
-turns all into hit rates.
+Sources are gathered, mixed, calibrated; after each token all of them are taught.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.calibration import BUCKETS, ORDERS, RIVAL_CLASS, bucket_of
+from aded_local.drafting.calibration import calibrated, class_of, path_class, teach
 from aded_local.drafting.compiling import kernel
+from aded_local.drafting.evidence import MOST_CANDIDATES, N_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
+from aded_local.drafting.ingredients import CALIBRATION, MIXING, RATES
 from aded_local.drafting.memory import (
+    ASKED,
     COPY_AT,
     COPY_LENGTH,
-    ECHO_PLACES,
     EPOCH,
     HEAD,
-    LONGEST_KEY,
     N_NODES,
-    SEED_KEY,
-    SPARSE_KEY,
+    RESUME_AT,
     START,
     Predictor,
     epoch_key,
+    latest_tokens,
     plant_root,
+    related_key,
+    token_at,
 )
-from aded_local.drafting.sources import (
-    MOST_CANDIDATES,
-    echo,
-    gather_copy,
-    gather_echo,
-    gather_orders,
+from aded_local.drafting.mixing import learn_mix, mix
+from aded_local.drafting.passages import follow
+from aded_local.drafting.related import ASKED as ASKED_AT
+from aded_local.drafting.related import (
+    BEST,
+    COUNTED,
+    END,
+    MOST_RELATED,
+    RELATED_TOKENS,
+    compare,
+    likest,
+    note,
 )
-from aded_local.drafting.statistics import add, extend_hash, find
+from aded_local.drafting.sources import LONGEST_KEY, gather, sparse_key
+from aded_local.drafting.statistics import ORDERS, SEED_KEY, UNIT, WIDE_ORDERS, add, extend_hash
 
-COPY_MINIMUM: Final = 4
-"""Tokens that must match before a passage is continued."""
-COPY_LONGEST: Final = 32
-"""Match lengths are told apart up to here."""
-
-LEAST_CONDITIONAL: Final = 0.004
+LEAST_CONDITIONAL = 0.004
 """Candidates less likely than this are dropped: even a pass that costs 0.5% more per token has no use."""
-ECHO_MEMORY: Final = 40.0
-"""Trust averages over about this many latest chances."""
+
+LEAST_PATH = 0.001
+"""Nor is anything done for paths less likely than this, save a copied passage, which may be long."""
 
 
 @kernel
-def judge_echo(model: Predictor, token: int) -> None:
-    """Note whether the echo at the end of the history foretold ``token``."""
-    head = model.state[HEAD]
-    if head - model.state[START] < 2:
-        return
-    mask = model.history.shape[0] - 1
-    last = model.history[(head - 1) & mask]
-    foretold = echo(model, last, model.history[(head - 2) & mask])
-    if foretold < 0:
-        return
-    place = last & (ECHO_PLACES - 1)
-    trials = model.echoes[1, place]
-    if trials >= ECHO_MEMORY:
-        model.echoes[0, place] *= np.float32((ECHO_MEMORY - 1.0) / trials)
-        trials = np.float32(ECHO_MEMORY - 1.0)
-    model.echoes[1, place] = trials + np.float32(1.0)
-    if foretold == token:
-        model.echoes[0, place] += np.float32(1.0)
+def distribution(model: Predictor, node: int) -> int:
+    """Gather and mix: the candidates, and chances that add up to one at most, lie in ``model.evidence`` afterwards.
 
-
-@kernel
-def calibrate(model: Predictor, start: int, n: int) -> int:
-    """Turn raw probabilities into hit rates, adding up to one at most; returns how many are kept."""
-    nodes, rates = model.nodes, model.rates
-    kept = 0
+    Returns:
+        The place of the likeliest candidate, -1 for none.
+    """
+    evidence = model.evidence
+    gather(model, node)
+    mix(evidence, model.rates, model.weights)
+    n = evidence.size[N_CANDIDATES]
     total = 0.0
-    for i in range(start, start + n):
-        node = nodes[i]
-        if node.conditional < LEAST_CONDITIONAL and node.cell < RIVAL_CLASS - 12:
-            continue
-        cell = node.cell * BUCKETS + bucket_of(node.conditional)
-        kept_node = nodes[start + kept]
-        kept_node.token = node.token
-        kept_node.cell = cell
-        kept_node.conditional = rates[0, cell]
-        total += kept_node.conditional
-        kept += 1
-    if total > 1.0:
-        for i in range(start, start + kept):
-            nodes[i].conditional /= total
-    return kept
+    best = -1
+    for i in range(n):
+        total += evidence.raw[i]
+        if best < 0 or evidence.raw[i] > evidence.raw[best]:
+            best = i
+    for i in range(n):
+        evidence.chances[i] = evidence.raw[i] / max(1.0, total)
+        if total > 1.0:
+            evidence.odds[i] = log_odds(evidence.chances[i])
+    return best
 
 
 @kernel
-def sort_likeliest_first(nodes: npt.NDArray[Any], start: int, n: int) -> None:
-    """Order candidates (token, cell, conditional) by falling probability; insertion sort, n is small."""
-    for i in range(start + 1, start + n):
-        token = nodes[i].token
-        cell = nodes[i].cell
-        p = nodes[i].conditional
-        j = i - 1
-        while j >= start and nodes[j].conditional < p:
-            nodes[j + 1].token = nodes[j].token
-            nodes[j + 1].cell = nodes[j].cell
-            nodes[j + 1].conditional = nodes[j].conditional
-            j -= 1
-        nodes[j + 1].token = token
-        nodes[j + 1].cell = cell
-        nodes[j + 1].conditional = p
+def copied_token(model: Predictor, node: int) -> int:
+    """What the passage followed at ``node`` proposes, -1 for nothing."""
+    at = model.nodes[node].copy_at
+    return token_at(model, node, at) if at >= 0 else -1
 
 
 @kernel
@@ -120,40 +89,72 @@ def expand(model: Predictor, node: int, count: int) -> int:
     Returns:
         The new number of nodes; unchanged when nothing is known or the pool is full.
     """
-    nodes = model.nodes
+    nodes, evidence = model.nodes, model.evidence
     parent = nodes[node]
     parent.first_child = count
     parent.n_children = 0
     if count + MOST_CANDIDATES > nodes.shape[0]:
         return count
-    n = gather_orders(model, node, count)
-    n = gather_copy(model, node, count, n)
-    n = gather_echo(model, node, count, n)
-    n = calibrate(model, count, n)
-    sort_likeliest_first(nodes, count, n)
-    copied = -1
-    if parent.copy_at >= 0 and parent.copy_at < model.state[HEAD]:
-        copied = model.history[parent.copy_at & (model.history.shape[0] - 1)]
+    best = distribution(model, node)
+    copied = copied_token(model, node)
+    resumed = token_at(model, node, parent.resume_at) if parent.resume_at >= 0 else -1
+    order, chances = evidence.order, evidence.calibrated
+    kept = 0
     total = 0.0
-    for i in range(count, count + n):
-        total += nodes[i].conditional
+    for i in range(evidence.size[N_CANDIDATES]):
+        mixed = evidence.chances[i]
+        if mixed < LEAST_CONDITIONAL or (parent.path * mixed < LEAST_PATH and evidence.tokens[i] != copied):
+            continue
+        p = mixed
+        if model.used[CALIBRATION]:
+            kind = class_of(parent.depth + 1, i == best, evidence.tokens[i] == copied)
+            p = calibrated(model.finals, kind, evidence.odds[i])
+        chances[i] = p
+        total += p
+        place = kept
+        while place > 0 and chances[order[place - 1]] < p:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = i
+        kept += 1
     scale = 1.0 / max(1.0, total)
-    for i in range(count, count + n):
-        child = nodes[i]
+    paths = 0.0
+    for place in range(kept):
+        i = order[place]
+        child = nodes[count + place]
+        child.token = evidence.tokens[i]
+        child.conditional = chances[i]
+        child.mixed = evidence.odds[i]
+        child.kind = class_of(parent.depth + 1, i == best, child.token == copied)
         child.parent = node
         child.depth = parent.depth + 1
         child.n_children = -1
         child.visits = 0
         child.value = 0.0
-        # Whatever rounding does: a path must not be likelier than its beginning.
-        child.path = parent.path * min(child.conditional * scale, 1.0)
+        child.proposed = 0
         child.copy_at = -1
         child.copy_length = 0
+        child.resume_at = -1
+        child.resume_hits = 0
         if child.token == copied:
             child.copy_at = parent.copy_at + 1
-            child.copy_length = min(parent.copy_length + 1, COPY_LONGEST)
-    parent.n_children = n
-    return count + n
+            child.copy_length = parent.copy_length + 1
+        if child.token == resumed:
+            child.resume_at = parent.resume_at + 1
+            child.resume_hits = parent.resume_hits + 1
+        child.product = parent.product * min(child.conditional * scale, 1.0)
+        child.path = child.product
+        if model.used[CALIBRATION] and node > 0:
+            child.path = calibrated(
+                model.finals, path_class(child.depth, child.copy_at >= 0), log_odds(child.product)
+            )
+        paths += child.path
+    # Whatever calibration does: the ways on from a path are together no likelier than it is.
+    scale = min(1.0, parent.path / paths) if paths > 0.0 else 1.0
+    for i in range(count, count + kept):
+        nodes[i].path = min(nodes[i].path * scale, parent.path)
+    parent.n_children = kept
+    return count + kept
 
 
 @kernel
@@ -173,63 +174,152 @@ def predict_next(model: Predictor, tokens: npt.NDArray[np.int32], chances: npt.N
 
 
 @kernel
-def follow_copy(model: Predictor, token: int) -> None:
-    """Keep track of the repeated passage after ``token`` became the newest of the history."""
-    state, history = model.state, model.history
-    mask = history.shape[0] - 1
-    head = state[HEAD]  # the token is at head - 1
-    at = state[COPY_AT]
-    if at >= 0 and history[at & mask] == token:
-        state[COPY_AT] = at + 1
-        state[COPY_LENGTH] = min(state[COPY_LENGTH] + 1, COPY_LONGEST)
-    else:
-        state[COPY_AT] = -1
-        state[COPY_LENGTH] = 0
-    if head - state[START] < COPY_MINIMUM:
+def teach_predictor(model: Predictor, token: int) -> None:
+    """Judge what would be predicted now by the ``token`` that comes: rates, weights, calibration."""
+    if model.state[HEAD] == model.state[START]:
         return
+    plant_root(model)
+    best = distribution(model, 0)
+    evidence = model.evidence
+    if model.used[CALIBRATION]:
+        copied = copied_token(model, 0)
+        for i in range(evidence.size[N_CANDIDATES]):
+            candidate = evidence.tokens[i]
+            kind = class_of(1, i == best, candidate == copied)
+            teach(model.finals, kind, evidence.odds[i], candidate == token)
+    learn_mix(evidence, model.rates, model.weights, token, model.used[MIXING], model.used[RATES])
+
+
+@kernel
+def count(model: Predictor, token: int) -> None:
+    """Count ``token`` in every context that ends the history, and append it."""
+    state, history = model.state, model.history
+    head = state[HEAD]
+    latest = np.empty(ORDERS, np.int32)
+    n = latest_tokens(model, 0, latest)
     key = SEED_KEY
-    for back in range(COPY_MINIMUM):
-        key = extend_hash(key, history[(head - 1 - back) & mask])
-    place = np.int64(key & np.uint64(model.positions.shape[0] - 1))
-    seen = model.positions[place]  # position after the earlier passage, 0 for none
-    model.positions[place] = head
-    if state[COPY_AT] < 0 and 0 < seen < head and seen > head - mask:
-        length = 0
-        while length < min(COPY_LONGEST, seen):
-            if history[(seen - 1 - length) & mask] != history[(head - 1 - length) & mask]:
-                break
-            length += 1
-        if length >= COPY_MINIMUM:
-            state[COPY_AT] = seen
-            state[COPY_LENGTH] = length
+    context_key = epoch_key(state[EPOCH])
+    add(model.memory, key, True, token, UNIT, head)
+    longest = 0
+    longest_key = key
+    for k in range(1, n + 1):
+        key = extend_hash(key, latest[k - 1])
+        context_key = extend_hash(context_key, latest[k - 1])
+        wide = k <= WIDE_ORDERS
+        before = add(model.memory, key, wide, token, UNIT, head)
+        add(model.context, context_key, wide, token, UNIT, head)
+        if before > 0 and longest == k - 1:
+            longest = k
+            longest_key = key
+    if 0 < longest < ORDERS:
+        add(model.memory, longest_key ^ LONGEST_KEY, False, token, UNIT, head)
+    for kind in range(SPARSES):
+        key = sparse_key(kind, latest, n)
+        if key != 0:
+            add(model.memory, key, False, token, UNIT, head)
+    history[head & (history.shape[0] - 1)] = token
+    state[HEAD] = head + 1
+    follow(model, token)
+
+
+@kernel
+def find_related(model: Predictor, prompt: npt.NDArray[np.int32]) -> None:
+    """Count again, in a store of their own, the conversations most like ``prompt``, int32 ``(n,)``."""
+    conversations, state, history = model.conversations, model.state, model.history
+    compare(conversations, history, state[HEAD], prompt)
+    mask = history.shape[0] - 1
+    for _ in range(MOST_RELATED):
+        place = likest(conversations)
+        if place < 0:
+            return
+        like = int(conversations.likeness[place] * 1000.0)
+        conversations.size[BEST] = max(conversations.size[BEST], like)
+        conversations.likeness[place] = 0.0
+        if conversations.places[COUNTED, place] == state[EPOCH]:
+            continue
+        conversations.places[COUNTED, place] = state[EPOCH]
+        start = conversations.places[0, place]
+        end = min(conversations.places[END, place], conversations.places[ASKED_AT, place] + RELATED_TOKENS)
+        for position in range(max(start + 1, end - 2 * RELATED_TOKENS), end):
+            key = related_key(state[EPOCH])
+            for k in range(1, min(RELATED_ORDERS, position - start) + 1):
+                key = extend_hash(key, history[(position - k) & mask])
+                token = history[position & mask]
+                add(model.context, key, k <= WIDE_ORDERS, token, UNIT, state[HEAD])
+
+
+@kernel
+def end_conversation(model: Predictor) -> None:
+    """What the history holds since ``START`` was a conversation; the next token begins another."""
+    state = model.state
+    if state[ASKED] > state[START]:
+        note(model.conversations, model.history, state[START], state[ASKED], state[HEAD])
+    model.conversations.size[BEST] = 0
+    state[START] = state[ASKED] = state[HEAD]
+    state[EPOCH] += 1
+    state[COPY_AT] = state[RESUME_AT] = -1
+    state[COPY_LENGTH] = 0
+    state[N_NODES] = 0
+
+
+@kernel
+def read(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
+    """Learn a text that the target did not choose, such as a prompt: counts only."""
+    for token in tokens:
+        count(model, token)
+
+
+@kernel
+def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
+    """Teach the calibration how the last draft fared: its paths, and candidates whose parent came.
+
+    The first candidates are left to ``teach_predictor``, which knows them at every token.
+    """
+    nodes = model.nodes
+    n = model.state[N_NODES]
+    model.state[N_NODES] = 0
+    if n == 0 or not model.used[CALIBRATION]:
+        return
+    # Where the text left the tree: at this node, on the path that came, after so many tokens.
+    node = 0
+    depth = 0
+    while depth < tokens.shape[0] and nodes[node].n_children > 0:
+        first = nodes[node].first_child
+        found = -1
+        for child in range(first, first + nodes[node].n_children):
+            hit = nodes[child].token == tokens[depth]
+            if node > 0:
+                teach(model.finals, nodes[child].kind, nodes[child].mixed, hit)
+            if hit:
+                found = child
+        if found < 0:
+            break
+        node = found
+        depth += 1
+    unknown = depth == tokens.shape[0]  # of what lies below the last token that came
+    at = node
+    while at >= 0:
+        nodes[at].proposed += 2
+        at = nodes[at].parent
+    for i in range(1, n):
+        if nodes[i].proposed & 1 == 0:
+            continue
+        hit = nodes[i].proposed >= 2
+        if not hit and unknown and nodes[i].depth > depth:
+            at = i
+            while nodes[at].depth > depth:
+                at = nodes[at].parent
+            if at == node:
+                continue
+        if nodes[i].depth > 1:
+            kind = path_class(nodes[i].depth, nodes[i].copy_at >= 0)
+            teach(model.finals, kind, log_odds(nodes[i].product), hit)
 
 
 @kernel
 def learn(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
-    """Append ``tokens`` to the history and count what followed what."""
-    state, history = model.state, model.history
-    mask = history.shape[0] - 1
+    """Learn what the target said: judge the last draft and the prediction of each token, then count it."""
+    judge_draft(model, tokens)
     for token in tokens:
-        head = state[HEAD]
-        memory_key = SEED_KEY
-        context_key = epoch_key(state[EPOCH])
-        longest_key = memory_key
-        longest = 0
-        for k in range(1, min(ORDERS, head - state[START]) + 1):
-            before = history[(head - k) & mask]
-            memory_key = extend_hash(memory_key, before)
-            context_key = extend_hash(context_key, before)
-            if longest == k - 1 and find(model.memory, memory_key) >= 0:
-                longest = k
-                longest_key = memory_key
-            add(model.memory, memory_key, token, 1.0, np.inf, head)
-            add(model.context, context_key, token, 1.0, np.inf, head)
-        if 0 < longest < ORDERS:
-            add(model.memory, longest_key ^ LONGEST_KEY, token, 1.0, np.inf, head)
-        if head - state[START] >= 2:
-            sparse_key = extend_hash(SPARSE_KEY, history[(head - 2) & mask])
-            add(model.memory, sparse_key, token, 1.0, np.inf, head)
-        judge_echo(model, token)
-        history[head & mask] = token
-        state[HEAD] = head + 1
-        follow_copy(model, token)
+        teach_predictor(model, token)
+        count(model, token)

@@ -94,7 +94,7 @@ def best_first(model: Predictor, heap: Integers, chosen: Integers, max_nodes: in
     n = 0
     priced = cost.shape[0] > 1
     expected = 1.0
-    best = 1.0 / cost[1] if priced else 0.0
+    best = 1.0 / cost[1] if priced and cost[1] > 0.0 else 0.0
     while size > 0 and n < max_nodes:
         node = heap[0]
         p = nodes[node].path
@@ -297,4 +297,5 @@ def export(
         depths[i] = node.depth
         probabilities[i] = node.path
         parents[i] = nodes[node.parent].visits if node.parent > 0 else -1
+        node.proposed = 1
         node.visits = i  # where this node went, for its children

@@ -1,234 +1,216 @@
-"""Where candidates come from: contexts of all orders, a repeated passage, an echo.
+"""Where candidates come from: contexts of all orders in three stores, contexts with gaps, passages.
 
-Each source adds its candidates behind those before and leaves the evidence for each in ``cell``.
+``gather`` fills ``evidence`` for one node: each source enters what it says of each token it knows there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from aded_local.drafting.calibration import (
-    BUCKETS,
-    ECHO_CLASS,
-    ORDERS,
-    RIVAL_CLASS,
-    bucket_of,
-    copy_class,
-    ngram_class,
-)
 from aded_local.drafting.compiling import kernel
+from aded_local.drafting.evidence import (
+    BOUND,
+    CONTEXT,
+    COPY,
+    FIRST_SET,
+    LONGEST,
+    MEMORY,
+    RELATED,
+    RELATED_ORDERS,
+    RESUME,
+    SECOND_SET,
+    SOFT,
+    SOFT_ORDERS,
+    SPARSE,
+    SPARSES,
+    STATIC,
+    THIRD_SET,
+    UNIGRAM,
+    Evidence,
+    clear,
+    count_cell,
+    propose,
+)
 from aded_local.drafting.memory import (
-    ECHO_PLACES,
+    COPY_RECORD,
     EPOCH,
-    HEAD,
-    LONGEST_KEY,
-    SEED_KEY,
-    SPARSE_KEY,
+    N_VOCAB,
+    RESUME_MISSES,
     START,
+    Integers,
     Predictor,
     epoch_key,
+    latest_tokens,
+    related_key,
+    token_at,
 )
-from aded_local.drafting.statistics import SUCCESSORS, extend_hash, find
+from aded_local.drafting.mixing import COPY_BUCKETS, FIRST_SETS, SECOND_SETS
+from aded_local.drafting.passages import copy_cell, length_class, resume_cell
+from aded_local.drafting.related import likeness_class
+from aded_local.drafting.statistics import (
+    BUCKET,
+    CHECK_MASK,
+    CHECK_SHIFT,
+    COUNT_MASK,
+    COUNT_SHIFT,
+    LAST,
+    ORDERS,
+    SEED_KEY,
+    TOKEN_MASK,
+    WIDE_ORDERS,
+    Table,
+    check_of,
+    extend_hash,
+    first_entry,
+)
 
-CONTEXT_WEIGHT: Final = 5.0
-"""Weight of a count from this conversation, on top of the same count in the memory of everything."""
-LAST_WEIGHT: Final = 1.0
-"""Extra count of the successor a context was last followed by."""
-ESCAPE_FLOOR: Final = 0.02
-"""Shorter contexts share this much at least, or are not looked up."""
-MOST_CANDIDATES: Final = 40
-"""Distinct candidates considered per node; five contexts rarely hold more."""
-
-ECHO_SPAN: Final = 64
-"""How far back an echo is looked for, in tokens: about two sentences."""
-ECHO_TRIALS: Final = 2.0
-"""Chances an echo must have had after a token before it is believed."""
-ECHO_LEAST: Final = 0.3
-"""Echoes that came true less often than this are left alone."""
-
-
-@kernel
-def token_before(model: Predictor, node: int, back: int) -> int:
-    """The token ``back`` places before the end of the path to ``node`` (0: the node's own); -1 for none."""
-    nodes = model.nodes
-    while back > 0 and node > 0:
-        node = nodes[node].parent
-        back -= 1
-    if back == 0:
-        return int(nodes[node].token)
-    position = model.state[HEAD] - 1 - back
-    if position < model.state[START]:
-        return -1
-    return int(model.history[position & (model.history.shape[0] - 1)])
+LONGEST_KEY: Final = np.uint64(0x9E3779B97F4A7C15)
+SPARSE_KEYS: Final = (
+    np.uint64(0xD1B54A32D192ED03),
+    np.uint64(0xE7037ED1A0B428DB),
+    np.uint64(0x8EBC6AF09C88C6E3),
+)
+"""Told apart by these: kinds of contexts that share the memory's table."""
+UNIGRAM_BELOW: Final = 3
+"""Frequent tokens are proposed anywhere where no longer context than this is known."""
 
 
 @kernel
-def collect(nodes: npt.NDArray[Any], start: int, n: int, token: int, share: float) -> int:
-    """Add ``share`` to ``token`` among the ``n`` candidates from ``start``; returns their number."""
-    for i in range(start, start + n):
-        if nodes[i].token == token:
-            nodes[i].conditional += share
-            return n
-    if n == MOST_CANDIDATES:
-        return n
-    nodes[start + n].token = token
-    nodes[start + n].conditional = share
-    return n + 1
+def total_of(table: Table, key: np.uint64, wide: bool) -> int:
+    """Units counted in the context ``key``; 0 where it is unknown."""
+    first = first_entry(table, key, wide)
+    check = check_of(key)
+    total = 0
+    for i in range(first, first + (2 * BUCKET if wide else BUCKET)):
+        entry = table[i]
+        if entry != 0 and (entry >> CHECK_SHIFT) & CHECK_MASK == check:
+            total += (entry >> COUNT_SHIFT) & COUNT_MASK
+    return total
 
 
 @kernel
-def gather_orders(model: Predictor, node: int, start: int) -> int:
-    """Candidates of all orders, interpolated, with their class in ``cell``; returns their number."""
-    memory, context, nodes = model.memory, model.context, model.nodes
-    in_memory = np.empty(ORDERS + 1, np.int64)
-    in_context = np.empty(ORDERS + 1, np.int64)
-    memory_key = SEED_KEY
-    context_key = epoch_key(model.state[EPOCH])
+def ask(evidence: Evidence, source: int, table: Table, key: np.uint64, wide: bool, total: int) -> None:
+    """Enter what the context ``key``, of ``total`` units, says."""
+    if total == 0:
+        return
+    evidence.absent[source] = count_cell(0, total, 0)
+    first = first_entry(table, key, wide)
+    check = check_of(key)
+    for i in range(first, first + (2 * BUCKET if wide else BUCKET)):
+        entry = table[i]
+        if entry != 0 and (entry >> CHECK_SHIFT) & CHECK_MASK == check:
+            count = (entry >> COUNT_SHIFT) & COUNT_MASK
+            last = 1 if entry & LAST else 0
+            propose(evidence, source, entry & TOKEN_MASK, count_cell(count, total - count, last))
+
+
+@kernel
+def sparse_key(kind: int, latest: Integers, n: int) -> np.uint64:
+    """The hash of a context with a gap, 0 where the text is too short."""
+    key: np.uint64 = np.uint64(0)
+    if n < (2 if kind == 0 else 3):
+        return key
+    key = SPARSE_KEYS[kind]
+    key = extend_hash(key, latest[0 if kind == 2 else 1])
+    return key if kind == 0 else extend_hash(key, latest[2])
+
+
+@kernel
+def gather(model: Predictor, node: int) -> None:
+    """Fill ``model.evidence`` with what is known of the tokens after ``node``."""
+    evidence, used = model.evidence, model.used
+    clear(evidence)
+    evidence.size[BOUND] = model.state[N_VOCAB]
+    latest = np.empty(ORDERS + 1, np.int32)
+    n = latest_tokens(model, node, latest)
+    keys = np.empty(ORDERS + 1, np.uint64)
+    context_keys = np.empty(ORDERS + 1, np.uint64)
+    totals = np.zeros((3, ORDERS + 1), np.int64)
+    orders = np.zeros(3, np.int64)
+    own_static = 0
+    keys[0] = SEED_KEY
+    context_keys[0] = epoch_key(model.state[EPOCH])
+    for k in range(1, min(ORDERS, n) + 1):
+        keys[k] = extend_hash(keys[k - 1], latest[k - 1])
+        context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
+    for k in range(1, min(ORDERS, n) + 1):
+        # Whoever met a longer context has met this one.
+        wide = k <= WIDE_ORDERS
+        if orders[0] == k - 1 and used[CONTEXT + k - 1]:
+            totals[0, k] = total_of(model.context, context_keys[k], wide)
+            orders[0] = k if totals[0, k] > 0 else orders[0]
+        if orders[1] == k - 1 and used[MEMORY + k - 1]:
+            totals[1, k] = total_of(model.memory, keys[k], wide)
+            orders[1] = k if totals[1, k] > 0 else orders[1]
+        if orders[2] == k - 1 and used[STATIC + k - 1]:
+            totals[2, k] = total_of(model.static, keys[k], wide) if own_static == k - 1 else 0
+            if totals[2, k] > 0:
+                own_static = k
+            else:
+                totals[2, k] = total_of(model.phrases, keys[k], wide)
+            orders[2] = k if totals[2, k] > 0 else orders[2]
+    copy_class = ask_passages(model, node)
+    for k in range(ORDERS, 0, -1):
+        wide = k <= WIDE_ORDERS
+        ask(evidence, CONTEXT + k - 1, model.context, context_keys[k], wide, totals[0, k])
+        ask(evidence, MEMORY + k - 1, model.memory, keys[k], wide, totals[1, k])
+        static = model.static if k <= own_static else model.phrases
+        ask(evidence, STATIC + k - 1, static, keys[k], wide, totals[2, k])
+        if k <= SOFT_ORDERS and k <= n and used[SOFT + k - 1]:
+            ask(evidence, SOFT + k - 1, model.soft, keys[k], True, total_of(model.soft, keys[k], True))
+    known = ask_related(model, latest, n)
+    evidence.size[THIRD_SET] = FIRST_SETS + SECOND_SETS + known
+    order = orders[1]
+    if 0 < order < ORDERS and used[LONGEST]:
+        key = keys[order] ^ LONGEST_KEY
+        ask(evidence, LONGEST, model.memory, key, False, total_of(model.memory, key, False))
+    for kind in range(SPARSES):
+        key = sparse_key(kind, latest, n)
+        if key != 0 and used[SPARSE + kind]:
+            ask(evidence, SPARSE + kind, model.memory, key, False, total_of(model.memory, key, False))
+    if max(orders[0], orders[1]) < UNIGRAM_BELOW and used[UNIGRAM]:
+        ask(evidence, UNIGRAM, model.memory, SEED_KEY, True, total_of(model.memory, SEED_KEY, True))
+    evidence.size[FIRST_SET] = orders[0] * (ORDERS + 1) + orders[1]
+    evidence.size[SECOND_SET] = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
+
+
+@kernel
+def ask_related(model: Predictor, latest: Integers, n: int) -> int:
+    """Enter what related conversations say; returns the number of the weight set within its kind."""
+    likeness = likeness_class(model.conversations)
     order = 0
-    longest_key = memory_key
-    for k in range(1, ORDERS + 1):
-        token = token_before(model, node, k - 1)
-        if token < 0:
-            break
-        memory_key = extend_hash(memory_key, token)
-        context_key = extend_hash(context_key, token)
-        in_memory[k] = find(memory, memory_key)
-        in_context[k] = find(context, context_key)
-        if in_memory[k] < 0 and in_context[k] < 0:
-            break  # whoever met a longer context has met this one
-        order = k
-        longest_key = memory_key
-    n = 0
-    remaining = 1.0
-    if 0 < order < ORDERS:
-        # A context whose longer forms are all new goes on as it did when they were new before.
-        index = find(memory, longest_key ^ LONGEST_KEY)
-        if index >= 0:
-            slot = memory[index]
-            share = 1.0 / (slot.total + slot.distinct)
-            for i in range(SUCCESSORS):
-                if slot.counts[i] == 0:
-                    break
-                n = collect(nodes, start, n, slot.tokens[i], share * slot.counts[i])
-            remaining = slot.distinct * share
-    if order < 2:
-        # The last pair of tokens is new: what usually comes two places after the first of them?
-        before = token_before(model, node, 1)
-        index = find(memory, extend_hash(SPARSE_KEY, before)) if before >= 0 else -1
-        if index >= 0:
-            slot = memory[index]
-            share = remaining / (slot.total + slot.distinct)
-            for i in range(SUCCESSORS):
-                if slot.counts[i] == 0:
-                    break
-                n = collect(nodes, start, n, slot.tokens[i], share * slot.counts[i])
-            remaining *= slot.distinct / (slot.total + slot.distinct)
-    for k in range(order, 0, -1):
-        total = 0.0
-        distinct = 0
-        if in_memory[k] >= 0:
-            slot = memory[in_memory[k]]
-            total += slot.total
-            distinct = slot.distinct
-        if in_context[k] >= 0:
-            slot = context[in_context[k]]
-            total += CONTEXT_WEIGHT * slot.total + LAST_WEIGHT
-            distinct = max(distinct, slot.distinct)
-        share = remaining / (total + distinct)
-        if in_context[k] >= 0:
-            slot = context[in_context[k]]
-            n = collect(nodes, start, n, slot.last, share * LAST_WEIGHT)
-            for i in range(SUCCESSORS):
-                if slot.counts[i] == 0:
-                    break
-                n = collect(nodes, start, n, slot.tokens[i], share * CONTEXT_WEIGHT * slot.counts[i])
-        if in_memory[k] >= 0:
-            slot = memory[in_memory[k]]
-            for i in range(SUCCESSORS):
-                if slot.counts[i] == 0:
-                    break
-                n = collect(nodes, start, n, slot.tokens[i], share * slot.counts[i])
-        remaining *= distinct / (total + distinct)
-        if remaining < ESCAPE_FLOOR:
-            break
-    local = 1 if order > 0 and in_context[order] >= 0 else 0
-    best = start
-    for i in range(start, start + n):
-        nodes[i].cell = ngram_class(order, local, 0)
-        if nodes[i].conditional > nodes[best].conditional:
-            best = i
-    if n > 0:
-        nodes[best].cell = ngram_class(order, local, 1)
-    return n
+    if likeness > 0:
+        key = related_key(model.state[EPOCH])
+        for k in range(1, min(RELATED_ORDERS, n) + 1):
+            key = extend_hash(key, latest[k - 1])
+            total = total_of(model.context, key, k <= WIDE_ORDERS) if model.used[RELATED + k - 1] else 0
+            if total == 0:
+                break
+            order = k
+            ask(model.evidence, RELATED + k - 1, model.context, key, k <= WIDE_ORDERS, total)
+    return likeness * (RELATED_ORDERS + 1) + order
 
 
 @kernel
-def gather_copy(model: Predictor, node: int, start: int, n: int) -> int:
-    """Let the passage repeated at ``node``, if any, propose its next token; returns the new ``n``."""
-    nodes = model.nodes
-    position = nodes[node].copy_at
-    if position < 0 or position >= model.state[HEAD]:
-        return n
-    token = model.history[position & (model.history.shape[0] - 1)]
-    n = collect(nodes, start, n, token, 0.0)
-    own = -1
-    for i in range(start, start + n):
-        if nodes[i].token == token:
-            own = i
-        else:
-            nodes[i].cell = RIVAL_CLASS
-    if own >= 0:
-        local = 1 if position >= model.state[START] else 0
-        nodes[own].cell = copy_class(nodes[node].copy_length, local)
-    return n
-
-
-@kernel
-def echo(model: Predictor, last: int, before: int) -> int:
-    """What followed ``before`` when something else than ``last`` did, most recently in this context; -1 for none.
-
-    A word taken up again after a break: "`tar xf a.tar`, newline" brings back what the first backtick brought.
-    """
-    history = model.history
-    mask = history.shape[0] - 1
-    head = model.state[HEAD]
-    lowest = max(model.state[START], head - ECHO_SPAN)
-    for position in range(head - 2, lowest - 1, -1):
-        if history[position & mask] == before:
-            token = history[(position + 1) & mask]
-            if token != last:
-                return int(token)
-    return -1
-
-
-@kernel
-def gather_echo(model: Predictor, node: int, start: int, n: int) -> int:
-    """Let an echo propose its token, where echoes have come true after such a token; returns the new ``n``."""
-    nodes = model.nodes
-    last = nodes[node].token
-    before = token_before(model, node, 1)
-    if before < 0:
-        return n
-    place = last & (ECHO_PLACES - 1)
-    trials = model.echoes[1, place]
-    if trials < ECHO_TRIALS:
-        return n
-    rate = model.echoes[0, place] / (trials + 1.0)
-    if rate < ECHO_LEAST:
-        return n
-    token = echo(model, last, before)
-    if token < 0:
-        return n
-    n = collect(nodes, start, n, token, 0.0)
-    for i in range(start, start + n):
-        if nodes[i].token == token:
-            known = 0.0
-            if nodes[i].conditional > 0.0:
-                known = model.rates[0, nodes[i].cell * BUCKETS + bucket_of(nodes[i].conditional)]
-            if model.rates[0, ECHO_CLASS * BUCKETS + bucket_of(rate)] > known:
-                nodes[i].cell = ECHO_CLASS
-                nodes[i].conditional = rate
-    return n
+def ask_passages(model: Predictor, node: int) -> int:
+    """Enter the next tokens of the passages followed at ``node``; returns the copied one's class, 0 for none."""
+    state, evidence = model.state, model.evidence
+    found = 0
+    at = model.nodes[node].copy_at
+    if at >= 0 and model.used[COPY]:
+        token = token_at(model, node, at)
+        if token >= 0:
+            length = model.nodes[node].copy_length
+            local = 1 if at >= state[START] else 0
+            record = state[COPY_RECORD]
+            propose(evidence, COPY, token, copy_cell(length, local, record))
+            found = 1 + length_class(length) * (COPY_BUCKETS - 1) // 16
+    at = model.nodes[node].resume_at
+    if at >= 0 and model.used[RESUME]:
+        token = token_at(model, node, at)
+        if token >= 0:
+            cell = resume_cell(model.nodes[node].resume_hits, state[RESUME_MISSES])
+            propose(evidence, RESUME, token, cell)
+    return found

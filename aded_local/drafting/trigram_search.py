@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafting.compiling import kernel
-from aded_local.drafting.memory import SEED_KEY
-from aded_local.drafting.statistics import SUCCESSORS, Table, extend_hash, find
+from aded_local.drafting.statistics import SEED_KEY, extend_hash
+from aded_local.drafting.trigram_matrix import SUCCESSORS, Table, find
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from aded_local.drafting.compiling import kernel
-from aded_local.drafting.statistics import Table
+from aded_local.drafting.trigram_matrix import Table
 from aded_local.drafting.trigram_search import (
     FREE,
     ITERATIONS,

@@ -110,6 +110,10 @@ class Target:
         layout, seconds = self.context.verify(root, tree)
         return tree, layout, seconds
 
+    def verified_logits(self) -> npt.NDArray[np.float32]:
+        """Raw logits after the root and every node just verified; see ``Context.verified_logits``."""
+        return self.context.verified_logits()
+
     def accept(self, root: int, tree: DraftTree, layout: Layout, path: list[int]) -> None:
         """Keep the root and the accepted path in the cache, roll the rest of the tree back."""
         self.context.accept(tree, layout, path)

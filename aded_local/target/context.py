@@ -73,7 +73,9 @@ class Context:
         self.settings = settings
         self.n_past = 0
         self._last_start = 0  # cells before the last decode
+        self._n_verified = 0  # rows of the last decode, where it was a verification
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
+        self._verified_views: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
         self._handle = None
         # -1 means every sequence, but running states are rolled back by number only.
         self._everywhere = 0 if settings.n_sequences == 1 else -1
@@ -151,6 +153,7 @@ class Context:
     def _decode(self, n: int) -> float:
         self._batch.n_tokens = n
         self._last_start = self.n_past
+        self._n_verified = 0
         started = time.perf_counter()
         status = lib.llama_decode(self._handle, self._batch)
         # On a GPU decode returns before the work is done.
@@ -235,7 +238,9 @@ class Context:
                     self._sequence_ids[row, : len(ids)] = ids
                 self._branched_rows = n + 1
         self._wanted[: n + 1] = 1
-        return layout, self._decode(n + 1)
+        seconds = self._decode(n + 1)
+        self._n_verified = n + 1
+        return layout, seconds
 
     def _restore_rows(self) -> None:
         """Give the rows a tree used all their sequence ids back."""
@@ -320,6 +325,32 @@ class Context:
                 self._logit_views.clear()
             view = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
             self._logit_views[address] = view
+        return view
+
+    def verified_logits(self) -> npt.NDArray[np.float32]:
+        """Logits of the pass just verified by batch row, a view: float32 ``(n_nodes + 1, n_vocab)``, contiguous.
+
+        Valid until the next decode.
+
+        Raises:
+            DeviceError: the last decode was no verification, or llama.cpp's rows are not where they should be.
+        """
+        n = self._n_verified
+        first = lib.llama_get_logits_ith(self._handle, 0) if n else None
+        last = lib.llama_get_logits_ith(self._handle, n - 1) if n else None
+        if not first or not last:
+            raise DeviceError(f"llama.cpp kept no logits for {n} verified rows")
+        address = ctypes.addressof(first.contents)
+        # One buffer, in the batch's order (llama-context.cpp, output_reorder), as long as every row is wanted.
+        stride = self.model.n_vocab * ctypes.sizeof(ctypes.c_float)
+        if ctypes.addressof(last.contents) != address + (n - 1) * stride:
+            raise DeviceError(f"llama.cpp's logits of {n} verified rows do not lie side by side")
+        view = self._verified_views.get((address, n))
+        if view is None:
+            if len(self._verified_views) > 4 * LARGEST_PASS:
+                self._verified_views.clear()
+            view = np.ctypeslib.as_array(first, shape=(n, self.model.n_vocab))
+            self._verified_views[address, n] = view
         return view
 
     @property

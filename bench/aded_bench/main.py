@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from aded_bench.commands import body, curve, lossless, replay, report, run
+from aded_bench.commands import body, curve, lossless, priors, replay, report, run
 from aded_bench.options import EXIT_BAD_INPUT, EXIT_BROKEN_PIPE, EXIT_STOPPED, PROGRAM
 from aded_local.errors import ADEDError
 
@@ -68,7 +68,7 @@ def main() -> None:
     """Measure speculative decoding on this machine: is the output unchanged, what does it gain, and why?"""
 
 
-for module in (curve, replay, run, lossless, body, report):
+for module in (curve, replay, run, lossless, body, priors, report):
     main.add_command(module.command)
 
 

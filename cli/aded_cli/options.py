@@ -65,7 +65,7 @@ class Settings:
         system: the system prompt, None without one.
         raw: complete the prompt's text without a chat template.
         as_json: print one JSON object instead of streaming text.
-        remember: keep a history of typed lines on disk.
+        remember: keep a history of typed lines on disk; the engine's ``memory`` likewise.
         verbose: llama.cpp's log, and tracebacks.
     """
 
@@ -95,11 +95,17 @@ class Settings:
             raise click.UsageError(
                 "--raw uses no chat template, so --system has no place in it: give one of them"
             )
+        if given["store"] is not None and given["draft"] != "auto":
+            raise click.UsageError(
+                f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
+            )
         if given["model"] == "":
             raise click.UsageError("MODEL is an empty string: leave it out for the built-in model")
         engine = {
-            name: given[name] for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "verbose")
+            name: given[name]
+            for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
         }
+        engine["memory"] = not given["no_memory"]
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
             model=given["model"],
@@ -210,7 +216,18 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--exact", is_flag=True, help="Only batch sizes that equal one-token decoding to the last bit."
     ),
-    click.option("--no-memory", is_flag=True, help="Keep nothing you type on disk: no line history."),
+    click.option(
+        "--no-memory",
+        is_flag=True,
+        help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, which"
+        " makes later answers faster, nor the history of typed lines.",
+    ),
+    click.option(
+        "--store",
+        type=click.Path(),
+        metavar="FILE",
+        help="Draft from a static store too, made by `aded-store build` for this model's tokenizer.",
+    ),
     click.option(
         "--verbose", is_flag=True, help="Show llama.cpp's log, and tracebacks of unexpected errors."
     ),

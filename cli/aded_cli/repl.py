@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 /help    this list
-/reset   forget the conversation
+/reset   begin a new conversation
 /stats   what holds for the loaded model, and the figures of the answers
 /quit    leave (or Ctrl-D)
 //text   send "/text" as a message
@@ -83,7 +83,7 @@ class Repl:
     def _reset(self) -> None:
         self._conversation.clear()
         self._llm.reset()
-        display.note("the conversation is forgotten")
+        display.note("a new conversation begins")
 
     def _show_stats(self) -> None:
         with display.loading("probing which batch sizes are exact (once per model)…", quiet=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,13 @@ from aded_bench.options import CONTEXT, JSON, PATH, SEED, THREADS, finish, liste
 if TYPE_CHECKING:
     from aded_bench.replay.loop import Plan
     from aded_bench.replay.traces import Trace
+    from aded_local.drafting import Search
 
 METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
 """What ``drafts.open_replayed`` knows; listed here so that --help is quick."""
+
+SEARCHES: tuple[Search, ...] = ("best-first", "puct")
+"""Of ``aded_local.drafting.Search``."""
 
 CACHE_TYPES = ("f16", "q8_0", "bf16", "f32")
 """Names of ``aded_local.target.CACHE_TYPES``, which is not imported here for the same reason."""
@@ -70,6 +75,28 @@ CACHE_TYPES = ("f16", "q8_0", "bf16", "f32")
     help="Verify so many nodes at every step, whatever they cost; auto then has no budget and no guard.",
 )
 @click.option(
+    "--phrases",
+    type=PATH,
+    metavar="FILE",
+    help="Phrases for auto, counted without the model that is measured.  [default: the shipped ones]",
+)
+@click.option("--no-phrases", is_flag=True, help="Without any phrases.")
+@click.option(
+    "--priors",
+    type=PATH,
+    metavar="FILE",
+    help="What auto starts from, as `aded-bench priors` writes it.  [default: what is shipped]",
+)
+@click.option("--store", type=PATH, metavar="FILE", help="A static store for auto, of `aded-store build`.")
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    help="Leave a part of auto out: memory, mixing, passages, …; an unknown name lists them all. May be repeated.",
+)
+@click.option("--search", type=click.Choice(SEARCHES), help="How auto's tree grows.  [default: best-first]")
+@click.option("--ablate", is_flag=True, help="Replay auto without each of its parts in turn, too.")
+@click.option(
     "--body",
     type=PATH,
     metavar="MODEL.gguf",
@@ -97,6 +124,13 @@ def command(
     longest: int | None,
     vocab: Path | None,
     nodes: int | None,
+    phrases: Path | None,
+    no_phrases: bool,
+    priors: Path | None,
+    store: Path | None,
+    without: tuple[str, ...],
+    search: Search | None,
+    ablate: bool,
     body: Path | None,
     attention: str | None,
     cache_type: str | None,
@@ -112,6 +146,7 @@ def command(
     from aded_bench.progress import steps_progress
     from aded_bench.replay.curves import read_curve
     from aded_bench.replay.loop import Plan, run, total_steps
+    from aded_bench.replay.makeup import Makeup
     from aded_bench.replay.tables import print_replay
     from aded_bench.replay.traces import read_trace
     from aded_bench.results import ResultFile
@@ -130,6 +165,14 @@ def command(
         raise click.UsageError(f"{', '.join(idle)}: only for --body MODEL.gguf; name one, or leave it out")
     if body is not None and nodes is not None:
         raise click.UsageError("--nodes is for modelled replays; leave it out with --body")
+    for_auto = {
+        "--phrases": phrases, "--no-phrases": no_phrases, "--priors": priors, "--store": store,
+        "--without": without, "--search": search, "--ablate": ablate,
+    }  # fmt: skip
+    given = [name for name, value in for_auto.items() if value]
+    if given and "auto" not in methods:
+        raise click.UsageError(f"{', '.join(given)}: only for auto; add it to --methods, or leave that out")
+    _consistent({*given, *(["--nodes"] if nodes else []), *(["--body"] if body else [])}, without)
     file = ResultFile(json_path)
     phases = (("cold",) if cold or not warm_paths else ()) + (("warm",) if warm_paths else ())
     curves = tuple(read_curve(path) for path in dict.fromkeys(curve_paths))
@@ -140,6 +183,14 @@ def command(
     _distinct("traces", [trace.name for trace in measured])
     warm = tuple(read_trace(path, vocab=vocab) for path in dict.fromkeys(warm_paths))
     _same_vocabulary(measured, warm)
+    makeup = Makeup(
+        store=store, priors=priors, without=tuple(dict.fromkeys(without)), search=search or SEARCHES[0]
+    )
+    if no_phrases or phrases is not None:
+        makeup = replace(makeup, phrases=phrases)
+    if "auto" in methods:
+        for trace in {trace.vocab: trace for trace in measured}.values():
+            makeup.check(trace)
     plan = Plan(
         traces=measured,
         curves=curves,
@@ -151,6 +202,8 @@ def command(
         longest=longest,
         seed=seed,
         peer_python=peer_python,
+        makeup=makeup,
+        ablate=ablate,
     )
     if body is not None:
         plan = _with_body(plan, body, threads, n_ctx, attention, cache_type)
@@ -158,6 +211,26 @@ def command(
         result = run(plan, file, step)
     print_replay(result, console())
     finish(result["complete"], file.failure)
+
+
+CONTRADICTIONS = (
+    ("--phrases", "--no-phrases"),
+    ("--ablate", "--without"),
+    ("--ablate", "--search"),
+    ("--ablate", "--nodes"),
+    ("--ablate", "--body"),
+)
+"""An ablation leaves out each part of the whole drafter in turn, other searches and fixed nodes among its rows."""
+
+
+def _consistent(given: set[str], without: Sequence[str]) -> None:
+    pairs = [pair for pair in CONTRADICTIONS if given.issuperset(pair)]
+    for part, options in (("static", ("--phrases", "--store")), ("priors", ("--priors",))):
+        if part in without:
+            pairs += [(f"--without {part}", option) for option in options if option in given]
+    if pairs:
+        one, other = pairs[0]
+        raise click.UsageError(f"{one} and {other} contradict each other; leave one out")
 
 
 def _distinct(what: str, names: list[str]) -> None:
@@ -184,8 +257,7 @@ def _with_body(
     attention: str | None,
     cache_type: str | None,
 ) -> Plan:
-    from dataclasses import replace
-
+    from aded_bench.replay.makeup import open_drafter
     from aded_bench.replay.trace_driven import measure
     from aded_local.errors import ModelNotFoundError
 
@@ -208,7 +280,16 @@ def _with_body(
         step: Callable[[str], None],
     ) -> dict[str, Any]:
         return measure(
-            model, trace, preset, warm=warm, seed=plan.seed, earlier=earlier, save=save, step=step, **options
+            model,
+            trace,
+            preset,
+            warm=warm,
+            make=lambda: open_drafter(preset, trace, plan.makeup, seed=plan.seed),
+            seed=plan.seed,
+            earlier=earlier,
+            save=save,
+            step=step,
+            **options,
         )
 
     return replace(plan, body=body, body_model=model, body_settings=options)

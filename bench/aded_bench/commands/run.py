@@ -57,7 +57,7 @@ from aded_bench.options import (
     callback=listed,
     metavar="LIST",
     help="Of off, auto, paper, llama-cpp, llama-cpp-lookup, server, server-ngram-simple, -map-k, -map-k4v, "
-    "-mod, -cache.",
+    "-mod, -cache (these are all), and auto-no-top-k, which learns only from what was said.",
 )
 @click.option("--llama-server", type=PATH, metavar="PATH", help="llama.cpp's server, for the server methods.")
 @click.option(
@@ -107,7 +107,7 @@ def command(
     from aded_bench.results import ResultFile
     from aded_bench.run import loop as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import METHODS, check_methods
+    from aded_bench.run.arms import ALL, METHODS, check_methods
     from aded_bench.run.server import inspect
     from aded_bench.run.tables import print_run
     from aded_bench.tables import console
@@ -115,7 +115,7 @@ def command(
     file = ResultFile(json_path)
     if data is not None and suites.SPEC_BENCH not in (suite, warm_suite):
         raise click.UsageError(f"--data is for --suite {suites.SPEC_BENCH}; name another file with --suite")
-    chosen = METHODS if methods == ("all",) else check_methods(methods, METHODS)
+    chosen = ALL if methods == ("all",) else check_methods(methods, METHODS)
     measured, warming = suites.load(suite, data, count, 0 if warm_suite else warm, seed)
     if warm_suite:
         warming = suites.warming(warm_suite, data, warm or None, seed, without=measured)

@@ -10,11 +10,12 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from aded_bench.replay.ablation import Variant
 from aded_bench.replay.curves import LARGEST_PASS, NamedCurve
+from aded_bench.replay.makeup import Makeup, open_drafter
 from aded_bench.replay.peers import PeerLost, PeerProcess, tree_of
 from aded_bench.replay.traces import Recorded, Tokens, Trace
 from aded_local.drafting import PRESETS, Drafter, make_drafter
-from aded_local.drafting.paper import PaperDrafter
 from aded_local.planning import AutoPlanner, PaperPlanner, Planner
 from aded_local.tree import EMPTY_TREE, DraftTree, chain
 
@@ -38,7 +39,7 @@ SCRIPTS: Final = {"draftretriever": "draftretriever_peer", "suffix": "suffix_pee
 
 
 def settings_of(method: str) -> tuple[str, ...]:
-    """The settings a method is replayed with; most have one, without a name."""
+    """The settings a method is replayed with; most have one, without a name. Those of `auto`: ``ablation.variants``."""
     if method == "suffix":
         return tuple(SUFFIX_SETTINGS)
     return (f"{LOOKUP_NGRAM}-gram, {LOOKUP_TOKENS}",) if method == "prompt-lookup" else ("",)
@@ -93,14 +94,24 @@ class Own:
         seed: of the drafter.
         curve: for the budget of ``auto``.
         nodes: verify so many at every step instead, whatever they cost.
+        drafter: of the preset; by default made anew, without phrases.
+        planner: of ``auto``.
     """
 
     def __init__(
-        self, preset: str, *, n_vocab: int, seed: int, curve: NamedCurve | None, nodes: int | None
+        self,
+        preset: str,
+        *,
+        n_vocab: int,
+        seed: int,
+        curve: NamedCurve | None,
+        nodes: int | None,
+        drafter: Drafter | None = None,
+        planner: type[AutoPlanner] = AutoPlanner,
     ) -> None:
         self.times = Times()
         self.predicts = True
-        self._drafter = make_drafter(preset, n_vocab=n_vocab, seed=seed)
+        self._drafter = make_drafter(preset, n_vocab=n_vocab, seed=seed) if drafter is None else drafter
         self._plain_seconds = curve.plain_seconds if curve is not None else 0.0
         self._limit = MOST_NODES if nodes is None else nodes
         self._begun = False
@@ -109,7 +120,7 @@ class Own:
         if preset == "auto" and nodes is None:
             if curve is None:
                 raise ValueError("the budget of auto needs a curve")
-            self._planner = AutoPlanner(
+            self._planner = planner(
                 self._drafter,
                 curve.engine_curve(),
                 largest=largest,
@@ -125,14 +136,8 @@ class Own:
 
     @staticmethod
     def teach(drafter: Drafter, answers: Iterable[Recorded]) -> None:
-        """``auto`` answers them; ``paper`` counts them as its corpus, a message a text, as its authors do."""
-        if isinstance(drafter, PaperDrafter):
-            drafter.feed([text for one in answers for text in (one.prompt, one.answer)])
-            return
-        for one in answers:
-            drafter.reset_context()
-            drafter.begin(one.prompt)
-            drafter.observe(one.answer)
+        """As the engine hands over a memory: ``paper`` counts it as its corpus, a message a text, as its authors do."""
+        drafter.recall([(one.prompt, one.answer, False) for one in answers])
 
     def begin(self, prompt: Tokens) -> None:
         if self._begun:
@@ -260,6 +265,7 @@ def open_replayed(
     nodes: int | None,
     seed: int,
     peer_python: Path | None,
+    variant: Variant | None = None,
 ) -> Replayed:
     """A way of drafting with an empty store.
 
@@ -269,16 +275,27 @@ def open_replayed(
         curve: what ``auto`` budgets with.
         nodes: see ``Own``; peers' trees are cut to it.
         peer_python: interpreter with the peers' packages.
+        variant: of ``auto``; as in the product when None.
 
     Raises:
         PeerLost: the peer is missing.
+        StoreError, OptionError: see ``Makeup.check``.
     """
     if method == "off":
         return Plain()
     if method == "prompt-lookup":
         return PromptLookup()
     if method in PRESETS:
-        return Own(method, n_vocab=trace.n_vocab, seed=seed, curve=curve, nodes=nodes)
+        variant = variant or Variant(Makeup())
+        return Own(
+            method,
+            n_vocab=trace.n_vocab,
+            seed=seed,
+            curve=curve,
+            nodes=nodes,
+            drafter=open_drafter(method, trace, variant.makeup, seed=seed),
+            planner=variant.planner,
+        )
     if peer_python is None:
         raise PeerLost("no interpreter for it was given with --peer-python")
     process = PeerProcess(

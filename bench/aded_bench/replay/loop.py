@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from aded_bench.replay.ablation import Variant, variants
 from aded_bench.replay.curves import NamedCurve
 from aded_bench.replay.drafts import SCRIPTS, Own, Replayed, open_replayed, settings_of
 from aded_bench.replay.earlier import note_engine, rows_of
+from aded_bench.replay.makeup import Makeup, open_drafter
 from aded_bench.replay.peers import PeerLost
 from aded_bench.replay.tally import spread, sweep
 from aded_bench.replay.traces import Trace
 from aded_bench.results import ResultFile, provenance, resume
-from aded_local.drafting import PRESETS, make_drafter
+from aded_local.drafting import PRESETS, Drafter
 from aded_local.errors import OptionError
 
 LEAST_LEFTOVER: Final = 1e-3
@@ -52,6 +55,8 @@ class Plan:
         nodes: verify so many nodes at every step, whatever they cost; None for each method's own choice.
         limit, longest: how traces were cut to so many answers of so many tokens, for the record.
         peer_python: interpreter with the peers' packages.
+        makeup: what ``auto`` drafts with.
+        ablate: replay ``auto`` without each of its parts too.
         body: measures on a real model too; None without.
         body_settings: what was asked of it, for the record.
     """
@@ -66,6 +71,8 @@ class Plan:
     longest: int | None = None
     seed: int = 0
     peer_python: Path | None = None
+    makeup: Makeup = field(default_factory=Makeup)
+    ablate: bool = False
     body: Body | None = None
     body_model: Path | None = None
     body_settings: dict[str, Any] = field(default_factory=dict)
@@ -83,8 +90,26 @@ class Plan:
             "longest": self.longest,
             "seed": self.seed,
             "peer_python": None if self.peer_python is None else str(self.peer_python),
+            "makeup": self.makeup.settings() if "auto" in self.methods else None,
+            "ablate": self.ablate,
             "body": self.body_settings,
         }
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """How ``auto`` is made, by setting; the whole drafter first."""
+        return variants(self.makeup, ablate=self.ablate)
+
+    def settings_of(self, method: str) -> tuple[str, ...]:
+        """The settings a method is replayed with."""
+        return tuple(self.variants) if method == "auto" else settings_of(method)
+
+    def inputs(self) -> list[Path]:
+        """Files that decide the result."""
+        traces = (*self.traces, *self.warm)
+        vocabularies = dict.fromkeys(trace.vocab for trace in traces if trace.vocab is not None)
+        paths = [*(trace.path for trace in traces), *vocabularies, *(curve.path for curve in self.curves)]
+        return paths + (self.makeup.inputs() if "auto" in self.methods else [])
 
     def without_body(self) -> list[str]:
         """Methods that are only modelled where the others are decoded on a body too."""
@@ -122,11 +147,12 @@ def units(plan: Plan) -> Iterator[Unit]:
         for phase in plan.phases:
             for method in plan.methods:
                 budgeted = method == "auto" and plan.nodes is None
-                for setting in settings_of(method):
+                for setting in plan.settings_of(method):
                     for curve in plan.curves if budgeted else (None,):
                         yield Unit(trace, method, setting, phase, "replay", curve)
                     if method in PRESETS:
-                        yield Unit(trace, method, setting, phase, "bits")
+                        if method != "auto" or plan.variants[setting].predicts_anew:
+                            yield Unit(trace, method, setting, phase, "bits")
                         if plan.body is not None:
                             yield Unit(trace, method, setting, phase, "body")
 
@@ -145,10 +171,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     Raises:
         ADEDError: a file cannot be used, or ``file`` holds another run.
     """
-    traces = (*plan.traces, *plan.warm)
-    vocabularies = dict.fromkeys(trace.vocab for trace in traces if trace.vocab is not None)
-    inputs = [*(trace.path for trace in traces), *vocabularies, *(curve.path for curve in plan.curves)]
-    here = provenance(plan.settings(), model=plan.body_model, inputs=inputs)
+    here = provenance(plan.settings(), model=plan.body_model, inputs=plan.inputs())
     earlier = rows_of(resume(file, "replay", here), file)
     result: dict[str, Any] = {
         "kind": "replay",
@@ -157,6 +180,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
         "curves": {c.name: {"ratio": {str(n): r for n, r in c.ratio.items()}} for c in plan.curves},
         "traces": [trace.describe() for trace in plan.traces],
         "warm": [trace.describe() for trace in plan.warm],
+        "ablation": list(plan.variants)[1:],
         "peers": earlier["peers"],
         "missing": {},
         "skipped": {f"{method} on the body": NO_BODY for method in plan.without_body()},
@@ -233,7 +257,9 @@ def _do(plan: Plan, unit: Unit, result: dict[str, Any], file: ResultFile, step: 
 
     try:
         if unit.kind == "bits":
-            row["bits_per_token"] = bits_per_token(unit, warm, plan.seed, step)
+            makeup = plan.variants[unit.setting].makeup if unit.method == "auto" else plan.makeup
+            drafter = open_drafter(unit.method, unit.trace, makeup, seed=plan.seed)
+            row["bits_per_token"] = bits_per_token(drafter, unit, warm, step)
         elif unit.kind == "body" and plan.body is not None:
             keep(plan.body(unit.method, unit.trace, warm, row["body"], keep, step))
         else:
@@ -270,6 +296,7 @@ def _open(plan: Plan, unit: Unit) -> Replayed:
         nodes=plan.nodes,
         seed=plan.seed,
         peer_python=plan.peer_python,
+        variant=plan.variants[unit.setting] if unit.method == "auto" else None,
     )
 
 
@@ -294,12 +321,11 @@ def _replay_unit(
             row[key] = found
 
 
-def bits_per_token(unit: Unit, warm: Sequence[Trace], seed: int, step: Step) -> float:
-    """How well the preset's predictor knows the text: -log2 of the probability it gives each next token, averaged.
+def bits_per_token(drafter: Drafter, unit: Unit, warm: Sequence[Trace], step: Step) -> float:
+    """How well a new drafter's predictor knows the text: -log2 of the probability it gives each next token, averaged.
 
     It sees one token at a time. What it leaves over is spread evenly over the rest of the vocabulary.
     """
-    drafter = make_drafter(unit.method, n_vocab=unit.trace.n_vocab, seed=seed)
     Own.teach(drafter, (one for trace in warm for one in trace.answers))
     total = 0.0
     for recorded in unit.trace.answers:

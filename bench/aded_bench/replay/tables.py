@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from aded_bench.replay.worth import THRESHOLDS, Worth, below, is_ablated, left_out, percent, worths
 from aded_bench.tables import literal, print_missing
 from aded_bench.wording import attention
 
@@ -14,12 +16,21 @@ DASH = "–"
 
 
 def print_replay(result: dict[str, Any], out: Console) -> None:
-    """One table per trace and phase, then what is missing, and why."""
+    """One table per trace and phase, with its slow categories and its ablation, then what is missing, and why."""
+    ablated = left_out(result)
     for trace in result["traces"]:
         for phase in dict.fromkeys(row["phase"] for row in result["rows"]):
             rows = [r for r in result["rows"] if (r["trace"], r["phase"]) == (trace["name"], phase)]
+            rows = [row for row in rows if not is_ablated(row, ablated)]
             if rows:
                 out.print(_table(result, trace, phase, rows))
+            for row in (row for row in rows if row["method"] == "auto" and row["curves"]):
+                told = "; ".join(f"below {limit:.2f}: {below(row, limit)}" for limit in THRESHOLDS)
+                out.print(f"{literal(_label(row))}, {phase}: categories {literal(told)}", soft_wrap=True)
+            if found := worths(result, trace["name"], phase):
+                out.print(
+                    _ablation_table(found, f"{trace['name']}, {phase}: what each part of auto is worth")
+                )
             if any(row["body"] for row in rows):
                 out.print(_body_table(rows))
     print_missing(result, out)
@@ -46,7 +57,7 @@ def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list
     for name in (*columns, "bits/token", "ECE"):
         table.add_column(name, justify="left" if name in columns[:2] else "right")
     for row in rows:
-        method = literal(f"{row['method']} ({row['setting']})" if row["setting"] else row["method"])
+        method = literal(_label(row))
         bits = "" if row["bits_per_token"] is None else f"{row['bits_per_token']:.3f}"
         for name, figures in row["curves"].items():
             judged = figures["calibration"]
@@ -63,6 +74,29 @@ def _table(result: dict[str, Any], trace: dict[str, Any], phase: str, rows: list
                 "" if judged is None else f"{judged['ece']:.3f}",
             )
             method = bits = ""
+    return table
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['method']} ({row['setting']})" if row["setting"] else str(row["method"])
+
+
+def _ablation_table(found: Sequence[Worth], title: str) -> Table:
+    """The whole drafter, then what is worth most first; changes against the whole."""
+    table = Table(title=literal(title))
+    whole = found[0]
+    table.add_column("left out")
+    for name in ("bits/token", *whole.speedups):
+        table.add_column(literal(name), justify="right")
+    for one in found:
+        speedups = (
+            "" if curve not in one.speedups
+            else f"{one.speedups[curve]:.3f}" + ("" if one is whole else f" {percent(one.changes[curve])}")
+            for curve in whole.speedups
+        )  # fmt: skip
+        name = one.setting.removeprefix("without ") if one is not whole else one.setting or "nothing"
+        bits = "" if one.bits is None else f"{one.bits:.3f}"
+        table.add_row(literal(name), bits, *speedups)
     return table
 
 
@@ -104,7 +138,7 @@ def _body_table(rows: list[dict[str, Any]]) -> Table:
         body = row["body"]
         if body:
             table.add_row(
-                literal(row["method"]),
+                literal(_label(row)),
                 literal(_body_name(body)),
                 f"{body['speedup']:.3f}",
                 _interval(body),

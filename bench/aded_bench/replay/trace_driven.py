@@ -12,7 +12,7 @@ and the first is reported beside it.
 
 What a run has learnt is not in its result. A continued run therefore feeds the answers measured before to the
 planner again, without decoding, their passes priced by the cost curve: what the drafter learns from is the same,
-only the guard has seen modelled times.
+only the guard has seen modelled times, and logits are not to be had again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aded_bench.replay.drafts import Own
+from aded_bench.replay.makeup import Makeup, open_drafter
 from aded_bench.replay.trace_sums import AnswerSums, summed
 from aded_local.cost import LARGEST_BATCH, CostCurve, Probe, SecondsArray
-from aded_local.drafting import PRESETS, make_drafter
+from aded_local.drafting import PRESETS, Drafter
 from aded_local.engine import Engine, EngineOptions, open_engine
 from aded_local.errors import OptionError, StoreError
 from aded_local.matching import Match, sample_and_match
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 CONTEXT_STEP = 256
 """The default context is the longest answer rounded up to this many cells, as llama.cpp pads it anyway."""
 
+Make = Callable[[], Drafter] | None
+"""Makes a drafter in place of the engine's."""
+
 THROWN_AWAY = 48
 """Tokens of the first answer decoded before anything is timed: memory touched, kernels and caches warm."""
 
@@ -52,12 +56,14 @@ def measure(
     preset: str,
     *,
     warm: Sequence[Trace] = (),
+    make: Make = None,
     n_threads: int | None = None,
     n_ctx: int | None = None,
     flash_attention: bool | None = None,
     cache_type: str | None = None,
     seed: int = 0,
     plain_every: int = 8,
+    own_answers: bool = False,
     earlier: dict[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] = lambda found: None,
     step: Callable[[str], None] = lambda note: None,
@@ -68,17 +74,19 @@ def measure(
         model: a GGUF whose vocabulary holds the trace's token ids.
         preset: ``auto`` or ``paper``.
         warm: fed first, as answered conversations.
+        make: a new drafter of the preset to use; the engine's when None.
         n_ctx: None takes room for the trace's longest answer.
         flash_attention, cache_type: None takes what the engine measures to be fastest.
         seed: of the bootstrap.
         plain_every: steps from one timed plain pass to the next, at least 1; each answer begins with one.
+        own_answers: the trace is this model's own, so the planner sees its logits; any other's would teach it noise.
         earlier: what an interrupted run of the same settings returned or saved.
         save: given the result so far after each answer, and on Ctrl-C, which is raised again.
         step: told after each answer.
 
     Returns:
-        ``model, quantization, flash_attention, cache_type, threads, context, gpu_layers, plain_every``; the sums of
-        ``trace_sums.summed`` and ratios; ``curve``, measured before the first answer; ``answers``: raw sums by id;
+        ``model, quantization, flash_attention, cache_type, threads, context, gpu_layers, plain_every, own_answers``;
+        sums of ``trace_sums.summed`` and ratios; ``curve``, measured before the first answer; ``answers``: sums by id;
         ``clipped`` and ``left_out``: answers that the context did not hold in full, or not at all.
 
     Raises:
@@ -105,13 +113,14 @@ def measure(
         _check_vocabulary(engine, (trace, *warm))
         if engine.curve is None:
             raise OptionError(f"{model.name} cannot verify drafts: its memory does not roll back")
-        settings = _settings(engine, plain_every)
+        settings = {**_settings(engine, plain_every), "own_answers": own_answers}
         if earlier is not None and any(earlier.get(key) != value for key, value in settings.items()):
             raise OptionError(
                 "the result file holds a run on another body or with other settings; name another"
             )
         curve, answers = _taken_over(earlier) if earlier else (_measured_curve(engine), {})
-        return _Run(engine, trace, curve, settings, seed, plain_every).over(answers, warm, save, step)
+        make = make or ((lambda: open_drafter(preset, trace, Makeup())) if warm else None)
+        return _Run(engine, trace, curve, settings, seed, make).over(answers, warm, save, step)
     finally:
         engine.close()
 
@@ -178,22 +187,10 @@ class _Run:
     """Answers one after the other, on one engine."""
 
     def __init__(
-        self,
-        engine: Engine,
-        trace: Trace,
-        curve: CostCurve,
-        settings: dict[str, Any],
-        seed: int,
-        plain_every: int,
+        self, engine: Engine, trace: Trace, curve: CostCurve, settings: dict[str, Any], seed: int, make: Make
     ) -> None:
-        self._engine = engine
-        self._target = engine.target
-        self._planner = engine.planner
-        self._trace = trace
-        self._curve = curve
-        self._settings = settings
-        self._seed = seed
-        self._plain_every = plain_every
+        self._engine, self._target, self._planner = engine, engine.target, engine.planner
+        self._trace, self._curve, self._settings, self._seed, self._make = trace, curve, settings, seed, make
 
     def over(
         self,
@@ -209,10 +206,10 @@ class _Run:
                 step(found.id)
             return self._result(answers)
         self._throw_one_away([found for _, found in todo])
-        if warm:
-            self._planner = self._engine.planner = self._taught(
-                [found for trace in warm for found in trace.answers]
-            )
+        if self._make is not None:
+            drafter = self._make()
+            Own.teach(drafter, [found for trace in warm for found in trace.answers])
+            self._planner = self._engine.planner = self._planner_of(drafter)
         try:
             for key, found in todo:
                 if len(found.answer) and key in answers:
@@ -277,7 +274,7 @@ class _Run:
             n_cells = target.context.n_past
             seconds = curve.seconds(n_cells)
             rest = answer[done:]
-            if count % self._plain_every == 0:
+            if count % self._settings["plain_every"] == 0:
                 rebuilt, plain = self._plain_pass(root, rest), self._plain_pass(root, rest)
                 sums.add_plain(rebuilt.total, plain.total, plain.verify, float(seconds[1]))
             taken = self._step(planner, root, rest)
@@ -305,9 +302,13 @@ class _Run:
         started = clock()
         n_cells = target.context.n_past
         tree = planner.plan(n_cells, min(target.room, len(rest)) - 1)
-        drafted_at = clock()
+        draft = clock() - started
         tree, layout, seconds = target.verify(root, tree)
         match = _walk(tree, layout.row_of, rest)
+        if self._settings["own_answers"]:
+            matched_at = clock()
+            planner.see(tree, layout.row_of, target.verified_logits)
+            draft += clock() - matched_at
         target.accept(root, tree, layout, match.path)
         accepted_at = clock()
         planner.observe(
@@ -318,7 +319,7 @@ class _Run:
             step_seconds=accepted_at - started,
         )
         ended = clock()
-        return _Step(tree, match, drafted_at - started + ended - accepted_at, seconds, ended - started)
+        return _Step(tree, match, draft + ended - accepted_at, seconds, ended - started)
 
     def _plain_pass(self, root: int, rest: list[int]) -> _Step:
         """What preset ``off`` would do now, undone again."""
@@ -336,12 +337,10 @@ class _Run:
 
     # --- without decoding ----------------------------------------------------------------------------
 
-    def _taught(self, answers: Sequence[Recorded]) -> Planner:
-        """A planner like the engine's whose drafter has met other conversations, just as in a modelled replay."""
+    def _planner_of(self, drafter: Drafter) -> Planner:
+        """A planner like the engine's over another drafter."""
         engine = self._engine
         assert engine.curve is not None
-        drafter = make_drafter(engine.options.draft, n_vocab=engine.model.n_vocab)
-        Own.teach(drafter, answers)
         return make_planner(
             engine.options.draft,
             drafter,

@@ -28,6 +28,7 @@ DASHES = ("-", "--", "-.", ":")
 # A method looks the same in every chart of every report: colour and marker, never colour alone.
 STYLES = {
     "auto": ("blue", "o"),
+    "auto-no-top-k": ("sky", "h"),
     "paper": ("vermilion", "s"),
     "off": ("grey", "d"),
     "llama-cpp": ("slate", "D"),

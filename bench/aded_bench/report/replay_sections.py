@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aded_bench.replay.worth import is_ablated, left_out
+from aded_bench.report.ablation_sections import ablation_charts, ablation_tables, slow_table
 from aded_bench.report.panels import (
     FEWEST,
     Chart,
@@ -58,9 +60,12 @@ class Outcome:
 
 
 def outcomes(source: Source) -> list[Outcome]:
-    """Every row of a file, once per curve, in the file's order; bodies after the curves."""
+    """Every row of a file but its ablation's, once per curve, in the file's order; bodies after the curves."""
     listed = []
+    ablated = left_out(source.result)
     for row in objects(source.result.get("rows")):
+        if is_ablated(row, ablated):
+            continue
         trace, method, setting, phase = (words(row.get(key, "")) for key in ROW_NAMES)
         for curve, found in mapping(row.get("curves")).items():
             listed.append(Outcome(source, trace, words(curve), method, setting, phase, row, mapping(found)))
@@ -98,6 +103,7 @@ def replay_section(sources: Sequence[Source]) -> Section:
         for (trace, curve), group in _grouped(listed, "trace", "curve").items()
     ]
     charts = [*_total_charts(heads), *_category_charts(heads), *_depth_charts(heads), *_calibration(heads)]
+    charts += ablation_charts(sources)
     cells: dict[str, dict[str, str]] = {}
     for source, listed in found:
         for o in listed:
@@ -109,11 +115,12 @@ def replay_section(sources: Sequence[Source]) -> Section:
         for method, version in mapping(source.result.get("peers")).items()
     ]
     tables = [_traces_table(sources), Table("Peers", ("method", "file", "version"), tuple(peers))]
-    tables += [*side_by_side("Side by side: speed-up (95%)", sources, cells)]
+    tables += [slow_table(sources), *side_by_side("Side by side: speed-up (95%)", sources, cells)]
     for head, curve, group in heads:
         tables += _tables(f"{head}{curve}", group)
         if curve.startswith(MEASURED):
             tables.append(_body_table(f"{head}{curve}", group))
+    tables += ablation_tables(sources)
     notes = (
         "Recorded answers are replayed: a drafted token counts as accepted where it equals what the model wrote. "
         "Speed-ups are modelled on cost curves, drafting time stands beside them; only those named "

@@ -24,12 +24,22 @@ PEER = "llama-cpp"
 LOOKUP = "llama-cpp-lookup"
 SERVER = "server"
 PRESETS = ("off", "auto", "paper")
+NO_TOP_K = "auto-no-top-k"
+OWN = (*PRESETS, NO_TOP_K)
+"""Our own methods: presets, and `auto` that learns from what was said alone, not from what the target found likely."""
 SERVER_METHODS = (
     SERVER,
     *(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache")),
 )
-METHODS = (*PRESETS, PEER, LOOKUP, *SERVER_METHODS)
-LEARNERS = ("auto", "paper", *(f"{SERVER}-ngram-{kind}" for kind in ("map-k", "map-k4v", "mod", "cache")))
+METHODS = (*OWN, PEER, LOOKUP, *SERVER_METHODS)
+ALL = tuple(method for method in METHODS if method != NO_TOP_K)
+"""Without arms that only take a part away from another; they are measured when named."""
+LEARNERS = (
+    "auto",
+    NO_TOP_K,
+    "paper",
+    *(f"{SERVER}-ngram-{kind}" for kind in ("map-k", "map-k4v", "mod", "cache")),
+)
 """Methods whose answer may depend, in its speed, on the prompts before."""
 
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
@@ -117,19 +127,20 @@ class LocalArm:
     """Our engine with one draft preset.
 
     Args:
-        name: the preset.
-        llm: made with that preset, or, for ``off``, with any.
+        name: of ``OWN``.
+        llm: made with its preset, or, for ``off``, with any.
         owner: closes it.
     """
 
     def __init__(self, name: str, llm: LocalADED, *, owner: bool = True) -> None:
         self.name = name
+        self.preset = preset_of(name)
         self.llm = llm
         self.owner = owner
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
         self.llm.reset()
-        self.llm.use_draft(self.name)
+        self.llm.use_draft(self.preset)
         started = time.perf_counter()
         reply = self.llm.generate(
             prompt,
@@ -329,7 +340,14 @@ def open_local(
             "flash_attention": setup.flash_attention,
             "cache_type": setup.cache_type,
         }
-    return LocalArm(name, LocalADED(model, draft=name, exact=exact, **options))
+    if name == NO_TOP_K:
+        options["top_k_learning"] = False
+    return LocalArm(name, LocalADED(model, draft=preset_of(name), exact=exact, **options))
+
+
+def preset_of(name: str) -> str:
+    """The draft preset of one of our own methods."""
+    return "auto" if name == NO_TOP_K else name
 
 
 def plain_beside(lead: Arm) -> LocalArm:

@@ -22,9 +22,9 @@ from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run.arms import (
     LEARNERS,
     LOOKUP,
+    OWN,
     PEER,
     PEER_FAILURES,
-    PRESETS,
     SERVER_METHODS,
     Answer,
     Arm,
@@ -109,7 +109,7 @@ class Plan:
         """By method, why it cannot be measured, as far as the options tell."""
         found: dict[str, str] = {}
         for method in self.methods:
-            if self.temperature and method not in PRESETS:
+            if self.temperature and method not in OWN:
                 found[method] = "greedy only: its seeds mean another thing than ours"
             elif method in SERVER_METHODS:
                 reason = self.server.missing(method) if self.server else "no --llama-server PATH was given"
@@ -189,7 +189,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
 def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> _Work:
     """Settings that hold for all arms, prompts as tokens, and what an earlier run left."""
     # A drafting arm measures attention and cache type, which then hold for all.
-    leader = next((m for m in plan.methods if m in ("auto", "paper")), "off")
+    leader = next((m for m in plan.methods if m in OWN and m != "off"), "off")
     first = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx)
     try:
         description = first.llm.description()
@@ -297,7 +297,7 @@ def _peer_may_fail(work: _Work, method: str) -> Iterator[None]:
     try:
         yield
     except PEER_FAILURES as error:
-        if method in PRESETS:
+        if method in OWN:
             raise
         reason = " ".join(f"{error or type(error).__name__}".split())
         work.result["missing"][method] = reason.removeprefix(f"{method}: ")

@@ -1,0 +1,132 @@
+"""Mixing: the evidence of all sources made one probability, by weights that are learnt as the text goes on.
+
+Logistic mixing as in context-mixing compressors (M. Mahoney, "Adaptive weighing of context models for lossless
+data compression", 2005): the log-odds of each source's evidence are added, each times a weight, and the weights
+follow the gradient of the coding cost after every token. A weight is the sum of three, one each from sets chosen by how
+long a context the conversation and the memory know, by the passage being copied and the static store's context,
+and by how like the most related conversation is and what it knows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.drafting.compiling import kernel
+from aded_local.drafting.evidence import (
+    BIAS,
+    FIRST_SET,
+    N_CANDIDATES,
+    N_ENTRIES,
+    ODDS,
+    RELATED_ORDERS,
+    SECOND_SET,
+    SOURCES,
+    THIRD_SET,
+    Evidence,
+    Rates,
+    learn_rate,
+)
+from aded_local.drafting.related import LIKENESS_CLASSES
+from aded_local.drafting.statistics import ORDERS
+
+COPY_BUCKETS: Final = 8
+FIRST_SETS: Final = (ORDERS + 1) * (ORDERS + 1)
+SECOND_SETS: Final = COPY_BUCKETS * (ORDERS + 1)
+THIRD_SETS: Final = LIKENESS_CLASSES * (RELATED_ORDERS + 1)
+SETS: Final = FIRST_SETS + SECOND_SETS + THIRD_SETS
+
+LEARNING_RATE: Final = 0.0015
+"""Of the weights. Ten times as much loses a tenth of a bit per token; a third is as good but slower to follow."""
+START_WEIGHT: Final = 0.1
+"""Of every source in each of the three sets, before anything was learnt."""
+BIAS_INPUT: Final = 0.5
+MOST_ODDS: Final = 12.0
+
+Weights = npt.NDArray[np.float32]
+
+
+@kernel
+def mix(evidence: Evidence, rates: Rates, weights: Weights) -> None:
+    """Turn the evidence into a probability for each candidate, in ``evidence.odds`` and ``evidence.raw``."""
+    first, second = weights[evidence.size[FIRST_SET]], weights[evidence.size[SECOND_SET]]
+    third = weights[evidence.size[THIRD_SET]]
+    n = evidence.size[N_CANDIDATES]
+    everyone = (first[BIAS] + second[BIAS] + third[BIAS]) * BIAS_INPUT
+    for source in range(SOURCES):
+        if evidence.absent[source] >= 0:
+            everyone += (first[source] + second[source] + third[source]) * rates[
+                ODDS, source, evidence.absent[source]
+            ]
+    for i in range(n):
+        evidence.odds[i] = everyone
+    for entry in range(evidence.size[N_ENTRIES]):
+        source = evidence.source[entry]
+        odds = rates[ODDS, source, evidence.cell[entry]]
+        if evidence.absent[source] >= 0:
+            odds -= rates[ODDS, source, evidence.absent[source]]
+        evidence.odds[evidence.candidate[entry]] += (first[source] + second[source] + third[source]) * odds
+    for i in range(n):
+        evidence.odds[i] = min(max(evidence.odds[i], -MOST_ODDS), MOST_ODDS)
+        evidence.raw[i] = 1.0 / (1.0 + math.exp(-evidence.odds[i]))
+
+
+@kernel
+def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, weigh: int, rate: int) -> None:
+    """After ``token`` came: teach the weights, then the rates, what each candidate's evidence was worth.
+
+    Args:
+        weigh, rate: 0 to leave weights or rates alone.
+    """
+    n = evidence.size[N_CANDIDATES]
+    if n == 0:
+        return
+    first, second = weights[evidence.size[FIRST_SET]], weights[evidence.size[SECOND_SET]]
+    third = weights[evidence.size[THIRD_SET]]
+    errors = evidence.calibrated
+    hit = -1
+    total = 0.0  # error over all candidates
+    for i in range(n):
+        if evidence.tokens[i] == token:
+            hit = i
+            errors[i] = 1.0 - evidence.raw[i]
+        else:
+            errors[i] = -evidence.raw[i]
+        total += errors[i]
+    gradient = np.zeros(SOURCES, np.float64)
+    trials = np.full(SOURCES, np.float64(n))
+    hits = np.full(SOURCES, 1.0 if hit >= 0 else 0.0)
+    gradient[BIAS] = BIAS_INPUT * total
+    for source in range(SOURCES):
+        if evidence.absent[source] >= 0:
+            gradient[source] = total * rates[ODDS, source, evidence.absent[source]]
+    for entry in range(evidence.size[N_ENTRIES]):
+        source = evidence.source[entry]
+        odds = rates[ODDS, source, evidence.cell[entry]]
+        if evidence.absent[source] >= 0:
+            odds -= rates[ODDS, source, evidence.absent[source]]
+        gradient[source] += errors[evidence.candidate[entry]] * odds
+    for source in range(SOURCES if weigh else 0):
+        step = np.float32(LEARNING_RATE * gradient[source])
+        first[source] += step
+        second[source] += step
+        third[source] += step
+    if not rate:
+        return
+    for entry in range(evidence.size[N_ENTRIES]):
+        source = evidence.source[entry]
+        came = 1.0 if evidence.candidate[entry] == hit else 0.0
+        learn_rate(rates, source, evidence.cell[entry], came, 1.0)
+        trials[source] -= 1.0
+        hits[source] -= came
+    for source in range(SOURCES):
+        if evidence.absent[source] >= 0:
+            learn_rate(rates, source, evidence.absent[source], hits[source], trials[source])
+
+
+def start_weights() -> Weights:
+    """Weights before anything was learnt."""
+    return np.full((SETS, SOURCES), START_WEIGHT, np.float32)

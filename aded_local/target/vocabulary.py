@@ -1,0 +1,106 @@
+"""A GGUF's vocabulary alone: text to token ids and back, without weights.
+
+Loads in a fraction of a second from any GGUF, one that holds nothing but a vocabulary included.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+from aded_local.errors import ModelFormatError
+from aded_local.target import logs, soundness
+from aded_local.target.gguf import GGUFHeader, read_header
+from aded_local.target.interrupts import held_back
+from aded_local.target.model import LONG_RUN, Model, start_backend
+from aded_local.tree import IntArray
+
+
+class Vocabulary(Model):
+    """The vocabulary of one GGUF; what is about text in ``Model`` works, what is about weights does not.
+
+    Args:
+        path: any GGUF, of a model that writes text or not.
+
+    Raises:
+        ModelNotFoundError: no such file, a folder.
+        ModelFormatError: not a GGUF, or without a sound vocabulary.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header: GGUFHeader = read_header(path)
+        _check_vocabulary(self.header)
+        start_backend(verbose=False)
+        logs.clear_errors()
+        params = lib.llama_model_default_params()
+        params.vocab_only = True
+        with held_back():
+            self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            reason = logs.last_error() or "it gave no reason"
+            raise ModelFormatError(
+                f"llama.cpp could not load the vocabulary of {path}: {reason}; download the file again"
+            )
+        self._vocab = lib.llama_model_get_vocab(self.handle)
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+
+    def encode(self, text: str) -> Iterator[IntArray]:
+        """Token ids of running text, int32 ``(n,)`` each; control tokens are never read from it.
+
+        One array, save where the text has a run longer than ``LONGEST_RUN``: it is cut there.
+        """
+        start = 0
+        for run in LONG_RUN.finditer(text):
+            yield self._encode(text[start : run.end()])
+            start = run.end()
+        if start < len(text):
+            yield self._encode(text[start:])
+
+    def _encode(self, text: str) -> IntArray:
+        raw = text.encode("utf-8", errors="replace")
+        # A token stands for a byte at least; some vocabularies put a space before.
+        room = np.empty(len(raw) + 8, np.int32)
+        while True:
+            pointer = room.ctypes.data_as(ctypes.POINTER(lib.llama_token))
+            n = int(lib.llama_tokenize(self._vocab, raw, len(raw), pointer, len(room), False, False))
+            if n >= 0:
+                tokens: IntArray = room[:n].copy()
+                return tokens
+            room = np.empty(-n, np.int32)
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Whether the vocabulary puts a space before a text (SentencePiece)."""
+        return b"".join(self.piece(int(token)) for token in self._encode("a")) == b" a"
+
+    def decode(self, tokens: IntArray, *, is_start: bool = True) -> str:
+        """The text of token ids; what is no UTF-8 is replaced, control tokens are left out.
+
+        Args:
+            tokens: ids within the vocabulary, int32 ``(n,)``.
+            is_start: they are a whole text as ``encode`` gave them, whose added space is taken away again.
+        """
+        raw = b"".join(self.piece(token) for token in tokens.tolist())
+        if is_start and self._adds_space:
+            raw = raw.removeprefix(b" ")
+        return raw.decode("utf-8", errors="replace")
+
+
+def _check_vocabulary(header: GGUFHeader) -> None:
+    """Refuse a vocabulary that llama.cpp would crash on; that of a whole model is checked with its weights."""
+    try:
+        with open(header.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            soundness._Rules(header).vocabulary(data)
+    except OSError as error:
+        raise ModelFormatError(
+            f"{header.path} cannot be read again: {error.strerror or error}; check the disk"
+        ) from error

@@ -1,0 +1,175 @@
+"""What `auto` drafts with in a replay: phrases, a static store, what it starts from, and parts left out.
+
+By default all is as in the product. Phrases are those of the shipped file, in the tokens of the trace's vocabulary.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_bench.replay.traces import Tokenizer, Trace
+from aded_local.drafting import Drafter, Search, make_drafter
+from aded_local.drafting.auto import AutoDrafter
+from aded_local.drafting.priors import SHIPPED, Priors, blank_priors
+from aded_local.errors import StoreError
+from aded_local.store.identity import identity_of
+from aded_local.store.phrases import phrase_table
+from aded_local.store.static import open_static
+from aded_local.target.gguf import read_header
+from aded_models.phrases import PhrasesError, phrases_path, read_phrases
+
+Table = npt.NDArray[np.int64]
+
+TABLES_KEPT: Final = 8
+"""Of phrases and of stores, by file and vocabulary: 2 MB each, made in a second or two."""
+
+BEST_FIRST: Final[Search] = "best-first"
+
+
+@dataclass(frozen=True)
+class Makeup:
+    """What `auto` is made of.
+
+    Attributes:
+        phrases: a file of phrases, as shipped or counted otherwise; None for none.
+        store: a static store; None for none.
+        priors: what to start from instead of what is shipped, as `aded-bench priors` writes it.
+        without: parts to leave out, of ``aded_local.drafting.ingredients.INGREDIENTS``.
+        search: how the tree grows.
+    """
+
+    phrases: Path | None = field(default_factory=phrases_path)
+    store: Path | None = None
+    priors: Path | None = None
+    without: tuple[str, ...] = ()
+    search: Search = BEST_FIRST
+
+    @property
+    def setting(self) -> str:
+        """What tells it from the product, in a few words; empty for the product, whatever its files."""
+        left_out = [*(["phrases"] if self.phrases is None else []), *self.without]
+        parts = [f"without {', '.join(left_out)}"] if left_out else []
+        return ", ".join([*parts, *([self.search] if self.search != BEST_FIRST else [])])
+
+    def settings(self) -> dict[str, Any]:
+        """Plain data, for a result file; the files' hashes stand beside it as inputs."""
+        return {
+            "phrases": _name(self.phrases),
+            "store": _name(self.store),
+            "priors": _name(self.priors),
+            "without": list(self.without),
+            "search": self.search,
+        }
+
+    def inputs(self) -> list[Path]:
+        """Its files, what it starts from included."""
+        priors = None if "priors" in self.without else self.priors or SHIPPED
+        return [path for path in (self.phrases, self.store, priors) if path is not None]
+
+    def check(self, trace: Trace) -> None:
+        """Make what a trace needs, so that a wrong file is told before anything is measured.
+
+        Raises:
+            StoreError: a file is missing, damaged, or for another tokenizer.
+            OptionError: there is no such part to leave out.
+        """
+        open_drafter("auto", trace, self)
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name
+
+
+def open_drafter(preset: str, trace: Trace, makeup: Makeup, *, seed: int = 0) -> Drafter:
+    """A drafter for a trace, with an empty memory; ``makeup`` is for ``auto`` alone.
+
+    Raises:
+        StoreError, OptionError: see ``Makeup.check``.
+    """
+    if preset != "auto":
+        return make_drafter(preset, n_vocab=trace.n_vocab, seed=seed)
+    # Ids that were made without a tokenizer mean no words.
+    phrases = makeup.phrases if trace.vocab is not None else None
+    drafter = make_drafter(
+        preset,
+        n_vocab=trace.n_vocab,
+        seed=seed,
+        search=makeup.search,
+        static=None if makeup.store is None else _static_table(makeup.store, trace),
+        phrases=None if phrases is None or trace.vocab is None else phrases_of(phrases, trace.vocab),
+        without=makeup.without,
+    )
+    if makeup.priors is not None and "priors" not in makeup.without and isinstance(drafter, AutoDrafter):
+        start_from(drafter, read_priors(makeup.priors))
+    return drafter
+
+
+def start_from(drafter: AutoDrafter, priors: Priors) -> None:
+    """Let a new drafter begin with these rates, weights and curves; ``reset`` goes back to its own."""
+    model = drafter.model
+    model.rates[:], model.weights[:], model.finals[:] = priors
+
+
+@lru_cache(maxsize=TABLES_KEPT)
+def phrases_of(path: Path, vocab: Path) -> Table:
+    """The phrases of a file in the tokens of a vocabulary.
+
+    Raises:
+        StoreError: the file is missing, or holds no phrases.
+    """
+    try:
+        phrases = read_phrases(path)
+    except FileNotFoundError:
+        raise StoreError(f"there is no file of phrases {path}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+    except PhrasesError as error:
+        raise StoreError(str(error)) from None
+    return phrase_table(tokenize_with(vocab), phrases)
+
+
+def tokenize_with(vocab: Path) -> Callable[[str], list[int]]:
+    """Running text to token ids, nothing added and nothing parsed."""
+    tokenizer = Tokenizer(vocab)
+    return lambda text: [int(token) for token in tokenizer.tokenize(text, is_prompt=False)]
+
+
+def _static_table(path: Path, trace: Trace) -> Table:
+    if trace.vocab is None:
+        raise StoreError(f"{path} is for a tokenizer, and {trace.name} was made without one")
+    return _opened(path, trace.vocab)
+
+
+@lru_cache(maxsize=TABLES_KEPT)
+def _opened(path: Path, vocab: Path) -> Table:
+    return open_static(path, identity_of(read_header(vocab)).tokenizer).table
+
+
+def read_priors(path: Path) -> Priors:
+    """A file as `aded-bench priors` writes it.
+
+    Raises:
+        StoreError: it is missing, or something else.
+    """
+    blank = blank_priors()._asdict()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name].astype(np.float32) for name in blank}
+    except FileNotFoundError:
+        raise StoreError(f"there is no file of priors {path}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} holds no priors: {error}") from None
+    for name, array in found.items():
+        if array.shape != blank[name].shape or not np.isfinite(array).all():
+            raise StoreError(
+                f"{path} holds no priors for this version: {name} is {array.shape}; fit them anew"
+            )
+    return Priors(**found)

@@ -1,0 +1,90 @@
+"""`aded-store erase`: remove what is stored."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from aded_cli import display
+from aded_local.errors import StoreError
+
+from .shared import PATH, open_any, plural, say
+
+
+@click.command("erase")
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE...]")
+@click.option(
+    "--all", "everything", is_flag=True, help="All memories and static stores that lie in the data folder."
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
+    """Remove conversation memories and static stores, with all that was set aside from them.
+
+    Only files of these two kinds are removed. On a terminal it is asked first.
+    """
+    if bool(files) == everything:
+        raise click.UsageError("name the files to erase, or give --all for those in the data folder")
+    if everything:
+        from .found import leftovers, stored
+
+        paths = list(dict.fromkeys([*stored(), *leftovers()]))
+    else:
+        paths = list(dict.fromkeys(files))
+        for path in paths:
+            _require_ours(path)
+    if not paths:
+        say("nothing is stored, so nothing was erased")
+        return
+    if not yes and not _confirmed(paths):
+        say("nothing was erased")
+        return
+    for path in paths:
+        for gone in _erase(path):
+            say(f"erased {gone}")
+
+
+def _require_ours(path: Path) -> None:
+    """Refuse a file that is neither kind, however damaged; nothing else is ever removed.
+
+    Raises:
+        StoreError: it is something else.
+    """
+    from aded_local.store.static import is_static
+
+    if not is_static(path):
+        open_any(path)
+
+
+def _confirmed(paths: Sequence[Path]) -> bool:
+    if not display.is_terminal(sys.stdin):
+        raise click.UsageError("there is no terminal to ask on: give --yes to erase without being asked")
+    for path in paths:
+        display.note(str(path))
+    return click.confirm(f"Erase {plural(len(paths), 'file')} for good?", err=True)
+
+
+def _erase(path: Path) -> list[Path]:
+    """Remove a file and what belongs to it; none where it is gone already.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    from aded_local.store import ConversationMemory
+    from aded_local.store.static import failure, is_static
+
+    if not is_static(path):
+        try:
+            return ConversationMemory.at(path).erase()
+        except StoreError:
+            pass  # a leftover, a link, or one that cannot be read: the name alone goes
+    try:
+        os.unlink(path)
+        return [path]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise failure("erase", path, error) from error

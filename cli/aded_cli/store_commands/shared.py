@@ -1,0 +1,180 @@
+"""What the commands of aded-store share: names, options, progress, and opening what a path means."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aded_cli import display
+from aded_local.errors import ModelNotFoundError, StoreError
+
+if TYPE_CHECKING:
+    from aded_local.store import ConversationMemory
+    from aded_local.store.static import StaticStore
+    from aded_local.target.vocabulary import Vocabulary
+
+PROGRAM = "aded-store"
+EXIT_UNEXPECTED = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+BUILTIN = "builtin"
+"""As MODEL: the built-in model. A file of this name is ``./builtin``."""
+
+MOST_MEMORY = 1 << 16
+"""MiB: more than any table uses."""
+
+PATH = click.Path(path_type=Path)
+
+FORCE = click.option("--force", is_flag=True, help="Replace OUT where it is there already.")
+MEMORY = click.option(
+    "--memory",
+    type=click.IntRange(1, MOST_MEMORY),
+    default=512,  # static_count.DEFAULT_MEMORY, which is not imported here so that --help is quick
+    show_default=True,
+    metavar="MB",
+    help="Memory for counting at most. Less makes smaller tables of large corpora.",
+)
+OUTPUT = click.option(
+    "-o", "--output", "out", required=True, type=PATH, metavar="OUT", help="The file to write."
+)
+
+
+def open_vocabulary(model: str) -> Vocabulary:
+    """The vocabulary of a GGUF, or of the built-in model.
+
+    Raises:
+        ModelError: there is no such file, or it has no sound vocabulary.
+    """
+    from aded_local.target.vocabulary import Vocabulary
+
+    if model != BUILTIN:
+        return Vocabulary(Path(model))
+    from aded_models import BuiltinModelMissing, builtin_path
+
+    try:
+        return Vocabulary(builtin_path())
+    except BuiltinModelMissing as error:
+        raise ModelNotFoundError(str(error)) from error
+
+
+def open_any(path: Path) -> StaticStore | ConversationMemory:
+    """The static store or the conversation memory in a file.
+
+    Raises:
+        StoreError: it is neither, or cannot be read.
+    """
+    from aded_local.store import ConversationMemory
+    from aded_local.store.identity import SUFFIX
+    from aded_local.store.static import is_static, open_static
+
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; give a file in it")
+    if is_static(path):
+        return open_static(path)
+    try:
+        return ConversationMemory.at(path)
+    except StoreError:
+        if path.suffix == SUFFIX or not path.is_file():
+            raise
+        raise StoreError(
+            f"{path} is neither a static store nor a conversation memory; check the path"
+        ) from None
+
+
+def plural(count: int, what: str) -> str:
+    """A number and what it counts: ``1 text``, ``1,200 texts``."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def size_text(count: int) -> str:
+    """Bytes for people, in decimal units as file managers show them."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def date_text(seconds: int | None) -> str:
+    """A moment in local time, to the minute."""
+    if seconds is None:
+        return "-"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, OSError, ValueError):  # a damaged or crafted file
+        return "?"
+
+
+def say(message: str) -> None:
+    """A line on standard output, without control characters."""
+    click.echo(display.visible(message))
+
+
+def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Rows as columns, two spaces apart.
+
+    Args:
+        rows: of equal length.
+        right: columns of numbers.
+    """
+    # A name may hold a line end, which must not look like another row.
+    rows = [[display.visible(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+@contextlib.contextmanager
+def tokens_progress(what: str, total: int | None, *, is_bytes: bool) -> Iterator[tuple[Step, Step]]:
+    """A bar on standard error where that is a terminal, with tokens per second and the remaining time.
+
+    Args:
+        what: is being done.
+        total: bytes or tokens to come; None where that is not known.
+        is_bytes: the bar is over bytes.
+
+    Yields:
+        Functions that are told the bytes (or tokens) done so far, and the tokens of each text.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    amount = DownloadColumn() if is_bytes else TextColumn("{task.percentage:>3.0f}%")
+    speed = TextColumn("{task.fields[speed]}", markup=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        amount,
+        speed,
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    started = time.perf_counter()
+    tokens = 0
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total or None, speed="")
+
+        def counted(count: int) -> None:
+            nonlocal tokens
+            tokens += count
+            rate = tokens / max(time.perf_counter() - started, 1e-3)
+            advance = 0 if is_bytes else count
+            bar.update(task, advance=advance, speed=f"{rate:,.0f} tokens/s")
+
+        yield lambda done: bar.update(task, completed=done), counted
+
+
+Step = Callable[[int], None]

@@ -1,0 +1,191 @@
+"""What was said when something like this was asked before comes back; nothing else does, and the ring may wrap."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drafters import assert_is_a_tree, auto, chances, ids
+
+from aded_local.drafting.auto import AutoDrafter
+from aded_local.drafting.evidence import N_ENTRIES, RELATED, RELATED_ORDERS
+from aded_local.drafting.memory import HEAD
+from aded_local.drafting.related import (
+    ASKED,
+    BEST,
+    COMPARED_TOKENS,
+    END,
+    LIKENESS_CLASSES,
+    MOST_CONVERSATIONS,
+    NOTED,
+    START,
+    Conversations,
+    compare,
+    likeness_class,
+    likest,
+    no_conversations,
+    note,
+)
+from aded_local.tree import IntArray
+
+MARK = 5
+"""A word of every answer; what follows depends on what was asked."""
+TOPICS = [list(range(100 + 20 * topic, 120 + 20 * topic)) for topic in range(12)]
+
+
+def prompt(topic: int, seed: int) -> IntArray:
+    """Twelve of the topic's twenty words in any order."""
+    return np.random.default_rng(seed).choice(TOPICS[topic], 12, replace=False).astype(np.int32)
+
+
+def answer(topic: int, seed: int) -> IntArray:
+    """A word of no topic, the mark, and the topic's own word."""
+    return ids(500 + seed % 400, MARK, 900 + topic)
+
+
+def related_words(drafter: AutoDrafter) -> set[int]:
+    """What related conversations propose next."""
+    drafter.predict()
+    evidence = drafter.model.evidence
+    n = evidence.size[N_ENTRIES]
+    mine = (evidence.source[:n] >= RELATED) & (evidence.source[:n] < RELATED + RELATED_ORDERS)
+    return set(evidence.tokens[evidence.candidate[:n][mine]].tolist())
+
+
+def taught(*without: str, rounds: int = 8) -> AutoDrafter:
+    drafter = auto(without=without)
+    for seed in range(rounds * len(TOPICS)):
+        topic = seed % len(TOPICS)
+        drafter.begin(prompt(topic, seed))
+        drafter.draft(4)
+        drafter.observe(answer(topic, seed))
+    return drafter
+
+
+def test_the_same_question_brings_the_earlier_answers_words() -> None:
+    drafter, without = taught(), taught("related")
+    for topic in (0, 5):
+        heard = []
+        for one in (drafter, without):
+            one.begin(prompt(topic, 10_000 + topic))
+            one.observe(ids(950, MARK))
+            heard.append(chances(one).get(900 + topic, 0.0))
+        assert related_words(drafter) == {900 + topic}
+        assert related_words(without) == set()
+        assert heard[0] > 0.4 > heard[1]  # the memory knows twelve answers, the topic one
+
+
+def test_an_unrelated_question_brings_nothing() -> None:
+    drafter = taught(rounds=2)
+    drafter.begin(ids(*range(600, 612)))
+    assert likeness_class(drafter.model.conversations) == 0
+    drafter.observe(ids(950, MARK))
+    assert related_words(drafter) == set()
+
+
+def test_the_same_question_is_as_like_as_can_be() -> None:
+    drafter = taught(rounds=2)
+    drafter.begin(prompt(3, 15))
+    assert drafter.model.conversations.size[BEST] == pytest.approx(1000, abs=1)
+    assert likeness_class(drafter.model.conversations) == LIKENESS_CLASSES - 1
+    drafter.reset_context()
+    assert likeness_class(drafter.model.conversations) == 0
+
+
+def test_rare_words_count_for_more_than_those_of_every_prompt() -> None:
+    drafter = auto()
+    for topic in range(40):
+        drafter.begin(ids(1, 2, 3, 4, 500 + topic))
+        drafter.observe(ids(9))
+    drafter.begin(ids(1, 2, 3, 4, 507))
+    same = int(drafter.model.conversations.size[BEST])
+    drafter.reset_context()
+    drafter.begin(ids(1, 2, 3, 4, 700))
+    assert same > 900 > 200 > int(drafter.model.conversations.size[BEST])
+
+
+def test_recalled_conversations_are_related_too() -> None:
+    drafter = auto()
+    drafter.recall([(prompt(topic, topic), answer(topic, topic), False) for topic in range(12)])
+    drafter.begin(prompt(4, 99))
+    drafter.observe(ids(950, MARK))
+    assert 904 in related_words(drafter)
+
+
+def test_more_conversations_than_are_remembered_push_out_the_oldest() -> None:
+    drafter = auto(20_000)
+    drafter.recall([(ids(i + 10, i + 11, i + 12), ids(1), False) for i in range(MOST_CONVERSATIONS + 50)])
+    conversations = drafter.model.conversations
+    assert conversations.size[NOTED] == MOST_CONVERSATIONS + 50
+    drafter.begin(ids(10, 11, 12))
+    assert conversations.size[BEST] == 0
+    drafter.begin(ids(MOST_CONVERSATIONS + 50, MOST_CONVERSATIONS + 51, MOST_CONVERSATIONS + 52))
+    assert conversations.size[BEST] > 800
+    assert_is_a_tree(drafter.draft(16), 16, 20_000)
+
+
+def test_a_conversation_that_was_overwritten_is_not_compared() -> None:
+    drafter = auto()
+    drafter.model = drafter.model._replace(history=np.zeros(64, np.int32))
+    drafter.begin(prompt(0, 0))
+    drafter.observe(answer(0, 0))
+    drafter.begin(ids(*range(500, 540)))
+    drafter.begin(prompt(0, 0))  # still there
+    assert drafter.model.conversations.size[BEST] > 900
+    drafter.begin(ids(*range(600, 640)))
+    drafter.begin(ids(*range(700, 740)))
+    drafter.begin(ids(*range(800, 840)))
+    drafter.begin(prompt(0, 0))
+    assert drafter.model.conversations.size[BEST] == 0
+
+
+def test_only_the_end_of_a_long_prompt_is_compared() -> None:
+    """Before it stand system prompts and documents."""
+    drafter = auto()
+    system = np.random.default_rng(0).integers(600, 900, 5 * COMPARED_TOKENS).astype(np.int32)
+    for topic in range(6):
+        drafter.begin(np.concatenate((system, np.tile(TOPICS[topic], COMPARED_TOKENS // 20 + 1))))
+        drafter.observe(ids(9))
+    drafter.begin(
+        np.concatenate((system, ids(*range(10, 90)), np.tile(TOPICS[9], COMPARED_TOKENS // 20 + 1)))
+    )
+    assert drafter.model.conversations.size[BEST] == 0
+
+
+def test_likeness_is_the_cosine_of_rarities() -> None:
+    """Three prompts of two words; "1 2" shares 2 with the second, and nothing with the third."""
+    conversations: Conversations = no_conversations()
+    history = np.zeros(64, np.int32)
+    history[:6] = [1, 2, 2, 3, 4, 5]
+    for start in (0, 2, 4):
+        note(conversations, history, start, start + 2, start + 2)
+    compare(conversations, history, 6, ids(1, 2))
+    once, twice = np.log(4 / 1.5) ** 2, np.log(4 / 2.5) ** 2
+    assert conversations.likeness[0] == pytest.approx(1.0)
+    assert conversations.likeness[1] == pytest.approx(twice / (once + twice))
+    assert conversations.likeness[2] == 0.0
+    assert likest(conversations) == 0
+
+
+def test_where_a_conversation_lies_is_noted_when_it_ends() -> None:
+    drafter = auto()
+    drafter.begin(ids(1, 2, 3))
+    drafter.observe(ids(4, 5))
+    drafter.begin(ids(1, 2, 3, 4, 5, 6))  # goes on
+    assert drafter.model.conversations.size[NOTED] == 0
+    drafter.begin(ids(11, 12))
+    drafter.reset_context()
+    drafter.reset_context()  # nothing new to note
+    places = drafter.model.conversations.places
+    assert drafter.model.conversations.size[NOTED] == 2
+    assert places[:3, 0].tolist() == [0, 3, 6]
+    assert places[:3, 1].tolist() == [6, 8, 8]
+    assert drafter.model.state[HEAD] == 8
+
+
+def test_an_edited_first_prompt_is_noted_as_it_ended() -> None:
+    drafter = auto()
+    drafter.begin(ids(*range(100)))
+    drafter.begin(ids(*range(80)))
+    drafter.reset_context()
+    places = drafter.model.conversations.places[:, 0]
+    assert places[START] <= places[ASKED] <= places[END] == 80

@@ -1,0 +1,144 @@
+"""What the target would have said is kept for where it would have said it, the latest word first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drafters import assert_is_a_tree, auto, chances, ids
+
+from aded_local.drafting.auto import AutoDrafter
+from aded_local.drafting.evidence import N_ENTRIES, SOFT, SOFT_ORDERS
+from aded_local.drafting.statistics import COUNT_MASK, COUNT_SHIFT
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
+
+NEVER = 777
+
+
+def row(*pairs: tuple[int, float]) -> tuple[IntArray, FloatArray]:
+    return (
+        np.array([[token for token, _ in pairs]], np.int32),
+        np.array([[share for _, share in pairs]], np.float32),
+    )
+
+
+def said(drafter: AutoDrafter) -> set[int]:
+    """What the soft counts propose next."""
+    drafter.predict()
+    evidence = drafter.model.evidence
+    n = evidence.size[N_ENTRIES]
+    soft = (evidence.source[:n] >= SOFT) & (evidence.source[:n] < SOFT + SOFT_ORDERS)
+    return set(evidence.tokens[evidence.candidate[:n][soft]].tolist())
+
+
+def pair(*tokens: int) -> DraftTree:
+    return chain(ids(*tokens), np.full(len(tokens), 0.5, np.float32))
+
+
+def test_a_token_never_emitted_becomes_likelier_where_the_target_nearly_said_it() -> None:
+    drafter = AutoDrafter(n_vocab=1000)
+    drafter.begin(ids(1, 2, 3))
+    assert NEVER not in chances(drafter)
+    drafter.learn_distributions(EMPTY_TREE, *row((5, 0.6), (NEVER, 0.4)))
+    drafter.begin(ids(60, 61, 3))
+    known = chances(drafter)
+    assert known[5] > 0.05 and known[NEVER] > 0.05
+    drafter.observe(ids(5))
+    assert NEVER not in said(drafter)  # after 5 it did not say so
+    drafter.observe(ids(1, 2, 3))
+    assert {5, NEVER} <= said(drafter)
+
+
+def test_what_it_nearly_said_comes_true_and_is_believed() -> None:
+    drafter = auto(without=("conversation", "memory", "gaps", "longest", "unigram", "passages"))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        tokens = rng.integers(10, 900, 2)
+        drafter.begin(tokens.astype(np.int32))
+        drafter.learn_distributions(EMPTY_TREE, *row((int(tokens[0]) + 50, 0.9), (NEVER, 0.1)))
+        drafter.begin(tokens.astype(np.int32))
+        known = chances(drafter)
+        drafter.observe(ids(int(tokens[0]) + 50))
+    assert known[int(tokens[0]) + 50] > 0.8
+    assert known.get(NEVER, 0.0) < 0.1
+
+
+def test_every_verified_node_is_learnt_from_accepted_or_not() -> None:
+    drafter = auto()
+    drafter.begin(ids(1, 2, 3))
+    rows = ids(4, 6, 8).reshape(3, 1)
+    drafter.learn_distributions(pair(4, 5), rows, np.ones((3, 1), np.float32))
+    drafter.observe(ids(9))  # not what was drafted
+    drafter.begin(ids(7, 7, 7, 4))
+    assert 6 in said(drafter)
+    drafter.observe(ids(5))
+    assert 8 in said(drafter)
+
+
+def test_branches_are_told_apart_by_their_own_path() -> None:
+    drafter = auto()
+    drafter.begin(ids(1))
+    tree = DraftTree(ids(2, 3, 4, 4), ids(-1, -1, 0, 1), ids(1, 1, 2, 2), np.full(4, 0.25, np.float32))
+    rows = ids(2, 4, 4, 50, 60).reshape(5, 1)
+    drafter.learn_distributions(tree, rows, np.ones((5, 1), np.float32))
+    drafter.begin(ids(9, 2, 4))
+    assert {50, 60} <= said(drafter)  # both followed 4, one of them 2 and 4
+    drafter.predict()
+    evidence = drafter.model.evidence
+    n = evidence.size[N_ENTRIES]
+    longer = evidence.source[:n] == SOFT + 1
+    assert evidence.tokens[evidence.candidate[:n][longer]].tolist() == [50]
+
+
+def test_rows_without_tokens_are_skipped() -> None:
+    drafter = auto()
+    drafter.begin(ids(1, 2, 3))
+    nothing = np.full((3, 4), -1, np.int32)
+    drafter.learn_distributions(pair(4, 5), nothing, np.zeros((3, 4), np.float32))
+    assert not drafter.model.soft.any()
+    some = nothing.copy()
+    some[1] = [6, 7, -1, -1]
+    drafter.learn_distributions(pair(4, 5), some, np.full((3, 4), 0.5, np.float32))
+    drafter.begin(ids(9, 9, 4))
+    assert said(drafter) == {6, 7}
+
+
+def test_the_latest_word_counts_for_most_and_an_old_one_fades_away() -> None:
+    drafter = auto()
+    drafter.begin(ids(1, 2))
+    drafter.learn_distributions(EMPTY_TREE, *row((5, 1.0)))
+    for _ in range(3):
+        drafter.learn_distributions(EMPTY_TREE, *row((6, 1.0)))
+    counts = (drafter.model.soft[drafter.model.soft != 0] >> COUNT_SHIFT) & COUNT_MASK
+    assert sorted(set(counts.tolist())) == [32, 448]  # of 256: halved thrice; 256 + 128 + 64
+    for _ in range(12):
+        drafter.learn_distributions(EMPTY_TREE, *row((6, 1.0)))
+    assert said(drafter) == {6}
+
+
+def test_the_table_stays_bounded_however_long_it_is_taught() -> None:
+    drafter = auto(5000)
+    rng = np.random.default_rng(0)
+    soft = drafter.model.soft
+    drafter.begin(ids(1, 2))
+    for _ in range(3000):
+        rows = rng.integers(0, 5000, (9, 8)).astype(np.int32)
+        shares = rng.dirichlet(np.ones(8), 9).astype(np.float32)
+        drafter.learn_distributions(pair(*rng.integers(0, 5000, 8).tolist()), rows, shares)
+    assert drafter.model.soft is soft
+    assert np.count_nonzero(soft) > len(soft) // 2
+    assert_is_a_tree(drafter.draft(64), 64, 5000)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-9, 1.0, 7.0, float("inf"), float("nan"), -1.0])
+def test_odd_shares_do_no_harm(share: float) -> None:
+    drafter = auto()
+    drafter.begin(ids(1, 2))
+    drafter.learn_distributions(EMPTY_TREE, *row((5, share), (999_999, share), (6, 0.5)))
+    assert_is_a_tree(drafter.draft(64), 64, 1000)
+    assert all(0 <= token < 1000 for token in chances(drafter))
+
+
+def test_before_anything_was_said_there_is_nothing_to_learn_it_for() -> None:
+    drafter = auto()
+    drafter.learn_distributions(EMPTY_TREE, *row((5, 1.0)))
+    assert not drafter.model.soft.any()

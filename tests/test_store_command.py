@@ -1,0 +1,443 @@
+"""aded-store as its users meet it: corpora of all kinds, wrong input, an impatient finger on Ctrl-C."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from click.testing import CliRunner, Result
+
+from aded_cli import store
+from aded_cli.store_commands.corpus import PIECE, Corpus
+from aded_local.errors import StoreError
+from aded_local.store import ConversationMemory
+from aded_local.store.conversations import memory_folder
+from aded_local.store.identity import identity_of
+from aded_local.store.static import open_static
+from aded_local.target.gguf import read_header
+from aded_local.target.model import LONGEST_RUN
+from aded_local.target.vocabulary import Vocabulary
+from aded_models import builtin_path
+
+PROGRAM = [sys.executable, "-m", "aded_cli.store"]
+TEXT = "how to list files\n\ncopy the files, then close: äöü 漢字 🙂\n"
+
+
+def run(*args: str | Path, stdin: str | bytes = b"") -> Result:
+    return CliRunner().invoke(store.main, [str(arg) for arg in args], input=stdin)
+
+
+def done(*args: str | Path, stdin: str | bytes = b"") -> Result:
+    result = run(*args, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*args: str | Path, words: str, stdin: str | bytes = b"") -> None:
+    """One line on standard error that holds ``words``, nothing on standard output, exit code 2."""
+    result = run(*args, stdin=stdin)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("aded-store: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+@pytest.fixture
+def model(not_writing: dict[str, Path]) -> Path:
+    """A GGUF of nothing but a vocabulary."""
+    return not_writing["vocabulary"]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text(TEXT * 3, "utf-8")
+    return path
+
+
+@pytest.fixture
+def built(tmp_path: Path, model: Path, corpus: Path) -> Path:
+    out = tmp_path / "a.store"
+    done("build", model, corpus, "-o", out)
+    return out
+
+
+def exported(path: Path, model: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done("export", path, "-m", model).stdout.splitlines()]
+
+
+def texts(path: Path, model: Path) -> list[str]:
+    return [line["text"] for line in exported(path, model)]
+
+
+# What a corpus can be
+
+
+def test_export_gives_the_text_back(built: Path, model: Path, corpus: Path) -> None:
+    assert texts(built, model) == [corpus.read_text("utf-8")]
+
+
+def test_the_built_in_models_vocabulary_goes_by_a_name(tmp_path: Path, corpus: Path) -> None:
+    done("build", "builtin", corpus, "-o", tmp_path / "s")
+    assert texts(tmp_path / "s", builtin_path()) == [corpus.read_text("utf-8")]
+
+
+def test_folders_packed_files_and_jsonl_are_read_and_what_is_no_text_is_left_out(
+    tmp_path: Path, model: Path
+) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "secret.txt").write_text("secret")
+    (folder / "b.md").write_bytes(b"\xef\xbb\xbfread me")
+    (folder / "below" / "code.py.gz").write_bytes(gzip.compress(b"print('one')"))
+    (folder / "latin1.txt").write_bytes("naïve".encode("latin-1"))
+    (folder / "picture").write_bytes(b"\x89PNG\0\0\0")
+    (folder / "empty.txt").touch()
+    lines = [
+        {"text": "a text"},
+        {"prompt": "asked", "output": "an output"},
+        {"prompt": "asked", "answer": "an answer"},
+        {
+            "messages": [
+                {"role": "user", "content": "hello"},
+                {"role": "assistant", "content": [{"text": "you"}]},
+            ]
+        },
+        "a string",
+        {"number": 5},
+        17,
+    ]
+    packed = gzip.compress("\n\n".join(json.dumps(line) for line in lines).encode())
+    (folder / "z.jsonl.gz").write_bytes(packed)
+    result = done("build", model, folder, "-o", tmp_path / "s")
+    assert sorted(texts(tmp_path / "s", model)) == sorted(
+        [
+            "read me",
+            "print('one')",
+            "na\ufffdve",
+            "a text",
+            "an output",
+            "an answer",
+            "hello",
+            "you",
+            "a string",
+        ]
+    )
+    assert "1 file left out: no text" in result.stderr
+    assert "1 file with bytes that are not UTF-8" in result.stderr
+    assert "2 lines of JSONL left out" in result.stderr
+
+
+def test_a_field_can_be_named_and_standard_input_be_jsonl(tmp_path: Path, model: Path) -> None:
+    line = json.dumps({"text": "not this", "body": ["this", "and this"]})
+    done("build", model, "-", "--jsonl", "--field", "body", "-o", tmp_path / "s", stdin=line)
+    assert texts(tmp_path / "s", model) == ["this", "and this"]
+    done("build", model, "-", "-o", tmp_path / "t", stdin=TEXT)
+    assert texts(tmp_path / "t", model) == [TEXT]
+
+
+@pytest.mark.parametrize("unit", ["a line of text 漢字\n", "漢字"])
+def test_long_texts_are_kept_in_pieces_that_make_the_whole(tmp_path: Path, unit: str) -> None:
+    whole = unit * (5 * PIECE // 2 // len(unit.encode()))
+    (tmp_path / "long.txt").write_text(whole, "utf-8")
+    pieces = list(Corpus.at([str(tmp_path / "long.txt")]).texts())
+    assert "".join(pieces) == whole
+    assert 3 <= len(pieces) <= 4
+    assert all(len(piece.encode()) <= PIECE for piece in pieces)
+    (tmp_path / "long.jsonl").write_text(json.dumps({"text": whole}), "utf-8")
+    assert "".join(Corpus.at([str(tmp_path / "long.jsonl")]).texts()) == whole
+
+
+def test_text_without_breaks_does_not_reach_llama_cpp_in_one_piece(model: Path) -> None:
+    vocabulary = Vocabulary(model)
+    for text in ("a" * 3 * LONGEST_RUN, "x " + "\n" * 2 * LONGEST_RUN + "y"):
+        parts = list(vocabulary.encode(text))
+        assert len(parts) >= 2
+        assert "".join(vocabulary.decode(part) for part in parts) == text
+    assert list(vocabulary.encode("")) == []
+    vocabulary.close()
+
+
+def test_control_tokens_in_a_text_stay_text(tmp_path: Path, model: Path) -> None:
+    done("build", model, "-", "-o", tmp_path / "s", stdin="<|end|></s>")
+    assert texts(tmp_path / "s", model) == ["<|end|></s>"]
+    assert tiny_models.END not in np.concatenate(list(open_static(tmp_path / "s").texts()))
+
+
+def test_little_memory_is_enough(tmp_path: Path, model: Path, corpus: Path) -> None:
+    done("build", model, corpus, "--memory", "1", "-o", tmp_path / "s")
+    open_static(tmp_path / "s").check()
+
+
+def test_any_gguf_with_the_tokenizer_will_do(built: Path, tiny: dict[str, Path]) -> None:
+    key = identity_of(read_header(tiny["llama"])).tokenizer
+    assert open_static(built, key).facts.tokenizer_key == key
+
+
+# Merging, pruning, looking
+
+
+def test_merged_texts_follow_each_other(tmp_path: Path, model: Path, built: Path) -> None:
+    done("build", model, "-", "-o", tmp_path / "b", stdin="more")
+    done("merge", built, tmp_path / "b", "-o", tmp_path / "c")
+    assert texts(tmp_path / "c", model) == [TEXT * 3, "more"]
+    done("prune", tmp_path / "c", "--tokens", "20")
+    assert texts(tmp_path / "c", model) == ["more"]
+    facts = json.loads(done("inspect", tmp_path / "c", "--json", "--check").stdout)[0]
+    assert (facts["texts"], facts["pruned_texts"], facts["checked"]) == (1, 1, True)
+    assert [source["name"] for source in facts["sources"]] == ["corpus.txt", "standard input"]
+
+
+def test_stores_of_different_tokenizers_are_kept_apart(tmp_path: Path, built: Path, corpus: Path) -> None:
+    done("build", "builtin", corpus, "-o", tmp_path / "b")
+    refused("merge", built, tmp_path / "b", "-o", tmp_path / "c", words="different tokenizers")
+    refused("export", built, "-m", "builtin", words="another tokenizer")
+
+
+def test_inspect_shows_what_a_store_holds(built: Path) -> None:
+    shown = done("inspect", built, "--check").stdout
+    assert "corpus.txt" in shown
+    assert "every checksum is right" in shown
+    damaged = bytearray(built.read_bytes())
+    damaged[4096 + 20] ^= 1
+    built.write_bytes(bytes(damaged))
+    done("inspect", built)
+    refused("inspect", built, "--check", words="damaged")
+
+
+def memory_of(model: Path) -> ConversationMemory:
+    memory = ConversationMemory(identity_of(read_header(model)))
+    vocabulary = Vocabulary(model)
+    (prompt,), (answer,) = vocabulary.encode("list the files"), vocabulary.encode("find one")
+    vocabulary.close()
+    user, end = [tiny_models.USER], [tiny_models.END]
+    memory.remember(user + prompt.tolist(), answer.tolist() + end)
+    memory.remember(user + answer.tolist(), prompt.tolist() + end)
+    return memory
+
+
+def test_memories_are_listed_shown_exported_and_pruned(model: Path) -> None:
+    assert "nothing is stored" in done("inspect").stdout
+    path = memory_of(model).path
+    listed = done("inspect").stdout
+    assert str(path) in listed
+    assert "conversation memory" in listed
+    assert json.loads(done("inspect", "--json").stdout)[0]["exchanges"] == 2
+    first, second = exported(path, model)
+    assert first["prompt"] == "<|user|>list the files"
+    assert (first["answer"], second["answer"]) == ("find one", "list the files")
+    done("prune", path, "--tokens", str(ConversationMemory.at(path).inspect().tokens // 2))
+    assert json.loads(done("inspect", path, "--json").stdout)[0]["exchanges"] == 1
+
+
+def test_a_damaged_memory_hides_no_other(model: Path) -> None:
+    path = memory_of(model).path
+    other = path.with_name("other-0123456789ab.memory")
+    other.write_bytes(path.read_bytes())  # its header says that it is another's
+    other.with_name("odd.memory").write_bytes(b"nonsense")
+    (path.parent / "gone-0123456789ab.memory.damaged-1").write_bytes(b"what was set aside")
+    listed = done("inspect").stdout
+    assert str(path) in listed
+    assert "gone-0123456789ab.memory.damaged-1  set aside" in listed
+    assert "odd.memory is not a memory" in listed
+    assert run("inspect", "--check").exit_code == 2
+
+
+# Erasing
+
+
+def test_erasing_is_confirmed_where_it_can_be(built: Path) -> None:
+    refused("erase", built, words="--yes")
+    assert built.exists()
+    assert f"erased {built}" in done("erase", built, "--yes").stdout
+    assert not built.exists()
+
+
+def test_erasing_all_leaves_nothing_a_person_wrote(model: Path, built: Path, tmp_path: Path) -> None:
+    memory_of(model)
+    inside = memory_folder() / "x.store"
+    inside.write_bytes(built.read_bytes())
+    left = memory_folder() / "gone-0123456789ab.memory.damaged-1"
+    left.write_text("of a memory that is gone")
+    (memory_folder() / "strange.memory").write_text("no memory")
+    (memory_folder() / "link.memory").symlink_to(built)
+    (memory_folder().parent / "history").write_text("typed lines are not ours")
+    done("erase", "--all", "--yes")
+    assert list(memory_folder().iterdir()) == []
+    assert built.exists()
+    assert (memory_folder().parent / "history").exists()
+    assert "nothing was erased" in done("erase", "--all", "--yes").stdout
+
+
+def test_nothing_else_is_ever_erased(tmp_path: Path, corpus: Path, model: Path) -> None:
+    refused("erase", corpus, model, "--yes", words="neither")
+    refused("erase", tmp_path, "--yes", words="folder")
+    refused("erase", tmp_path / "missing", "--yes", words="there is no")
+    refused("erase", "--yes", words="--all")
+    refused("erase", corpus, "--all", words="--all")
+    assert corpus.exists()
+    assert model.exists()
+
+
+def test_a_damaged_store_can_be_erased(built: Path) -> None:
+    built.write_bytes(built.read_bytes()[:5000])
+    refused("inspect", built, words="damaged")
+    done("erase", built, "--yes")
+    assert not built.exists()
+
+
+# Wrong input
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, model: Path, corpus: Path, built: Path
+) -> None:
+    out = tmp_path / "out"
+    cases: list[tuple[list[str | Path], str]] = [
+        ([model, tmp_path / "missing"], "there is no file"),
+        ([tmp_path / "missing.gguf", corpus], "there is no file"),
+        ([corpus, corpus], "not a GGUF"),
+        ([tmp_path, corpus], "is a folder"),
+        ([model, "/dev/null"], "neither a file nor a folder"),
+        ([model, "-", "-"], "only once"),
+        ([model, "-"], "the files are empty"),
+        ([model, corpus, "--memory", "0"], "--memory"),
+    ]
+    for args, words in cases:
+        refused("build", *args, "-o", out, words=words)
+    for bad, words in ((tmp_path, "folder"), (built, "--force"), (tmp_path / "no" / "x", "no folder")):
+        refused("build", model, corpus, "-o", bad, words=words)
+    refused("build", model, corpus, words="-o")
+    refused("build", model, "-o", out, words="CORPUS")
+    files = {
+        "broken.jsonl": (b'{"text": "a"}\n{"text":', "line 2 is no JSON"),
+        "deep.jsonl": (b"[" * 100_000, "line 1 is no JSON"),
+        "none.jsonl": (b'{"name": "a"}\n', "--field"),
+        "broken.gz": (gzip.compress(b"text " * 500)[:40], "is damaged"),
+        "bits.gz": (b"\x1f\x8b\x08\0" + b"x" * 50, "is damaged"),
+        "binary": (b"\0\1\2", "1 file left out"),
+        "empty": (b"", "are empty"),
+        "blank": (b" \n\n", "holds no text"),
+    }
+    for name, (data, words) in files.items():
+        (tmp_path / name).write_bytes(data)
+        refused("build", model, tmp_path / name, "-o", out, words=words)
+    for args in (["inspect"], ["prune", "--tokens", "5"], ["export", "-m", str(model)]):
+        refused(*args, corpus, words="neither a static store nor a conversation memory")
+        refused(*args, tmp_path / "missing", words="there is no")
+    refused("merge", corpus, "-o", out, words="no static store")
+    refused("merge", built, built, "-o", out, words="same file")
+    refused("prune", built, "--tokens", "1", words="erase the store")
+    refused("export", built, "-m", model, "-o", built, words="--force")
+    refused("nonsense", words="nonsense")
+    assert not out.exists()
+    assert not [path for path in tmp_path.iterdir() if ".new-" in path.name]
+
+
+def test_an_unreadable_file_in_a_folder_is_left_out(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import builtins
+
+    (tmp_path / "locked.txt").write_text("locked")
+    really = builtins.open
+
+    def locked(name: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(name).endswith("locked.txt"):
+            raise PermissionError(13, "Permission denied", str(name))
+        return really(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", locked)
+    files = Corpus.at([str(tmp_path)])
+    assert "".join(files.texts()) == corpus.read_text("utf-8")
+    assert files.unreadable == 1
+    with pytest.raises(StoreError, match="Permission denied"):
+        list(Corpus.at([str(tmp_path / "locked.txt")]).texts())
+
+
+def test_force_replaces_and_the_new_file_is_private(built: Path, model: Path) -> None:
+    built.chmod(0o644)
+    done("build", model, "-", "-o", built, "--force", stdin="other")
+    assert texts(built, model) == ["other"]
+    assert stat.S_IMODE(built.stat().st_mode) == 0o600
+    out = built.with_name("out.jsonl")
+    done("export", built, "-m", model, "-o", out)
+    assert json.loads(out.read_text("utf-8")) == {"text": "other"}
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+# As a program
+
+
+def test_help_is_quick() -> None:
+    for args in (["--help"], ["build", "--help"]):
+        started = time.perf_counter()
+        shown = subprocess.run([*PROGRAM, *args], capture_output=True, timeout=30, check=True)
+        assert b"Usage" in shown.stdout
+        assert time.perf_counter() - started < 2  # 0.1 s; the machine may be busy
+    heavy = "import sys, aded_cli.store; print({'numba', 'numpy', 'llama_cpp', 'rich'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, check=True).stdout == b"set()\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path, model: Path, number: int, code: int) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = [*PROGRAM, "build", str(model), "-", "-o", str(folder / "s")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        deadline = time.monotonic() + 60
+        while not list(folder.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(folder.iterdir())
+        process.send_signal(number)
+        process.stdin.close()
+        assert process.wait(60) == code
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, model: Path) -> None:
+    lines = "\n".join(json.dumps({"text": "one word " * 200}) for _ in range(200))
+    done("build", model, "-", "--jsonl", "-o", tmp_path / "s", stdin=lines)
+    command = [*PROGRAM, "export", str(tmp_path / "s"), "-m", str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_is_one_line(built: Path, model: Path) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [*PROGRAM, "export", str(built), "-m", str(model)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("aded-store: cannot write standard output: No space left")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_names_reach_the_terminal_without_control_characters(tmp_path: Path, model: Path) -> None:
+    odd = tmp_path / "odd\x1b[31m.txt"
+    odd.write_text(TEXT)
+    out = tmp_path / "out\x1b[31m"
+    assert "\x1b" not in done("build", model, odd, "-o", out).output
+    assert "\x1b" not in done("inspect", out).output

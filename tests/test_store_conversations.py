@@ -1,0 +1,487 @@
+"""What a memory keeps, what it drops, and whose it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tiny_models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aded_local.errors import StoreError
+from aded_local.store import ConversationMemory, Exchange, Identity, conversations, identity_of, memories
+from aded_local.store.conversations import memory_folder, most_useful, usefulness
+from aded_local.store.records import RecordFile
+from aded_local.target.gguf import read_header
+
+WHO = Identity("tiny-llama", "t" * 64, "llama tiny", "0123456789ab")
+
+
+def said(prompt: list[int], answer: list[int], **other: Any) -> Exchange:
+    fields = {"continues": False, "when": 0, **other}
+    return Exchange(np.array(prompt, np.int32), np.array(answer, np.int32), **fields)
+
+
+def opened(told: list[str] | None = None) -> ConversationMemory:
+    notices: list[str] = []
+    memory = ConversationMemory.open(WHO, notices.append if told is None else told.append)
+    assert memory is not None and notices == []
+    return memory
+
+
+def pairs(memory: ConversationMemory) -> list[tuple[list[int], list[int], bool]]:
+    return [(each.prompt.tolist(), each.answer.tolist(), each.continues) for each in memory.exchanges()]
+
+
+# Turns
+
+FIRST, ANSWER = list(range(100, 120)), [1, 2, 3, 4, 9]
+
+
+def test_a_turn_keeps_only_what_is_new() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    memory.remember([*FIRST, *ANSWER, 50, 51], [6, 9])
+    assert pairs(opened()) == [(FIRST, ANSWER, False), ([50, 51], [6, 9], True)]
+    assert opened().exchanges()[0].when == pytest.approx(time.time(), abs=60)
+
+
+def test_an_end_token_spelled_otherwise_does_not_end_the_conversation() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    memory.remember([*FIRST, *ANSWER[:-1], 8, 50], [6])
+    assert pairs(memory)[1] == ([8, 50], [6], True)
+
+
+def test_a_prompt_that_leaves_what_was_said_is_kept_from_a_little_before_there() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    memory.remember([*FIRST, 50], [6])
+    assert pairs(memory)[1] == ([*FIRST[-conversations.OVERLAP :], 50], [6], False)
+
+
+def test_a_question_asked_again_is_kept_whole() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    memory.remember(FIRST, ANSWER)
+    assert pairs(memory) == [(FIRST, ANSWER, False)] * 2
+
+
+def test_a_new_conversation_continues_nothing() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    memory.new_conversation()
+    memory.remember([*FIRST, *ANSWER, 50], [6])
+    assert pairs(memory)[1] == ([*FIRST, *ANSWER, 50], [6], False)
+
+
+def test_turns_that_another_program_came_between_continue_nothing() -> None:
+    one, other = opened(), opened()
+    one.remember(FIRST, ANSWER)
+    other.remember([70, 71, 72], [73])
+    one.remember([*FIRST, *ANSWER, 50], [6])
+    one.remember([*FIRST, *ANSWER, 50, 6, 51], [7])
+    assert [each[2] for each in pairs(opened())] == [False, False, False, True]
+
+
+def test_after_a_damaged_turn_the_next_continues_nothing() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    middle = memory.path.stat().st_size
+    memory.remember([*FIRST, *ANSWER, 50], [6])
+    memory.remember([*FIRST, *ANSWER, 50, 6, 51], [7])
+    data = bytearray(memory.path.read_bytes())
+    data[middle + 20] ^= 1
+    memory.path.write_bytes(data)
+    assert pairs(memory) == [(FIRST, ANSWER, False), ([51], [7], False)]
+
+
+def test_after_a_failure_the_next_exchange_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    with monkeypatch.context() as full, pytest.raises(StoreError):
+        full.setattr(os, "write", lambda *_: 0)
+        memory.remember([*FIRST, *ANSWER, 50], [6])
+    memory.remember([*FIRST, *ANSWER, 50, 6, 51], [7])
+    assert pairs(memory)[1] == ([*FIRST, *ANSWER, 50, 6, 51], [7], False)
+
+
+# Looking after it
+
+
+def test_a_memory_can_be_found_inspected_exported_and_erased_without_its_model() -> None:
+    assert memories() == []
+    opened().append(said([1, 2], [3], when=1000))
+    opened().append(said([4], [5], when=2000))
+    [path] = memories()
+    memory = ConversationMemory.at(path)
+    assert memory.identity == WHO
+    facts = memory.inspect()
+    assert (facts.exchanges, facts.tokens, facts.first, facts.last) == (2, 5, 1000, 2000)
+    assert (facts.bytes, facts.damaged_bytes, facts.beside) == (path.stat().st_size, 0, ())
+    assert pairs(memory) == [([1, 2], [3], False), ([4], [5], False)]
+    assert memory.erase() == [path]
+    assert list(memory_folder().iterdir()) == []
+    assert memories() == []
+
+
+def test_inspecting_before_the_first_exchange_makes_nothing() -> None:
+    facts = opened().inspect()
+    assert (facts.exchanges, facts.bytes, facts.first) == (0, 0, None)
+    assert not memory_folder().exists()
+
+
+def test_a_program_goes_on_after_another_erased_its_memory() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    ConversationMemory.at(memory.path).erase()
+    memory.remember([*FIRST, *ANSWER, 50], [6])
+    assert pairs(memory) == [([50], [6], False)]
+
+
+@pytest.mark.parametrize("name", ["x.memory", "x-0123456789ab.memory"])
+def test_what_is_no_memory_is_refused_or_holds_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(StoreError, match="there is no memory"):
+        ConversationMemory.at(path)
+    path.write_text("a text")
+    if name == "x.memory":
+        with pytest.raises(StoreError, match="not a memory"):
+            ConversationMemory.at(path)
+    else:  # the name says that it was one
+        assert ConversationMemory.at(path).inspect().damaged_bytes == 6
+
+
+def test_a_damaged_file_is_set_aside_at_the_next_start_with_one_notice() -> None:
+    opened().remember(FIRST, ANSWER)
+    [path] = memories()
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    assert ConversationMemory.at(path).inspect().exchanges == 1
+    told: list[str] = []
+    memory = opened(told)
+    assert len(told) == 1 and "damaged-1" in told[0] and "saved from it: 1" in told[0]
+    assert pairs(memory) == [(FIRST, ANSWER, False)]
+    assert [each.name for each in memory.inspect().beside] == [f"{path.name}.damaged-1"]
+    assert len(memory.erase()) == 2
+
+
+def test_another_models_file_under_this_name_is_set_aside() -> None:
+    other = replace(WHO, key="ba9876543210")
+    path = memory_folder() / WHO.file_name
+    RecordFile(path, other.labels()).append(said([1], [2]))
+    told: list[str] = []
+    assert pairs(opened(told)) == []
+    assert len(told) == 1 and "another model" in told[0]
+
+
+def test_another_versions_file_is_not_touched_and_nothing_is_remembered() -> None:
+    opened().remember(FIRST, ANSWER)
+    [path] = memories()
+    data = path.read_bytes().replace(b"aded-memory 1 ", b"aded-memory 9 ", 1)
+    path.write_bytes(data)
+    told: list[str] = []
+    assert ConversationMemory.open(WHO, told.append) is None
+    assert len(told) == 1 and "another version" in told[0]
+    with pytest.raises(StoreError, match="another version"):
+        ConversationMemory.at(path).prune(0)
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("obstacle", ["folder", "link", "file for a folder"])
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+def test_what_stands_in_the_way_is_one_notice_and_no_memory(tmp_path: Path, obstacle: str) -> None:
+    path = memory_folder() / WHO.file_name
+    if obstacle == "file for a folder":
+        path.parent.parent.mkdir(parents=True)
+        path.parent.write_text("")
+    else:
+        path.parent.mkdir(parents=True)
+        if obstacle == "folder":
+            path.mkdir()
+        else:
+            path.symlink_to(tmp_path / "elsewhere")
+    told: list[str] = []
+    assert ConversationMemory.open(WHO, told.append) is None
+    assert len(told) == 1 and "\n" not in told[0] and "not remembered" in told[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs another user in a process of its own")
+def test_a_folder_that_may_only_be_read_is_recalled_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a child that gives up root's rights, where the test has them: modes do not stop root."""
+    with tempfile.TemporaryDirectory() as folder:  # not below pytest's own, which nobody else may enter
+        os.chmod(folder, 0o755)
+        monkeypatch.setenv("ADED_DATA_DIR", folder)
+        opened().remember(FIRST, ANSWER)
+        [path] = memories()
+        path.chmod(0o644)
+        path.parent.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            verdict = 1
+            try:
+                if os.getuid() == 0:
+                    os.setuid(65534)
+                if not os.access(path, os.R_OK):
+                    os._exit(77)
+                memory = opened()
+                assert pairs(memory) == [(FIRST, ANSWER, False)]
+                with pytest.raises(StoreError, match="Permission denied"):
+                    memory.remember(FIRST, ANSWER)
+                verdict = 0
+            finally:
+                os._exit(verdict)
+        _, status = os.waitpid(child, 0)
+        path.parent.chmod(0o700)
+    if os.waitstatus_to_exitcode(status) == 77:
+        pytest.skip("another user may not enter the folder for temporary files")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
+def test_a_memory_is_private() -> None:
+    opened().remember(FIRST, ANSWER)
+    assert stat.S_IMODE(memory_folder().stat().st_mode) == 0o700
+    assert {stat.S_IMODE(each.stat().st_mode) for each in memory_folder().iterdir()} == {0o600}
+
+
+# What is useful
+
+ONCE, TWICE = list(range(10, 30)), list(range(40, 60))
+
+
+def test_an_answer_is_useful_as_often_as_its_runs_come_again() -> None:
+    exchanges = [
+        said([1], TWICE),
+        said([2], ONCE),
+        said([3], [*TWICE, 7]),  # 17 runs of four come again, all from the first
+        said([4], TWICE[:5]),  # two, and the third is the newest that holds them
+    ]
+    assert usefulness(exchanges).tolist() == [17, 0, 2, 0]
+
+
+def test_prompts_and_repetitions_within_one_answer_are_no_use() -> None:
+    assert usefulness([said([1], TWICE + TWICE), said(TWICE, ONCE)]).tolist() == [0, 0]
+
+
+def test_runs_do_not_reach_across_answers() -> None:
+    assert usefulness([said([], [1, 2]), said([], [3, 4]), said([], [1, 2, 3, 4])]).tolist() == [0, 0, 0]
+
+
+def test_what_is_said_again_word_for_word_is_useful_only_once() -> None:
+    exchanges = [said([1], TWICE), said([1], TWICE), said([1], TWICE), said([2], [5, 6])]
+    assert usefulness(exchanges).tolist() == [-1, -1, 34, 0]
+
+
+def test_nothing_and_short_answers_are_no_trouble() -> None:
+    assert usefulness([]).tolist() == []
+    assert usefulness([said([2], []), said([1], [2, 3])]).tolist() == [0, 0]
+    assert most_useful([], 0) == []
+
+
+def test_the_useless_go_first_then_the_oldest_and_the_newest_stay() -> None:
+    useful = said([0], TWICE)
+    fillers = [said([1000 + i], list(range(2000 + 20 * i, 2020 + 20 * i))) for i in range(9)]
+    exchanges = [useful, *fillers, said([1], TWICE[:10])]
+    kept = most_useful(exchanges, 5 * 21)
+    assert kept[0] == useful  # the oldest, and the only one that was of use
+    assert kept[1:] == exchanges[-(len(kept) - 1) :]
+    assert sum(each.tokens for each in kept) <= 5 * 21
+
+
+def test_a_repeated_exchange_is_dropped_before_one_that_was_never_of_use() -> None:
+    exchanges = [
+        said([9], ONCE),
+        said([1], TWICE),
+        said([1], TWICE),
+        *(said([i], [i]) for i in range(60, 100)),
+    ]
+    kept = most_useful(exchanges, sum(each.tokens for each in exchanges) - 1)
+    assert kept == [exchanges[0], *exchanges[2:]]
+
+
+TOKENS = st.lists(st.integers(0, 3), max_size=9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(TOKENS.filter(bool), TOKENS), max_size=9),
+    st.integers(0, 60),
+)
+def test_pruning_keeps_the_order_the_bound_and_the_newest_quarter(
+    texts: list[tuple[list[int], list[int]]], tokens: int
+) -> None:
+    exchanges = [said(prompt, answer, when=i) for i, (prompt, answer) in enumerate(texts)]
+    kept = [each.when for each in most_useful(exchanges, tokens)]
+    assert kept == sorted(kept)
+    assert sum(exchanges[i].tokens for i in kept) <= tokens
+    newest, used = len(exchanges), 0
+    while newest and used + exchanges[newest - 1].tokens <= tokens / 4:
+        newest -= 1
+        used += exchanges[newest].tokens
+    assert set(kept) >= set(range(newest, len(exchanges)))
+
+
+def test_pruning_says_how_many_went_and_cuts_what_continued_them() -> None:
+    memory = opened()
+    memory.remember(FIRST, ANSWER)
+    memory.remember([*FIRST, *ANSWER, 50], [6])
+    assert memory.prune(10) == 1
+    assert pairs(memory) == [([50], [6], False)]
+    assert memory.prune(10) == 0
+    assert memory.prune(0) == 1
+
+
+def test_a_memory_never_grows_beyond_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "LARGEST_TOKENS", 1000)
+    memory = opened()
+    most = 0
+    for i in range(300):
+        memory.remember([i, i + 1, i + 2], list(range(i, i + 17)))
+        memory.new_conversation()
+        most = max(most, memory.inspect().tokens)
+    assert 980 <= most <= 1000
+    assert memory.exchanges()[-1].prompt[0] == 299
+    monkeypatch.setattr(conversations, "LARGEST_TOKENS", 500)
+    assert opened().inspect().tokens <= 400  # at the next start
+
+
+def test_a_memory_that_cannot_be_pruned_is_used_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = opened()
+    for _ in range(3):
+        memory.remember(FIRST, ANSWER)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(conversations, "LARGEST_TOKENS", 50)
+    monkeypatch.setattr(os, "replace", refuse)
+    told: list[str] = []
+    memory = opened(told)
+    assert len(told) == 1 and "larger than it should be" in told[0]
+    for _ in range(3):
+        memory.remember(FIRST, ANSWER)
+    assert len(memory.exchanges()) == 6
+
+
+def test_a_full_memory_is_read_and_pruned_in_about_a_second() -> None:
+    """A bound far above what was measured (0.05 s to read, 0.3 s to prune a million tokens), for slow machines."""
+    draw = np.random.default_rng(0)
+    file = RecordFile(memory_folder() / WHO.file_name, WHO.labels())
+    file.append(said([1], [2]))
+    tokens = draw.zipf(1.3, 1_000_000).clip(0, 30_000).astype(np.int32).reshape(5000, 200)
+    file.rewrite(lambda _: [Exchange(row[:60], row[60:], False, i) for i, row in enumerate(tokens)])
+    started = time.perf_counter()
+    memory = opened()
+    assert len(memory.exchanges()) == 5000
+    read = time.perf_counter()
+    memory.prune(800_000)
+    pruned = time.perf_counter()
+    print(f"read twice in {read - started:.3f} s, pruned in {pruned - read:.3f} s")
+    assert read - started < 3 and pruned - read < 10
+
+
+# Whose it is
+
+
+def identity(path: Path) -> Identity:
+    return identity_of(read_header(path))
+
+
+def rewritten(source: Path, target: Path, **changed: str) -> Path:
+    """A copy of a GGUF with other texts in its metadata; names with ``_`` for ``.``; None for none."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", *changed):
+            continue
+        kind, *inner = field.types
+        writer.add_key_value(name, field.contents(), kind, inner[0] if inner else None)
+    for name, text in changed.items():
+        if text:
+            writer.add_string(name, text)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def test_a_name_is_readable_and_unique(tiny: dict[str, Path], tmp_path: Path) -> None:
+    path = rewritten(tiny["llama"], tmp_path / "x.gguf", **{"general.name": "TinyLlama 1.1B  Chat/"})
+    found = identity(path)
+    assert found.file_name == f"tinyllama-1.1b-chat-{found.key}.memory"
+    assert len(found.key) == 12 and len(found.tokenizer) == 64
+    assert Identity.from_file_name(Path(found.file_name)) == Identity(
+        "tinyllama-1.1b-chat", "", "", found.key
+    )
+
+
+def test_quantizations_of_one_model_share_a_memory(tiny: dict[str, Path], tmp_path: Path) -> None:
+    source = rewritten(tiny["llama"], tmp_path / "a.gguf", **{"general.name": "One"})
+    quantized = rewritten(source, tmp_path / "b.gguf", **{"general.quantized_by": "somebody"})
+    assert identity(source) == identity(quantized)
+    nameless = tmp_path / "nameless.gguf"
+    rewritten(tiny["llama"], nameless, **{"general.name": "", "general.basename": ""})
+    found = []
+    for name in ("my-model-Q4_K_M.gguf", "my-model.q8_0.gguf", "my-model-IQ2_XXS.gguf", "my-model-f16.gguf"):
+        shutil.copy(nameless, tmp_path / name)
+        found.append(identity(tmp_path / name))
+    assert found[0].name == "my-model"
+    assert len(set(found)) == 1
+
+
+def test_another_model_or_another_tokenizer_has_another_memory(tiny: dict[str, Path], tmp_path: Path) -> None:
+    one = identity(rewritten(tiny["llama"], tmp_path / "a.gguf", **{"general.name": "One"}))
+    two = identity(rewritten(tiny["llama"], tmp_path / "b.gguf", **{"general.name": "Two"}))
+    tuned = identity(
+        rewritten(tiny["llama"], tmp_path / "c.gguf", **{"general.name": "One", "general.finetune": "chat"})
+    )
+    assert len({one.key, two.key, tuned.key}) == 3
+    assert one.tokenizer == two.tokenizer
+    pre = identity(
+        rewritten(
+            tiny["llama"], tmp_path / "d.gguf", **{"general.name": "One", "tokenizer.ggml.pre": "other"}
+        )
+    )
+    assert pre.tokenizer != one.tokenizer and pre.key != one.key
+
+
+def test_every_token_counts(tiny: dict[str, Path], tmp_path: Path) -> None:
+    path = shutil.copy(tiny["llama"], tmp_path / "a.gguf")
+    before = identity(path)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"last", 0, data.index(b"tokenizer.ggml.scores"))
+    data[at : at + 4] = b"lost"
+    path.write_bytes(data)
+    assert identity(path).tokenizer != before.tokenizer
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/home/me/Models/Llama 3/", "...", "中文", "a" * 300, "CON"]
+)
+def test_no_name_in_a_file_leaves_the_folder(tiny: dict[str, Path], tmp_path: Path, name: str) -> None:
+    found = identity(rewritten(tiny["llama"], tmp_path / "x.gguf", **{"general.name": name}))
+    assert (memory_folder() / found.file_name).parent == memory_folder()
+    assert len(found.file_name) < 90 and found.file_name.isascii()
+    assert not found.file_name.startswith(".")
+
+
+def test_a_model_that_vanished_is_one_clear_error(tmp_path: Path) -> None:
+    path = tiny_models.GENERATING["llama"](tmp_path / "x.gguf")
+    header = read_header(path)
+    path.unlink()
+    with pytest.raises(StoreError, match="vocabulary"):
+        identity_of(header)
