@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aded_local.drafting import calibration
 from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.calibration import calibrated, class_of, identity, path_class, teach
+from aded_local.drafting.calibration import calibrated, class_of, identity, teach
 from aded_local.drafting.evidence import (
     BIAS,
     BOUND,
@@ -242,13 +242,14 @@ def test_a_probability_becomes_its_hit_rate() -> None:
     assert calibrated(finals, 3, log_odds(0.2)) == pytest.approx(0.2, abs=0.01)
 
 
-def test_classes_of_candidates_and_of_paths_are_told_apart() -> None:
+def test_classes_of_candidates_are_told_apart() -> None:
     classes = {
-        class_of(depth, first, copied) for depth in range(1, 65) for first in (0, 1) for copied in (0, 1)
+        class_of(depth, first, matched)
+        for depth in range(1, 65)
+        for first in (False, True)
+        for matched in range(64)
     }
-    assert classes == set(range(calibration.CANDIDATES))
-    paths = {path_class(depth, copied) for depth in range(1, 65) for copied in (0, 1)}
-    assert paths == set(range(calibration.CANDIDATES, calibration.CLASSES))
+    assert classes == set(range(calibration.CLASSES))
 
 
 def test_predictions_follow_what_the_target_says() -> None:

@@ -246,7 +246,7 @@ class AutoDrafter:
         return tokens[:n], chances[:n]
 
     def observe(self, accepted: IntArray) -> None:
-        """Calibrate on, then learn, the tokens the target emitted in this step, int32 ``(m,)``."""
+        """Judge predictions by, then count, the tokens the target emitted in this step; see ``Drafter``."""
         learn(self.model, accepted)
 
     def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
@@ -265,7 +265,10 @@ class AutoDrafter:
             read(self.model, prompt)
             if not continues:
                 self.model.state[ASKED] = self.model.state[HEAD]
-            (learn if left <= TAUGHT_TOKENS else read)(self.model, answer)
+            if left <= TAUGHT_TOKENS:
+                learn(self.model, answer)
+            else:
+                read(self.model, answer)
             left -= len(answer)
         self.reset_context()
 

@@ -19,11 +19,12 @@ WIDTH: Final = 0.5
 """Points lie at log-odds from -8 to 8."""
 DEPTH_EDGES: Final = (2, 4, 9, 16)
 DEPTHS: Final = len(DEPTH_EDGES) + 1
-CANDIDATES: Final = 4 * DEPTHS
-"""Of candidates: likeliest of its siblings or not x proposed by a passage or not x how deep in a draft."""
-CLASSES: Final = CANDIDATES + 2 * DEPTHS
-"""Then of whole paths: all of a passage or not x how long."""
+COPY_EDGES: Final = (1, 8, 16, 32)
+COPIES: Final = len(COPY_EDGES) + 1
+CLASSES: Final = 2 * COPIES * DEPTHS
+"""How deep in a draft x how much of the passage it continues had matched before x likeliest of its siblings or not.
 
+Depth counts because passages go on or end as a whole: the deeper the draft has held, the likelier it holds on."""
 LEAST_RATE: Final = 0.005
 """How far a point moves towards what came, at least: it averages over its latest two hundred candidates."""
 TRUST: Final = 30.0
@@ -51,16 +52,19 @@ def level_of(depth: int) -> int:
 
 
 @kernel
-def class_of(depth: int, likeliest: bool, copied: bool) -> int:
-    """Class of a candidate, ``depth`` tokens after the last one, at least 1."""
-    return level_of(depth) * 4 + (2 if copied else 0) + (1 if likeliest else 0)
+def class_of(depth: int, likeliest: bool, matched: int) -> int:
+    """Class of a candidate.
 
-
-@kernel
-def path_class(depth: int, copied: bool) -> int:
-    """Class of a path of ``depth`` tokens. Passages go on or end as a whole: the product of what each of their
-    tokens is worth on average says too little of the path."""
-    return CANDIDATES + level_of(depth) * 2 + (1 if copied else 0)
+    Args:
+        depth: tokens after the last one, at least 1.
+        likeliest: of its siblings.
+        matched: tokens of the passage it continues that had matched before the draft; 0 where it continues none.
+    """
+    copies = 0
+    for edge in COPY_EDGES:
+        if matched >= edge:
+            copies += 1
+    return (level_of(depth) * COPIES + copies) * 2 + (1 if likeliest else 0)
 
 
 @kernel

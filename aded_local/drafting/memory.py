@@ -44,9 +44,7 @@ NODE = np.dtype(
         ("resume_at", np.int64),
         ("mixed", np.float64),  # probability given the parent, before calibration
         ("conditional", np.float64),  # probability given the parent
-        ("product", np.float64),  # of the conditionals down to here
-        ("path", np.float64),  # the same calibrated: probability that the text runs through here
-        ("proposed", np.int32),  # 1 once it is part of the draft
+        ("path", np.float64),  # product of the conditionals down to here
         ("value", np.float64),
     ],
     align=True,
@@ -118,7 +116,7 @@ def plant_root(model: Predictor) -> int:
     root.visits = 0
     root.value = 0.0
     root.conditional = 1.0
-    root.path = root.product = 1.0
+    root.path = 1.0
     root.copy_at = state[COPY_AT]
     root.copy_length = state[COPY_LENGTH]
     root.resume_at = state[RESUME_AT]

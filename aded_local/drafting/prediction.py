@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.calibration import calibrated, class_of, path_class, teach
+from aded_local.drafting.calibration import calibrated, class_of, teach
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import MOST_CANDIDATES, N_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
 from aded_local.drafting.ingredients import CALIBRATION, MIXING, RATES
@@ -97,6 +97,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
         return count
     best = distribution(model, node)
     copied = copied_token(model, node)
+    matched = parent.copy_length - parent.depth
     resumed = token_at(model, node, parent.resume_at) if parent.resume_at >= 0 else -1
     order, chances = evidence.order, evidence.calibrated
     kept = 0
@@ -107,7 +108,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
             continue
         p = mixed
         if model.used[CALIBRATION]:
-            kind = class_of(parent.depth + 1, i == best, evidence.tokens[i] == copied)
+            kind = class_of(parent.depth + 1, i == best, matched if evidence.tokens[i] == copied else 0)
             p = calibrated(model.finals, kind, evidence.odds[i])
         chances[i] = p
         total += p
@@ -118,20 +119,18 @@ def expand(model: Predictor, node: int, count: int) -> int:
         order[place] = i
         kept += 1
     scale = 1.0 / max(1.0, total)
-    paths = 0.0
     for place in range(kept):
         i = order[place]
         child = nodes[count + place]
         child.token = evidence.tokens[i]
         child.conditional = chances[i]
         child.mixed = evidence.odds[i]
-        child.kind = class_of(parent.depth + 1, i == best, child.token == copied)
+        child.kind = class_of(parent.depth + 1, i == best, matched if child.token == copied else 0)
         child.parent = node
         child.depth = parent.depth + 1
         child.n_children = -1
         child.visits = 0
         child.value = 0.0
-        child.proposed = 0
         child.copy_at = -1
         child.copy_length = 0
         child.resume_at = -1
@@ -142,17 +141,8 @@ def expand(model: Predictor, node: int, count: int) -> int:
         if child.token == resumed:
             child.resume_at = parent.resume_at + 1
             child.resume_hits = parent.resume_hits + 1
-        child.product = parent.product * min(child.conditional * scale, 1.0)
-        child.path = child.product
-        if model.used[CALIBRATION] and node > 0:
-            child.path = calibrated(
-                model.finals, path_class(child.depth, child.copy_at >= 0), log_odds(child.product)
-            )
-        paths += child.path
-    # Whatever calibration does: the ways on from a path are together no likelier than it is.
-    scale = min(1.0, parent.path / paths) if paths > 0.0 else 1.0
-    for i in range(count, count + kept):
-        nodes[i].path = min(nodes[i].path * scale, parent.path)
+        # Whatever rounding does: a path must not be likelier than its beginning.
+        child.path = parent.path * min(child.conditional * scale, 1.0)
     parent.n_children = kept
     return count + kept
 
@@ -183,9 +173,10 @@ def teach_predictor(model: Predictor, token: int) -> None:
     evidence = model.evidence
     if model.used[CALIBRATION]:
         copied = copied_token(model, 0)
+        matched = model.nodes[0].copy_length
         for i in range(evidence.size[N_CANDIDATES]):
             candidate = evidence.tokens[i]
-            kind = class_of(1, i == best, candidate == copied)
+            kind = class_of(1, i == best, matched if candidate == copied else 0)
             teach(model.finals, kind, evidence.odds[i], candidate == token)
     learn_mix(evidence, model.rates, model.weights, token, model.used[MIXING], model.used[RATES])
 
@@ -271,7 +262,7 @@ def read(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
 
 @kernel
 def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
-    """Teach the calibration how the last draft fared: its paths, and candidates whose parent came.
+    """Teach the calibration how the last draft fared: candidates whose parent came.
 
     The first candidates are left to ``teach_predictor``, which knows them at every token.
     """
@@ -280,40 +271,21 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
     model.state[N_NODES] = 0
     if n == 0 or not model.used[CALIBRATION]:
         return
-    # Where the text left the tree: at this node, on the path that came, after so many tokens.
     node = 0
-    depth = 0
-    while depth < tokens.shape[0] and nodes[node].n_children > 0:
+    for token in tokens:
+        if nodes[node].n_children <= 0:
+            return
         first = nodes[node].first_child
         found = -1
         for child in range(first, first + nodes[node].n_children):
-            hit = nodes[child].token == tokens[depth]
+            hit = nodes[child].token == token
             if node > 0:
                 teach(model.finals, nodes[child].kind, nodes[child].mixed, hit)
             if hit:
                 found = child
         if found < 0:
-            break
+            return
         node = found
-        depth += 1
-    unknown = depth == tokens.shape[0]  # of what lies below the last token that came
-    at = node
-    while at >= 0:
-        nodes[at].proposed += 2
-        at = nodes[at].parent
-    for i in range(1, n):
-        if nodes[i].proposed & 1 == 0:
-            continue
-        hit = nodes[i].proposed >= 2
-        if not hit and unknown and nodes[i].depth > depth:
-            at = i
-            while nodes[at].depth > depth:
-                at = nodes[at].parent
-            if at == node:
-                continue
-        if nodes[i].depth > 1:
-            kind = path_class(nodes[i].depth, nodes[i].copy_at >= 0)
-            teach(model.finals, kind, log_odds(nodes[i].product), hit)
 
 
 @kernel

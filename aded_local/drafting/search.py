@@ -297,5 +297,4 @@ def export(
         depths[i] = node.depth
         probabilities[i] = node.path
         parents[i] = nodes[node.parent].visits if node.parent > 0 else -1
-        node.proposed = 1
         node.visits = i  # where this node went, for its children
