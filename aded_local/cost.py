@@ -7,6 +7,7 @@ that times a batch of n tokens compares its logits with those of one-token decod
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,9 @@ every size counts on the jagged CPU curves of field measurements (3 dearer than 
 FAR_SIZES = (1, 2, 4, 8, 16)
 """Sizes probed at ``FAR_FILL``; in between the cost per cell is interpolated."""
 
+EXACT_POSITIONS = 256
+"""Tokens that are decoded one by one and in batches before a size is believed exact. Kernels for one row and for
+several may differ only where a value lies just between two quantized ones: with Q8_0 weights at one token of 120."""
 EXACT_FILLS = (256, 512, 2048)
 """Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
 
@@ -301,6 +305,31 @@ class Probe:
         self._context.clear()
         return exact
 
+    def lasting_sizes(self, sizes: Iterable[int], positions: int = EXACT_POSITIONS) -> set[int]:
+        """Batch sizes that equal one-token decoding, bit for bit, at each of so many tokens in a row."""
+        positions = min(positions, self.largest_fill)
+        tokens = self._context.model.random_tokens(PREFIX + positions, PROBE_SEED)
+        chain = tokens[PREFIX:]
+        self._context.clear()
+        self._context.prefill(tokens[:PREFIX], want_logits=False)
+        reference = []
+        for i in range(positions):
+            self._context.prefill(chain[i : i + 1])
+            reference.append(_digest(self._context.logits(-1)))
+        exact = {1}
+        for n in sizes:
+            if not 1 < n <= positions:
+                continue
+            self._context.roll_back(PREFIX)
+            for start in range(0, positions - n + 1, n):
+                self._context.probe_batch(chain[start : start + n])
+                if any(_digest(self._context.logits(i)) != reference[start + i] for i in range(n)):
+                    break
+            else:
+                exact.add(n)
+        self._context.clear()
+        return exact
+
     def curve(self) -> CostCurve:
         """Measure the curve of this context."""
         near = self.time_sizes(SIZES, BASE_FILL)
@@ -316,4 +345,11 @@ class Probe:
         holding = set(range(1, CHAIN + 1))
         for fill in fills:
             holding &= self.exact_sizes(sorted(holding), fill)
+        if self._rewinds and len(holding) > 1:
+            holding &= self.lasting_sizes(sorted(holding))
         return sorted(holding), fills
+
+
+def _digest(logits: npt.NDArray[np.float32]) -> bytes:
+    """Tells logits apart to the last bit, in little memory."""
+    return hashlib.blake2b(np.ascontiguousarray(logits).view(np.uint8).data, digest_size=16).digest()

@@ -33,7 +33,7 @@ from aded_local.drafting.prediction import end_conversation, find_related, learn
 from aded_local.drafting.priors import blank_priors, shipped_priors
 from aded_local.drafting.related import no_conversations
 from aded_local.drafting.search import best_first, export, puct
-from aded_local.drafting.soft import soften
+from aded_local.drafting.soft import contexts_of, soften
 from aded_local.drafting.statistics import Table, claim_pages, new_table
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
@@ -134,8 +134,8 @@ class AutoDrafter:
             n_vocab: size of the vocabulary; token ids are below it.
             seed: for the random numbers of the PUCT search.
             search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities; replayed
-                beside it on 240 shell answers and 40 instruction answers, ``puct`` reached the same speed-ups
-                within 0.3% and took some 60 microseconds more per step.
+                beside it on 150 instruction answers, ``puct`` reached the same speed-ups within 0.3% on three cost
+                curves, at ten times the time (0.4 milliseconds a step).
             static: successors in a corpus of one's own, for this tokenizer; see ``store.static``.
             phrases: successors in shipped phrases; see ``store.phrases``.
             without: parts to leave out, of ``ingredients.INGREDIENTS``.
@@ -163,6 +163,7 @@ class AutoDrafter:
         state[COPY_AT] = state[RESUME_AT] = -1
         state[N_VOCAB] = self.n_vocab
         self._rng = np.array([self._seed], np.uint64)
+        self._unsoftened: tuple[npt.NDArray[np.uint64], IntArray, FloatArray] | None = None
         priors = blank_priors() if "priors" in self._without else shipped_priors()
         self.model = Predictor(
             memory=new_table(MEMORY_BITS),
@@ -186,6 +187,7 @@ class AutoDrafter:
     def reset_context(self) -> None:
         """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""
         end_conversation(self.model)
+        self._unsoftened = None
 
     def begin(self, tokens: IntArray) -> None:
         """Take ``tokens``, int32 ``(n,)``, as the context so far; learn those that are new."""
@@ -248,10 +250,13 @@ class AutoDrafter:
     def observe(self, accepted: IntArray) -> None:
         """Judge predictions by, then count, the tokens the target emitted in this step; see ``Drafter``."""
         learn(self.model, accepted)
+        if self._unsoftened is not None:
+            soften(self.model, *self._unsoftened)
+            self._unsoftened = None
 
     def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
-        """Keep what the target would have said after the last token and each node; see ``Drafter``."""
-        soften(self.model, tree.parents, tree.tokens, tokens, shares)
+        """Keep what the target would have said after the last token and each node, once this step is learnt."""
+        self._unsoftened = (contexts_of(self.model, tree.parents, tree.tokens), tokens, shares)
 
     def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
         """Learn earlier conversations, oldest first: see ``Drafter``.

@@ -24,6 +24,8 @@ from aded_local.drafting.evidence import (
     ODDS,
     RELATED_ORDERS,
     SECOND_SET,
+    SOFT,
+    SOFT_ORDERS,
     SOURCES,
     THIRD_SET,
     Evidence,
@@ -128,5 +130,9 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
 
 
 def start_weights() -> Weights:
-    """Weights before anything was learnt."""
-    return np.full((SETS, SOURCES), START_WEIGHT, np.float32)
+    """Weights before anything was learnt. What the target would have said has yet to earn its own: recorded answers
+    come without logits, so that no start can be fitted for it.
+    """
+    weights = np.full((SETS, SOURCES), START_WEIGHT, np.float32)
+    weights[:, SOFT : SOFT + SOFT_ORDERS] = 0.0
+    return weights

@@ -24,29 +24,25 @@ WHOLE: Final = 256
 
 
 @kernel
-def soften(
-    model: Predictor,
-    parents: npt.NDArray[np.int32],
-    drafted: npt.NDArray[np.int32],
-    tokens: npt.NDArray[np.int32],
-    shares: npt.NDArray[np.float32],
-) -> None:
-    """Keep the target's likeliest tokens after the last token and after every node of a draft.
+def contexts_of(
+    model: Predictor, parents: npt.NDArray[np.int32], drafted: npt.NDArray[np.int32]
+) -> npt.NDArray[np.uint64]:
+    """Hashes of the contexts that end at the last token and at every node of a draft; 0 where the text is too short.
 
     Args:
         parents, drafted: the draft's tree, int32 ``(n,)``.
-        tokens: likeliest first, -1 for none, int32 ``(n + 1, k)``; row 0 for the last token, row i + 1 for node i.
-        shares: of their probability, float32 ``(n + 1, k)``.
+
+    Returns:
+        uint64 ``(n + 1, SOFT_ORDERS)``; row 0 for the last token, row i + 1 for node i.
     """
+    keys = np.zeros((drafted.shape[0] + 1, SOFT_ORDERS), np.uint64)
     before = np.empty(SOFT_ORDERS, np.int32)
     n_before = latest_tokens(model, 0, before)
-    for row in range(tokens.shape[0]):
-        if tokens[row, 0] < 0:
-            continue
+    for row in range(keys.shape[0]):
         key = SEED_KEY
         node = row - 1
         back = 0
-        for _ in range(SOFT_ORDERS):
+        for k in range(SOFT_ORDERS):
             if node >= 0:
                 key = extend_hash(key, drafted[node])
                 node = parents[node]
@@ -54,6 +50,33 @@ def soften(
                 key = extend_hash(key, before[back])
                 back += 1
             else:
+                break
+            keys[row, k] = key
+    return keys
+
+
+@kernel
+def soften(
+    model: Predictor,
+    keys: npt.NDArray[np.uint64],
+    tokens: npt.NDArray[np.int32],
+    shares: npt.NDArray[np.float32],
+) -> None:
+    """Keep the target's likeliest tokens in each context.
+
+    To be called when the tokens that came were learnt: kept before, they would foretell themselves, and this source
+    would be believed far too much.
+
+    Args:
+        keys: of ``contexts_of``.
+        tokens: likeliest first, -1 for none, int32 ``(n + 1, k)``.
+        shares: of their probability, float32 ``(n + 1, k)``.
+    """
+    for row in range(tokens.shape[0]):
+        if tokens[row, 0] < 0:
+            continue
+        for key in keys[row]:
+            if key == 0:
                 break
             halve(model.soft, first_entry(model.soft, key, True), True, check_of(key))
             # The likeliest comes last and bears the mark of what came last.

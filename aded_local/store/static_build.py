@@ -17,6 +17,7 @@ from typing import IO, Final
 import numpy as np
 
 from aded_local.errors import StoreError
+from aded_local.store.identity import SUFFIX
 from aded_local.store.static import (
     LARGEST_TOKEN,
     LONGEST_FACTS,
@@ -27,6 +28,7 @@ from aded_local.store.static import (
     Source,
     StaticFacts,
     failure,
+    is_static,
     open_static,
 )
 from aded_local.store.static_count import DEFAULT_MEMORY, Counting
@@ -195,8 +197,13 @@ def prune(
     return facts, dropped
 
 
-def check_output(out: Path, *, replaces: bool) -> None:
+def check_output(out: Path, *, replaces: bool, stores: bool = True) -> None:
     """Refuse a place where no store can be put, before hours are spent on it.
+
+    Args:
+        out: the file to write.
+        replaces: a file there may be replaced, if it is of the kind that is written.
+        stores: static stores are written; else texts, which never replace a store.
 
     Raises:
         StoreError: a folder, something that is no file, a file already there, no such folder.
@@ -221,6 +228,12 @@ def check_output(out: Path, *, replaces: bool) -> None:
         raise StoreError(f"{out} is no regular file, and a store must be one; give another name")
     if not replaces:
         raise StoreError(f"{out} is there already; give another name, or --force to replace it")
+    if stores and not is_static(out):
+        raise StoreError(
+            f"{out} is there already and no static store, so nothing replaces it; give another name"
+        )
+    if not stores and (is_static(out) or SUFFIX in out.name):
+        raise StoreError(f"{out} holds what is stored, so no text replaces it; give another name")
 
 
 @contextlib.contextmanager

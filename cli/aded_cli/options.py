@@ -204,7 +204,8 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "--seed",
         type=Whole(0, largest=MAX_SEED, auto=True),
         metavar="N",
-        help="Seed of the sampler (-1: random). The same seed and prompt give the same answer.",
+        help="Seed of the sampler (-1: random). The same seed and prompt give the same answer,"
+        " up to the rounding of wider passes (see --exact).",
     ),
     click.option(
         "--draft",
@@ -220,7 +221,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "--no-memory",
         is_flag=True,
         help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, which"
-        " makes later answers faster, nor the history of typed lines.",
+        " makes later answers faster, nor the history of typed lines. `aded-store inspect` and `erase` look after it.",
     ),
     click.option(
         "--store",

@@ -165,11 +165,13 @@ def read_priors(path: Path) -> Priors:
             found = {name: file[name].astype(np.float32) for name in blank}
     except FileNotFoundError:
         raise StoreError(f"there is no file of priors {path}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} holds no priors: {error}") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+        raise StoreError(f"{path} holds no priors; `aded-bench priors` makes such a file") from None
     for name, array in found.items():
         if array.shape != blank[name].shape or not np.isfinite(array).all():
             raise StoreError(
-                f"{path} holds no priors for this version: {name} is {array.shape}; fit them anew"
+                f"{path} holds no priors for this version ({name} is of another shape, or no numbers); fit them anew"
             )
     return Priors(**found)

@@ -26,7 +26,9 @@ def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
 
     Only files of these two kinds are removed. On a terminal it is asked first.
     """
-    if bool(files) == everything:
+    if files and everything:
+        raise click.UsageError("--all erases what lies in the data folder: give it, or the files, not both")
+    if not files and not everything:
         raise click.UsageError("name the files to erase, or give --all for those in the data folder")
     if everything:
         from .found import leftovers, stored
@@ -42,9 +44,16 @@ def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
     if not yes and not _confirmed(paths):
         say("nothing was erased")
         return
+    stayed: list[StoreError] = []
     for path in paths:
-        for gone in _erase(path):
-            say(f"erased {gone}")
+        try:
+            for gone in _erase(path):
+                say(f"erased {gone}")
+        except StoreError as error:
+            stayed.append(error)
+    if stayed:
+        others = f"; and {plural(len(stayed) - 1, 'other')} stayed too" if len(stayed) > 1 else ""
+        raise StoreError(f"{stayed[0]}{others}")
 
 
 def _require_ours(path: Path) -> None:
@@ -81,6 +90,8 @@ def _erase(path: Path) -> list[Path]:
             return ConversationMemory.at(path).erase()
         except StoreError:
             pass  # a leftover, a link, or one that cannot be read: the name alone goes
+    if path.is_dir() and not path.is_symlink():
+        raise StoreError(f"{path} is a folder where a file belongs; look into it and remove it by hand")
     try:
         os.unlink(path)
         return [path]

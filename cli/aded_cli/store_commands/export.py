@@ -51,7 +51,7 @@ def command(file: Path, model: str, out: Path | None, force: bool) -> None:
     from aded_local.store.static_build import check_output, new_file
 
     if out is not None and str(out) != "-":
-        check_output(out, replaces=force)
+        check_output(out, replaces=force, stores=False)
     found = open_any(file)
     vocabulary = open_vocabulary(model)
     try:
