@@ -39,9 +39,14 @@ every size counts on the jagged CPU curves of field measurements (3 dearer than 
 FAR_SIZES = (1, 2, 4, 8, 16)
 """Sizes probed at ``FAR_FILL``; in between the cost per cell is interpolated."""
 
-EXACT_POSITIONS = 256
-"""Tokens that are decoded one by one and in batches before a size is believed exact. Kernels for one row and for
-several may differ only where a value lies just between two quantized ones: with Q8_0 weights at one token of 120."""
+EXACT_POSITIONS = 1024
+"""Tokens that are decoded one by one and in batches before a size is believed exact, where the context has room.
+Kernels for one row and for several may differ only where a value lies just between two quantized ones: with the
+built-in model's Q8_0 weights at one token in a hundred or so, and 300 in a row have been seen without one."""
+EXACT_SECONDS = 3.0
+LEAST_EXACT_POSITIONS = 256
+"""On a slow model, as many as are decoded one by one in this time, but at least this many. Such a model has
+fifty times the built-in one's values per token, each of which might tell."""
 EXACT_FILLS = (256, 512, 2048)
 """Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
 
@@ -306,16 +311,21 @@ class Probe:
         return exact
 
     def lasting_sizes(self, sizes: Iterable[int], positions: int = EXACT_POSITIONS) -> set[int]:
-        """Batch sizes that equal one-token decoding, bit for bit, at each of so many tokens in a row."""
+        """Batch sizes that equal one-token decoding, bit for bit, at each of so many tokens in a row (fewer where
+        that takes long: see ``EXACT_SECONDS``)."""
         positions = min(positions, self.largest_fill)
+        started = self._clock()
         tokens = self._context.model.random_tokens(PREFIX + positions, PROBE_SEED)
         chain = tokens[PREFIX:]
         self._context.clear()
         self._context.prefill(tokens[:PREFIX], want_logits=False)
         reference = []
         for i in range(positions):
+            if i >= LEAST_EXACT_POSITIONS and self._clock() - started > EXACT_SECONDS:
+                break
             self._context.prefill(chain[i : i + 1])
             reference.append(_digest(self._context.logits(-1)))
+        positions = len(reference)
         exact = {1}
         for n in sizes:
             if not 1 < n <= positions:

@@ -137,8 +137,8 @@ class Engine:
             "memory": _memory_kind(model),
             "draft": options.draft,
             "exact": options.exact,
-            "drafts": target.drafting_shape if options.draft != "off" else "off",
-            "largest_draft": target.largest_draft if options.draft != "off" else 0,
+            "drafts": self._draft_shape(),
+            "largest_draft": self.largest_draft,
         }
         if self.curve is not None:
             at = target.context.n_past
@@ -152,6 +152,21 @@ class Engine:
                 facts = self.memory.inspect()
                 found["remembered"] = {"exchanges": facts.exchanges, "tokens": facts.tokens}
         return found
+
+    def _draft_shape(self) -> str:
+        if self.options.draft == "off" or not self.options.exact:
+            return self.target.drafting_shape if self.options.draft != "off" else "off"
+        return "chain" if self.largest_draft else "none"
+
+    @property
+    def largest_draft(self) -> int:
+        """Nodes that a pass may verify with these options."""
+        if self.options.draft == "off":
+            return 0
+        if not self.options.exact:
+            return self.target.largest_draft
+        sizes = (self.curve.exact if self.curve is not None else None) or [1]
+        return min(max(sizes) - 1, self.target.largest_draft)
 
 
 def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) -> Engine:
@@ -285,7 +300,12 @@ def _open_context(
             exact=options.exact,
             top_k=options.top_k,
         )
-        return Engine(target, planner, curve, tuner, options, notice, memory)
+        engine = Engine(target, planner, curve, tuner, options, notice, memory)
+        if options.exact and target.largest_draft and engine.largest_draft == 0:
+            notice(
+                "with these settings no larger batch equals one-token decoding here: exact, so decoding plainly"
+            )
+        return engine
     except BaseException:
         target.context.close()
         raise

@@ -23,7 +23,7 @@ from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache_folder
 from aded_local.target import ContextSettings, Model, Target
 
-FORMAT = 3
+FORMAT = 4
 """Version of the file's layout; another one is measured anew."""
 
 FAST_CANDIDATES = ((False, "f16"), (True, "f16"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded_local.cost import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
+from aded_local.cost import BASE_FILL, LARGEST_BATCH, CostCurve, Probe, from_measurements
 
 JAGGED = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
 
@@ -80,3 +84,55 @@ def test_a_broken_curve_is_refused(broken: dict[str, object]) -> None:
     data = from_measurements(JAGGED, {}, 0).to_dict() | broken
     with pytest.raises((ValueError, TypeError, KeyError)):
         CostCurve.from_dict(data)
+
+
+class _Context:
+    """Stands in for llama.cpp: batches equal one-token decoding but for a token in ``seldom``, from 4 rows on."""
+
+    n_ctx = 4096
+    batch_capacity = 512
+
+    def __init__(self, seldom: int) -> None:
+        self._seldom = seldom
+        self.n_past = 0
+        self._rows: list[npt.NDArray[np.float32]] = []
+        self.model = SimpleNamespace(
+            random_tokens=lambda n, seed: np.arange(n, dtype=np.int32),
+            n_ctx_train=4096,
+            is_recurrent=False,
+            is_hybrid=False,
+        )
+
+    def clear(self) -> None:
+        self.n_past = 0
+
+    def roll_back(self, n: int) -> int:
+        self.n_past = min(n, self.n_past)
+        return self.n_past
+
+    def fill_by_copy(self, n_cells: int) -> None:
+        self.n_past = n_cells
+
+    def prefill(self, tokens: npt.NDArray[np.int32], *, want_logits: bool = True) -> None:
+        self.probe_batch(tokens[-1:])
+        self.n_past += len(tokens) - 1
+
+    def probe_batch(self, tokens: npt.NDArray[np.int32]) -> float:
+        off = [
+            1.0 if len(tokens) >= 4 and token % self._seldom == self._seldom - 1 else 0.0 for token in tokens
+        ]
+        self._rows = [np.array([token, more], np.float32) for token, more in zip(tokens, off, strict=True)]
+        self.n_past += len(tokens)
+        return 1e-3
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        return self._rows[row]
+
+
+@pytest.mark.parametrize(
+    ("seldom", "exact"), [(10**9, list(range(1, 17))), (400, [1, 2, 3]), (40, [1, 2, 3])]
+)
+def test_sizes_that_differ_at_one_token_of_hundreds_are_not_exact(seldom: int, exact: list[int]) -> None:
+    context = _Context(seldom)
+    assert Probe(cast(Any, context)).exactness()[0] == exact
+    assert context.n_past == 0
