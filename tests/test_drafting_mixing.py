@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from aded_local.drafting import calibration
 from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.calibration import calibrated, class_of, identity, teach
+from aded_local.drafting.calibration import (
+    calibrated,
+    class_of,
+    group_of,
+    identity,
+    no_shifts,
+    shifted,
+    teach,
+    teach_shift,
+)
 from aded_local.drafting.evidence import (
     BIAS,
     BOUND,
@@ -242,6 +251,36 @@ def test_a_probability_becomes_its_hit_rate() -> None:
     assert calibrated(finals, 3, log_odds(0.2)) == pytest.approx(0.2, abs=0.01)
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    taught=st.lists(
+        st.tuples(st.integers(0, calibration.CLASSES - 1), st.floats(0, 1), st.booleans()), max_size=200
+    ),
+    p=st.floats(0, 1),
+)
+def test_shifts_stay_probabilities_and_keep_to_their_group(
+    taught: list[tuple[int, float, bool]], p: float
+) -> None:
+    shifts = no_shifts()
+    for kind, said, hit in taught:
+        teach_shift(shifts, kind, said, hit)
+    met = {int(group_of(kind)) for kind, _, _ in taught}
+    for kind in range(calibration.CLASSES):
+        assert 0 <= shifted(shifts, kind, p) <= 1
+        assert group_of(kind) in met or shifted(shifts, kind, p) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(("said", "true"), [(0.97, 0.997), (0.6, 0.4)])
+def test_a_shift_learns_from_few_candidates_what_a_long_draft_multiplies(said: float, true: float) -> None:
+    shifts, rng = no_shifts(), np.random.default_rng(3)
+    kind = class_of(20, True, 40)
+    for _ in range(600):
+        teach_shift(shifts, kind, shifted(shifts, kind, said), rng.random() < true)
+    assert shifted(shifts, kind, said) == pytest.approx(
+        true, abs=0.1 * (1 - true) + 0.004 + 0.1 * (said < 0.9)
+    )
+
+
 def test_classes_of_candidates_are_told_apart() -> None:
     classes = {
         class_of(depth, first, matched)
@@ -340,9 +379,15 @@ def test_a_part_left_out_is_silent_and_the_rest_drafts_on(part: str) -> None:
 
 
 def test_what_is_left_out_of_learning_stays_as_it_was() -> None:
-    for part, names in {"mixing": ["weights"], "rates": ["rates"], "calibration": ["finals"]}.items():
+    for part, names in {
+        "mixing": ["weights"],
+        "rates": ["rates"],
+        "calibration": ["finals", "shifts"],
+    }.items():
         drafter = with_stores(part)
-        before = {name: getattr(drafter.model, name).copy() for name in ("weights", "rates", "finals")}
+        before = {
+            name: getattr(drafter.model, name).copy() for name in ("weights", "rates", "finals", "shifts")
+        }
         lively(drafter)
         same = [name for name, array in before.items() if np.array_equal(getattr(drafter.model, name), array)]
         assert set(names) <= set(same) and "finals" not in set(same) - set(names)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafting import Search
+from aded_local.drafting.calibration import no_shifts
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import MOST_CANDIDATES, new_evidence
 from aded_local.drafting.ingredients import switches
@@ -177,6 +178,7 @@ class AutoDrafter:
             rates=priors.rates,
             weights=priors.weights,
             finals=priors.finals,
+            shifts=no_shifts(),
             used=self._used.copy(),
             evidence=new_evidence(),
             conversations=no_conversations(),

@@ -67,6 +67,7 @@ class Predictor(NamedTuple):
         rates: how often evidence came true, see ``evidence``; float32 ``(3, SOURCES, CELLS)``.
         weights: of the mixing, see ``mixing``; float32 ``(SETS, SOURCES)``.
         finals: final calibration, see ``calibration``; float32 ``(2, CLASSES, BUCKETS)``.
+        shifts: what it adds below the first candidates, see ``calibration``; float64 ``(2, GROUPS)``.
         used: parts that take part, see ``ingredients``; uint8 ``(PARTS,)``.
         evidence: of the node looked at last.
         conversations: earlier ones, see ``related``.
@@ -84,6 +85,7 @@ class Predictor(NamedTuple):
     rates: Floats
     weights: Floats
     finals: Floats
+    shifts: npt.NDArray[np.float64]
     used: npt.NDArray[np.uint8]
     evidence: Evidence
     conversations: Conversations

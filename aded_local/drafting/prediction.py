@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.calibration import calibrated, class_of, teach
+from aded_local.drafting.calibration import calibrated, class_of, shifted, teach, teach_shift
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import MOST_CANDIDATES, N_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
 from aded_local.drafting.ingredients import CALIBRATION, MIXING, RATES
@@ -109,7 +109,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
         p = mixed
         if model.used[CALIBRATION]:
             kind = class_of(parent.depth + 1, i == best, matched if evidence.tokens[i] == copied else 0)
-            p = calibrated(model.finals, kind, evidence.odds[i])
+            p = shifted(model.shifts, kind, calibrated(model.finals, kind, evidence.odds[i]))
         chances[i] = p
         total += p
         place = kept
@@ -281,6 +281,7 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
             hit = nodes[child].token == token
             if node > 0:
                 teach(model.finals, nodes[child].kind, nodes[child].mixed, hit)
+                teach_shift(model.shifts, nodes[child].kind, nodes[child].conditional, hit)
             if hit:
                 found = child
         if found < 0:
