@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,9 @@ PROBE_SECONDS = 3.0
 ROUNDS = 5
 """Repetitions per size where time allows; the median counts."""
 
+SIGHTINGS = 2
+"""Starts at which the curve is measured: the first may have been at a busy moment."""
+
 PROBE_SEED = 20407
 """Seed of the probe's tokens."""
 
@@ -80,6 +84,7 @@ class CostCurve:
         exact: batch sizes whose logits equal one-token decoding to the last bit, at every fill probed;
             None while not probed.
         exact_fills: cells at which that was seen.
+        sightings: starts at which it was measured, up to ``SIGHTINGS``.
     """
 
     measured: list[int]
@@ -87,6 +92,7 @@ class CostCurve:
     per_cell: SecondsArray
     exact: list[int] | None = None
     exact_fills: list[int] = field(default_factory=list)
+    sightings: int = 1
     _drift: float = 1.0
     _correction: SecondsArray = field(default_factory=lambda: np.ones(LARGEST_BATCH + 1))
     _steps: int = 0
@@ -128,6 +134,22 @@ class CostCurve:
         self._cached[n] *= step
         self._steps += 1
 
+    def seen_again(self, other: CostCurve) -> CostCurve:
+        """What two measurements at different times agree on: of each size the cheaper.
+
+        Another process only ever makes a pass dearer, and sizes that look too dear are never drafted, so that no
+        real step would put them right. Exactness, and measured sizes, are this curve's.
+        """
+        quieter = self if self.base[1] <= other.base[1] else other
+        return CostCurve(
+            self.measured,
+            np.minimum(self.base * self._correction, other.base),
+            quieter.per_cell,
+            self.exact,
+            self.exact_fills,
+            min(self.sightings + 1, SIGHTINGS),
+        )
+
     def to_dict(self) -> dict[str, object]:
         """Plain data for a file: corrections of single sizes folded in, the moment's drift of all left out."""
         return {
@@ -136,6 +158,7 @@ class CostCurve:
             "per_cell": (self.per_cell * self._correction).tolist(),
             "exact": self.exact,
             "exact_fills": self.exact_fills,
+            "sightings": self.sightings,
         }
 
     @classmethod
@@ -160,7 +183,7 @@ class CostCurve:
             raise ValueError("not a cost curve")
         if not np.isfinite(per_cell).all() or not measured:
             raise ValueError("not a cost curve")
-        return cls(measured, base, per_cell, exact, fills)
+        return cls(measured, base, per_cell, exact, fills, int(cast(int, data.get("sightings", 1))))
 
     @property
     def steps_seen(self) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from aded_local.cost import CostCurve, Probe
+from aded_local.cost import SIGHTINGS, CostCurve, Probe
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache_folder
@@ -226,6 +226,10 @@ class Tuner:
         if curve is None:
             self._progress("measuring what a pass costs here (once per model)")
             curve = probe.curve()
+        elif curve.sightings < SIGHTINGS:
+            self._progress("measuring once more what a pass costs here (for the last time)")
+            curve = curve.seen_again(probe.curve())
+            fresh = True
         if self._exact and curve.exact is None:
             self._progress("probing which batch sizes are exact (once per model)")
             curve.exact, curve.exact_fills = probe.exactness()
@@ -239,6 +243,7 @@ class Tuner:
         """Write a curve measured elsewhere for the engine to use; what is known of exactness stays if it has none."""
         name = setting_name(settings.flash_attention, settings.cache_type)
         earlier = self.kept.curves.get(name)
+        curve.sightings = SIGHTINGS  # whoever measures on purpose is believed
         if curve.exact is None and earlier is not None:
             curve.exact, curve.exact_fills = earlier.exact, earlier.exact_fills
         self.kept.curves[name] = curve

@@ -241,14 +241,14 @@ def test_a_closed_object_says_so(tiny: dict[str, Path]) -> None:
         llm.generate("x")
 
 
-def test_measurements_are_kept_and_reread(tiny: dict[str, Path], tmp_path: Path) -> None:
-    said: list[str] = []
-    for _ in range(2):
-        said.append("start")
-        with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_progress=said.append):
-            pass
-    assert len(said) > 2
-    assert said[-1] == "start", "the second start measures nothing"
+def test_a_pass_is_measured_at_two_starts_and_nothing_at_the_third(tiny: dict[str, Path]) -> None:
+    said: list[list[str]] = []
+    for _ in range(3):
+        said.append([])
+        LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_progress=said[-1].append).close()
+    assert any(line.startswith("measuring what a pass costs") for line in said[0])
+    assert [line.startswith("measuring once more") for line in said[1]] == [True]
+    assert said[2] == []
 
 
 def test_spoilt_measurements_are_made_again(tiny: dict[str, Path], tmp_path: Path) -> None:

@@ -79,6 +79,16 @@ def test_a_curve_survives_the_way_through_a_file() -> None:
     assert again.seconds(700) == pytest.approx(curve.seconds(700))
 
 
+def test_a_first_measurement_at_a_busy_moment_is_put_right_at_the_second_start() -> None:
+    busy = {n: seconds * (1 if n == 1 else 3) for n, seconds in JAGGED.items()}
+    first, second = from_measurements(busy, {}, 0), from_measurements(JAGGED, {}, 0)
+    first.exact, first.exact_fills = [1, 2], [256]
+    for earlier, later in ((first, second), (second, first)):
+        both = CostCurve.from_dict(earlier.seen_again(later).to_dict())
+        assert both.seconds(BASE_FILL) == pytest.approx(second.seconds(BASE_FILL))
+        assert both.sightings == 2 and both.exact == earlier.exact
+
+
 @pytest.mark.parametrize("broken", [{"base": [1.0]}, {"base": "x"}, {"measured": None}, {"base": [0.0] * 65}])
 def test_a_broken_curve_is_refused(broken: dict[str, object]) -> None:
     data = from_measurements(JAGGED, {}, 0).to_dict() | broken

@@ -16,6 +16,7 @@ from aded_local.drafting.calibration import (
     group_of,
     identity,
     no_shifts,
+    shift_factor,
     shifted,
     teach,
     teach_shift,
@@ -266,8 +267,8 @@ def test_shifts_stay_probabilities_and_keep_to_their_group(
         teach_shift(shifts, kind, said, hit)
     met = {int(group_of(kind)) for kind, _, _ in taught}
     for kind in range(calibration.CLASSES):
-        assert 0 <= shifted(shifts, kind, p) <= 1
-        assert group_of(kind) in met or shifted(shifts, kind, p) == pytest.approx(p)
+        assert 0 <= shifted(p, shift_factor(shifts, kind)) <= 1
+        assert group_of(kind) in met or shifted(p, shift_factor(shifts, kind)) == pytest.approx(p)
 
 
 @pytest.mark.parametrize(("said", "true"), [(0.97, 0.997), (0.6, 0.4)])
@@ -275,8 +276,8 @@ def test_a_shift_learns_from_few_candidates_what_a_long_draft_multiplies(said: f
     shifts, rng = no_shifts(), np.random.default_rng(3)
     kind = class_of(20, True, 40)
     for _ in range(600):
-        teach_shift(shifts, kind, shifted(shifts, kind, said), rng.random() < true)
-    assert shifted(shifts, kind, said) == pytest.approx(
+        teach_shift(shifts, kind, shifted(said, shift_factor(shifts, kind)), rng.random() < true)
+    assert shifted(said, shift_factor(shifts, kind)) == pytest.approx(
         true, abs=0.1 * (1 - true) + 0.004 + 0.1 * (said < 0.9)
     )
 

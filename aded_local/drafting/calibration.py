@@ -125,9 +125,14 @@ def group_of(kind: int) -> int:
 
 
 @kernel
-def shifted(shifts: Shifts, kind: int, p: float) -> float:
-    """The probability with the shift of its group added to its log-odds."""
-    factor = math.exp(shifts[0, group_of(kind)])
+def shift_factor(shifts: Shifts, kind: int) -> float:
+    """What the shift of a class multiplies the odds of its candidates by."""
+    return math.exp(shifts[0, group_of(kind)])
+
+
+@kernel
+def shifted(p: float, factor: float) -> float:
+    """The probability whose odds are ``factor`` times those of ``p``."""
     moved: float = p * factor / (1.0 - p + p * factor)
     return moved
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.calibration import calibrated, class_of, shifted, teach, teach_shift
+from aded_local.drafting.calibration import calibrated, class_of, shift_factor, shifted, teach, teach_shift
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import MOST_CANDIDATES, N_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
 from aded_local.drafting.ingredients import CALIBRATION, MIXING, RATES
@@ -100,16 +100,21 @@ def expand(model: Predictor, node: int, count: int) -> int:
     matched = parent.copy_length - parent.depth
     resumed = token_at(model, node, parent.resume_at) if parent.resume_at >= 0 else -1
     order, chances = evidence.order, evidence.calibrated
+    path, depth = parent.path, parent.depth + 1
+    kind, copied_kind = class_of(depth, False, 0), class_of(depth, False, matched)
+    factor, copied_factor = shift_factor(model.shifts, kind), shift_factor(model.shifts, copied_kind)
     kept = 0
     total = 0.0
     for i in range(evidence.size[N_CANDIDATES]):
-        mixed = evidence.chances[i]
-        if mixed < LEAST_CONDITIONAL or (parent.path * mixed < LEAST_PATH and evidence.tokens[i] != copied):
+        p = evidence.chances[i]
+        copies = evidence.tokens[i] == copied
+        if p < LEAST_CONDITIONAL or (path * p < LEAST_PATH and not copies):
             continue
-        p = mixed
         if model.used[CALIBRATION]:
-            kind = class_of(parent.depth + 1, i == best, matched if evidence.tokens[i] == copied else 0)
-            p = shifted(model.shifts, kind, calibrated(model.finals, kind, evidence.odds[i]))
+            own_kind = (copied_kind if copies else kind) + (1 if i == best else 0)
+            p = shifted(
+                calibrated(model.finals, own_kind, evidence.odds[i]), copied_factor if copies else factor
+            )
         chances[i] = p
         total += p
         place = kept
@@ -125,9 +130,9 @@ def expand(model: Predictor, node: int, count: int) -> int:
         child.token = evidence.tokens[i]
         child.conditional = chances[i]
         child.mixed = evidence.odds[i]
-        child.kind = class_of(parent.depth + 1, i == best, matched if child.token == copied else 0)
+        child.kind = (copied_kind if child.token == copied else kind) + (1 if i == best else 0)
         child.parent = node
-        child.depth = parent.depth + 1
+        child.depth = depth
         child.n_children = -1
         child.visits = 0
         child.value = 0.0
@@ -142,7 +147,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
             child.resume_at = parent.resume_at + 1
             child.resume_hits = parent.resume_hits + 1
         # Whatever rounding does: a path must not be likelier than its beginning.
-        child.path = parent.path * min(child.conditional * scale, 1.0)
+        child.path = path * min(child.conditional * scale, 1.0)
     parent.n_children = kept
     return count + kept
 

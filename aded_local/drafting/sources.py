@@ -48,6 +48,7 @@ from aded_local.drafting.memory import (
 )
 from aded_local.drafting.mixing import COPY_BUCKETS, FIRST_SETS, SECOND_SETS
 from aded_local.drafting.passages import copy_cell, length_class, resume_cell
+from aded_local.drafting.prefetching import prefetch
 from aded_local.drafting.related import likeness_class
 from aded_local.drafting.statistics import (
     BUCKET,
@@ -118,6 +119,16 @@ def sparse_key(kind: int, latest: Integers, n: int) -> np.uint64:
 
 
 @kernel
+def prefetch_context(table: Table, key: np.uint64, order: int) -> None:
+    """Ask for what ``total_of`` will read."""
+    wide = order <= WIDE_ORDERS
+    first = first_entry(table, key, wide)
+    prefetch(table, first)
+    if wide:
+        prefetch(table, first + BUCKET)
+
+
+@kernel
 def gather(model: Predictor, node: int) -> None:
     """Fill ``model.evidence`` with what is known of the tokens after ``node``."""
     evidence, used = model.evidence, model.used
@@ -127,6 +138,7 @@ def gather(model: Predictor, node: int) -> None:
     n = latest_tokens(model, node, latest)
     keys = np.empty(ORDERS + 1, np.uint64)
     context_keys = np.empty(ORDERS + 1, np.uint64)
+    sparse_keys = np.empty(SPARSES, np.uint64)
     totals = np.zeros((3, ORDERS + 1), np.int64)
     orders = np.zeros(3, np.int64)
     own_static = 0
@@ -135,6 +147,13 @@ def gather(model: Predictor, node: int) -> None:
     for k in range(1, min(ORDERS, n) + 1):
         keys[k] = extend_hash(keys[k - 1], latest[k - 1])
         context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
+        prefetch_context(model.memory, keys[k], k)
+        prefetch_context(model.static, keys[k], k)
+        prefetch_context(model.phrases, keys[k], k)
+        prefetch_context(model.context, context_keys[k], k)
+    for kind in range(SPARSES):
+        sparse_keys[kind] = sparse_key(kind, latest, n)
+        prefetch_context(model.memory, sparse_keys[kind], ORDERS)
     for k in range(1, min(ORDERS, n) + 1):
         # Whoever met a longer context has met this one.
         wide = k <= WIDE_ORDERS
@@ -167,7 +186,7 @@ def gather(model: Predictor, node: int) -> None:
         key = keys[order] ^ LONGEST_KEY
         ask(evidence, LONGEST, model.memory, key, False, total_of(model.memory, key, False))
     for kind in range(SPARSES):
-        key = sparse_key(kind, latest, n)
+        key = sparse_keys[kind]
         if key != 0 and used[SPARSE + kind]:
             ask(evidence, SPARSE + kind, model.memory, key, False, total_of(model.memory, key, False))
     if max(orders[0], orders[1]) < UNIGRAM_BELOW and used[UNIGRAM]:
