@@ -135,6 +135,9 @@ PRICES_KEPT = 16
 OVERHEAD_RATE = 0.1
 """Weight of one step in the running mean of what verifying costs outside the pass."""
 
+ROOT_ROW: Final = np.zeros(1, np.int32)
+"""The batch rows of a plain step."""
+
 TOP_K_SHARE_LIMIT: Final = 0.01
 """Reading and learning the target's likeliest tokens may take this share of a plain pass per step. Chosen, not tuned:
 small beside the margin that a draft must promise (``budget.MARGIN``)."""
@@ -287,11 +290,15 @@ class AutoPlanner:
         started = self._clock()
         # After a step without room for a draft the drafter may be behind, and the root is to be its last token.
         self._learn()
-        # Padding repeats a token, so what stands behind it follows a text that nobody would write. (A list takes 27
-        # microseconds here, with caches cold after a pass of a 1B model, NumPy's masks 36.)
-        chances = tree.probabilities.tolist()
-        nodes = [row if chance > 0.0 else topk.NO_ROW for row, chance in zip(row_of, chances, strict=True)]
-        rows = np.array([0, *nodes], np.int32)
+        rows = ROOT_ROW
+        if len(tree):
+            # Padding repeats a token, so what stands behind it follows a text that nobody would write. (A list takes
+            # 27 microseconds here, with caches cold after a pass of a 1B model, NumPy's masks 36.)
+            chances = tree.probabilities.tolist()
+            nodes = [
+                row if chance > 0.0 else topk.NO_ROW for row, chance in zip(row_of, chances, strict=True)
+            ]
+            rows = np.array([0, *nodes], np.int32)
         tokens, shares = topk.new_rows(len(rows))
         topk.top_k_rows(logits(), rows, tokens, shares)
         self._drafter.learn_distributions(tree, tokens, shares)

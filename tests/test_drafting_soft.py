@@ -8,7 +8,6 @@ from drafters import assert_is_a_tree, auto, chances, ids
 
 from aded_local.drafting.auto import AutoDrafter
 from aded_local.drafting.evidence import N_ENTRIES, SEEN, SOFT, SOFT_ORDERS
-from aded_local.drafting.soft import soften
 from aded_local.drafting.statistics import COUNT_MASK, COUNT_SHIFT
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
 
@@ -23,11 +22,9 @@ def row(*pairs: tuple[int, float]) -> tuple[IntArray, FloatArray]:
 
 
 def show(drafter: AutoDrafter, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
-    """What a step shows, kept at once: ``observe`` keeps it, and would move the text on."""
+    """What a step shows, without its tokens, which would move the text on."""
     drafter.learn_distributions(tree, tokens, shares)
-    assert drafter._unsoftened is not None
-    soften(drafter.model, *drafter._unsoftened)
-    drafter._unsoftened = None
+    drafter.observe(ids())
 
 
 def said(drafter: AutoDrafter) -> set[int]:
@@ -168,3 +165,14 @@ def test_before_anything_was_said_there_is_nothing_to_learn_it_for() -> None:
     drafter = auto()
     show(drafter, EMPTY_TREE, *row((5, 1.0)))
     assert not drafter.model.soft.any()
+
+
+def test_what_was_shown_of_a_step_that_never_ended_is_forgotten() -> None:
+    drafter = AutoDrafter(n_vocab=1000)
+    drafter.begin(ids(1, 2, 3))
+    drafter.learn_distributions(EMPTY_TREE, *row((NEVER, 1.0)))
+    drafter.begin(ids(1, 2, 3, 4))
+    drafter.observe(ids(2, 3))
+    assert NEVER not in said(drafter)
+    drafter.observe(ids(4))
+    assert NEVER not in said(drafter)

@@ -64,6 +64,13 @@ PUCT_ROLLOUT_DEPTH: Final = 1
 """A rollout step costs an expansion here, a microsecond or two: few, short ones."""
 
 NO_COST: Final = np.zeros(1, np.float64)
+NOTHING: Final[tuple[IntArray, IntArray, IntArray, FloatArray]] = (
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int32),
+    np.zeros((0, 1), np.int32),
+    np.zeros((0, 1), np.float32),
+)
+"""In place of a verified tree and the target's likeliest tokens, where they were not read."""
 
 
 @kernel
@@ -112,6 +119,28 @@ def common_prefix(model: Predictor, tokens: IntArray) -> int:
         if model.history[(start + i) & mask] != tokens[i]:
             return i
     return int(n)
+
+
+@kernel
+def learn_step(
+    model: Predictor,
+    accepted: IntArray,
+    parents: IntArray,
+    drafted: IntArray,
+    tokens: IntArray,
+    shares: FloatArray,
+) -> None:
+    """Learn what the target said, then what it nearly said: one call, since after a pass of a large model every call
+    finds its code and data gone from the caches.
+
+    Args:
+        accepted: int32 ``(m,)``.
+        parents, drafted: the verified tree, int32 ``(n,)``.
+        tokens, shares: as for ``soft.soften``; without rows where nothing was read.
+    """
+    contexts = contexts_of(model, parents, drafted)
+    learn(model, accepted)
+    soften(model, contexts, tokens, shares)
 
 
 class AutoDrafter:
@@ -164,7 +193,7 @@ class AutoDrafter:
         state[COPY_AT] = state[RESUME_AT] = -1
         state[N_VOCAB] = self.n_vocab
         self._rng = np.array([self._seed], np.uint64)
-        self._unsoftened: tuple[npt.NDArray[np.uint64], IntArray, FloatArray] | None = None
+        self._nearly_said = NOTHING
         priors = blank_priors() if "priors" in self._without else shipped_priors()
         self.model = Predictor(
             memory=new_table(MEMORY_BITS),
@@ -189,7 +218,7 @@ class AutoDrafter:
     def reset_context(self) -> None:
         """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""
         end_conversation(self.model)
-        self._unsoftened = None
+        self._nearly_said = NOTHING
 
     def begin(self, tokens: IntArray) -> None:
         """Take ``tokens``, int32 ``(n,)``, as the context so far; learn those that are new."""
@@ -198,6 +227,7 @@ class AutoDrafter:
         held = int(state[HEAD] - state[START])
         common = int(common_prefix(self.model, tokens))
         state[N_NODES] = 0
+        self._nearly_said = NOTHING
         if held == 0 or common < SAME_CONTEXT * held:
             self.reset_context()
             common = 0
@@ -251,14 +281,12 @@ class AutoDrafter:
 
     def observe(self, accepted: IntArray) -> None:
         """Judge predictions by, then count, the tokens the target emitted in this step; see ``Drafter``."""
-        learn(self.model, accepted)
-        if self._unsoftened is not None:
-            soften(self.model, *self._unsoftened)
-            self._unsoftened = None
+        nearly_said, self._nearly_said = self._nearly_said, NOTHING
+        learn_step(self.model, accepted, *nearly_said)
 
     def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
         """Keep what the target would have said after the last token and each node, once this step is learnt."""
-        self._unsoftened = (contexts_of(self.model, tree.parents, tree.tokens), tokens, shares)
+        self._nearly_said = (tree.parents, tree.tokens, tokens, shares)
 
     def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
         """Learn earlier conversations, oldest first: see ``Drafter``.
@@ -273,7 +301,7 @@ class AutoDrafter:
             if not continues:
                 self.model.state[ASKED] = self.model.state[HEAD]
             if left <= TAUGHT_TOKENS:
-                learn(self.model, answer)
+                learn_step(self.model, answer, *NOTHING)
             else:
                 read(self.model, answer)
             left -= len(answer)

@@ -337,7 +337,7 @@ class Context:
         """
         n = self._n_verified
         first = lib.llama_get_logits_ith(self._handle, 0) if n else None
-        last = lib.llama_get_logits_ith(self._handle, n - 1) if n else None
+        last = lib.llama_get_logits_ith(self._handle, n - 1) if n > 1 else first
         if not first or not last:
             raise DeviceError(f"llama.cpp kept no logits for {n} verified rows")
         address = ctypes.addressof(first.contents)
