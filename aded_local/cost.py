@@ -60,6 +60,9 @@ PROBE_SECONDS = 3.0
 ROUNDS = 5
 """Repetitions per size where time allows; the median counts."""
 
+MOST_SECONDS = 1e6
+"""A file that claims that a pass takes longer is damaged."""
+
 SIGHTINGS = 2
 """Starts at which the curve is measured: the first may have been at a busy moment."""
 
@@ -181,9 +184,12 @@ class CostCurve:
             or base[1:].min() <= 0
         ):
             raise ValueError("not a cost curve")
-        if not np.isfinite(per_cell).all() or not measured:
+        if not np.isfinite(per_cell).all() or abs(per_cell).max() > 1.0 or base.max() > MOST_SECONDS:
             raise ValueError("not a cost curve")
-        return cls(measured, base, per_cell, exact, fills, int(cast(int, data.get("sightings", 1))))
+        if 1 not in measured or not all(1 <= n <= LARGEST_BATCH for n in [*measured, *(exact or [1])]):
+            raise ValueError("not a cost curve")
+        sightings = min(max(int(cast(int, data.get("sightings", 1))), 1), SIGHTINGS)
+        return cls(measured, base, per_cell, exact, fills, sightings)
 
     @property
     def steps_seen(self) -> int:

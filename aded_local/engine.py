@@ -19,6 +19,7 @@ from aded_local.store.phrases import kept_phrase_table
 from aded_local.store.static import open_static
 from aded_local.target import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
 from aded_local.target.context import SMALLEST_CONTEXT
+from aded_local.target.interrupts import not_dropped
 from aded_local.tuning import Tuner
 
 PRESETS = ("auto", "paper", "off")
@@ -283,23 +284,24 @@ def _open_context(
         curve = tuner.curve(target)
         if not kernels_are_kept():
             progress("compiling the drafter (once per installation)")
-        drafter = make_drafter(
-            options.draft,
-            n_vocab=model.n_vocab,
-            static=None if options.store is None else _static_table(options.store, model),
-            phrases=_phrases(model, notice) if options.draft == "auto" else None,
-        )
-        if memory is not None:
-            _recall(memory, drafter, model.n_vocab, notice)
-        planner = make_planner(
-            options.draft,
-            drafter,
-            curve,
-            chain_only=options.exact or target.drafting_shape == "chain",
-            largest=target.largest_draft,
-            exact=options.exact,
-            top_k=options.top_k,
-        )
+        with not_dropped():
+            drafter = make_drafter(
+                options.draft,
+                n_vocab=model.n_vocab,
+                static=None if options.store is None else _static_table(options.store, model),
+                phrases=_phrases(model, notice) if options.draft == "auto" else None,
+            )
+            if memory is not None:
+                _recall(memory, drafter, model.n_vocab, notice)
+            planner = make_planner(
+                options.draft,
+                drafter,
+                curve,
+                chain_only=options.exact or target.drafting_shape == "chain",
+                largest=target.largest_draft,
+                exact=options.exact,
+                top_k=options.top_k,
+            )
         engine = Engine(target, planner, curve, tuner, options, notice, memory)
         if options.exact and target.largest_draft and engine.largest_draft == 0:
             notice(

@@ -72,6 +72,8 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
         importlib.metadata.version("llama-cpp-python"),
         settings.n_threads,
         n_gpu_layers,
+        # A small context is measured at fewer cells, and exact at those alone.
+        min(settings.n_ctx, Probe.LARGEST_ROOM),
     )
     name = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     return cache_folder() / "measurements" / f"{name}.json"
@@ -85,7 +87,9 @@ class Measurements:
         self.curves: dict[str, CostCurve] = {}
         self.winners: dict[str, str] = {}
         self._told = False
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(
+            OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError
+        ):
             data = json.loads(path.read_text())
             if data["format"] == FORMAT:
                 self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
@@ -160,6 +164,7 @@ class Tuner:
         )
         self._goal = "exact" if exact else "fast"
         self._free = len(self._candidates) > 1
+        self._exactness: dict[str, tuple[list[int], list[int]]] = {}
         self.kept = Measurements(measurements_path(model, wanted, n_gpu_layers))
 
     def open(self) -> Target:
@@ -173,7 +178,8 @@ class Tuner:
         winner = names.get(self.kept.winners.get(self._goal, "")) if self._free else self._candidates[0]
         if winner is not None:
             return self._opened(winner)
-        self._progress("finding the fastest attention for this machine (once per model)")
+        goal = "with the most exact batch sizes" if self._exact else "that is fastest"
+        self._progress(f"finding the attention {goal} on this machine (once per model)")
         best: tuple[float, tuple[bool, str]] | None = None
         failure: DeviceError | None = None
         for candidate in self._candidates:
@@ -211,7 +217,8 @@ class Tuner:
             seconds = sum(times.values())
             if not self._exact:
                 return seconds
-            sizes, _ = probe.exactness()
+            sizes, fills = probe.exactness()
+            self._exactness[setting_name(*candidate)] = sizes, fills
             kept = sum(1 for n in sizes if n <= EXACT_SIZES_THAT_MATTER)
             return (EXACT_SIZES_THAT_MATTER - kept) * 1e6 + seconds
         finally:
@@ -232,7 +239,7 @@ class Tuner:
             fresh = True
         if self._exact and curve.exact is None:
             self._progress("probing which batch sizes are exact (once per model)")
-            curve.exact, curve.exact_fills = probe.exactness()
+            curve.exact, curve.exact_fills = self._exactness.get(name) or probe.exactness()
             fresh = True
         self.kept.curves[name] = curve
         if fresh:

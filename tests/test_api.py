@@ -251,6 +251,13 @@ def test_a_pass_is_measured_at_two_starts_and_nothing_at_the_third(tiny: dict[st
     assert said[2] == []
 
 
+def test_what_a_small_context_measured_is_not_taken_for_a_larger_one(tiny: dict[str, Path]) -> None:
+    """It has fewer cells, and a batch size that is exact there may not be exact at more."""
+    for n_ctx in (256, 1024):
+        with LocalADED(tiny["llama"], n_ctx=n_ctx, n_threads=1, exact=True, on_progress=str) as llm:
+            assert (max(llm.description()["exact_probed_at_cells"]) > 256) == (n_ctx == 1024)
+
+
 def test_spoilt_measurements_are_made_again(tiny: dict[str, Path], tmp_path: Path) -> None:
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1):
         pass

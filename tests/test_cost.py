@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -89,10 +90,17 @@ def test_a_first_measurement_at_a_busy_moment_is_put_right_at_the_second_start()
         assert both.sightings == 2 and both.exact == earlier.exact
 
 
-@pytest.mark.parametrize("broken", [{"base": [1.0]}, {"base": "x"}, {"measured": None}, {"base": [0.0] * 65}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"base": [1.0]}, {"base": "x"}, {"base": [0.0] * 65}, {"base": [10**400] * 65}, {"base": [1e300] * 65},
+        {"per_cell": [1e308] * 65}, {"measured": None}, {"measured": [1, 999]}, {"measured": [-5]},
+        {"measured": [1, math.inf]}, {"exact": [-5]}, {"exact": [1, 10**6]}, {"sightings": math.inf},
+    ],
+)  # fmt: skip
 def test_a_broken_curve_is_refused(broken: dict[str, object]) -> None:
     data = from_measurements(JAGGED, {}, 0).to_dict() | broken
-    with pytest.raises((ValueError, TypeError, KeyError)):
+    with pytest.raises((ValueError, TypeError, KeyError, ArithmeticError)):
         CostCurve.from_dict(data)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 
 import pytest
 
-from aded_local.target.interrupts import held_back
+from aded_local.target.interrupts import held_back, not_dropped
 
 
 def test_an_interrupt_takes_effect_when_the_block_has_ended() -> None:
@@ -35,3 +36,21 @@ def test_whoever_handles_interrupts_gets_it_and_keeps_handling_them() -> None:
 def test_an_error_inside_is_not_hidden() -> None:
     with pytest.raises(ValueError, match="inside"), held_back():
         raise ValueError("inside")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interrupt_dropped_in_a_callback_takes_effect_when_the_block_ends_or_fails(
+    fails: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), not_dropped():
+        callback()
+        if fails:
+            raise RuntimeError("half done")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capfd.readouterr().err == ""
+
+
+def test_without_an_interrupt_a_failure_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError), not_dropped():
+        raise RuntimeError("another reason")

@@ -9,13 +9,14 @@ anew in every process, which takes seconds and changes nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import config
@@ -43,7 +44,9 @@ def writable_cache_folder() -> str | None:
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder()) / f"kernels-{sources_fingerprint()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # an empty file fits on a full disk
+            file.flush()
             remove_old(folder)
             return str(folder)
     except OSError:
@@ -71,4 +74,30 @@ def kernel(function: Function) -> Function:
         compiled = numba.njit(function, nogil=True)
     finally:
         config.CACHE_DIR = before
+    if CACHE_FOLDER is not None:
+        forgive(getattr(compiled, "_cache", None))
     return cast(Function, compiled)
+
+
+def forgive(cache: Any) -> None:
+    """Make a kernel's cache one that fails softly: what cannot be read is compiled anew, what cannot be kept is not.
+
+    Numba lets a full disk, or an index that a power cut left empty, end the program.
+    """
+    if cache is None:
+        return
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_or_compile(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:  # whatever unpickling damaged bytes may raise
+            with contextlib.suppress(Exception):
+                cache.flush()
+            return None
+
+    def save_or_leave(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    cache.load_overload, cache.save_overload = load_or_compile, save_or_leave

@@ -1,15 +1,18 @@
-"""Ctrl-C while llama.cpp works and logs.
+"""Ctrl-C while llama.cpp works and logs, or kernels are compiled.
 
 Python delivers an interrupt at its next bytecode, and while a model loads that may be in llama.cpp's log callback,
-where ctypes can only print and drop it.
+where ctypes can only print and drop it. Numba's compiler has such callbacks too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -30,3 +33,43 @@ def held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
         if came:
             previous(signal.SIGINT, None)
+
+
+@contextlib.contextmanager
+def not_dropped() -> Iterator[None]:
+    """Let an interrupt take effect at once where it can, and else as soon as the block fails for it or ends.
+
+    For a block that takes long and may be left half done: compiling. Where somebody else handles interrupts, or in
+    another thread, this does nothing.
+    """
+    previous = signal.default_int_handler
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not previous
+    ):
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        previous(number, frame)
+
+    def say(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            say_before(dropped)
+
+    say_before = sys.unraisablehook
+    signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = say
+    try:
+        yield
+    except Exception as failure:
+        if came:
+            raise KeyboardInterrupt from failure
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        sys.unraisablehook = say_before
+    if came:
+        raise KeyboardInterrupt
