@@ -141,12 +141,13 @@ class CostCurve:
         """What two measurements at different times agree on: of each size the cheaper.
 
         Another process only ever makes a pass dearer, and sizes that look too dear are never drafted, so that no
-        real step would put them right. Exactness, and measured sizes, are this curve's.
+        real step would put them right. Exactness, and measured sizes, are this curve's. To be asked before real
+        steps refine either.
         """
         quieter = self if self.base[1] <= other.base[1] else other
         return CostCurve(
             self.measured,
-            np.minimum(self.base * self._correction, other.base),
+            np.minimum(self.base, other.base),
             quieter.per_cell,
             self.exact,
             self.exact_fills,

@@ -155,8 +155,10 @@ class Engine:
         return found
 
     def _draft_shape(self) -> str:
-        if self.options.draft == "off" or not self.options.exact:
-            return self.target.drafting_shape if self.options.draft != "off" else "off"
+        if self.options.draft == "off":
+            return "off"
+        if not self.options.exact:
+            return self.target.drafting_shape
         return "chain" if self.largest_draft else "none"
 
     @property

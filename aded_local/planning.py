@@ -139,7 +139,8 @@ ROOT_ROW: Final = np.zeros(1, np.int32)
 """The batch rows of a plain step."""
 
 TOP_K_SHARE_LIMIT: Final = 0.01
-"""Reading and learning the target's likeliest tokens may take this share of a plain pass per step. Chosen, not tuned:
+"""Reading the target's likeliest tokens may take this share of a plain pass per step; learning them is part of the
+step's one kernel call. Chosen, not tuned:
 small beside the margin that a draft must promise (``budget.MARGIN``)."""
 
 TOP_K_RATE: Final = 0.1

@@ -238,8 +238,11 @@ class Tuner:
             curve = curve.seen_again(probe.curve())
             fresh = True
         if self._exact and curve.exact is None:
-            self._progress("probing which batch sizes are exact (once per model)")
-            curve.exact, curve.exact_fills = self._exactness.get(name) or probe.exactness()
+            found = self._exactness.get(name)
+            if found is None:
+                self._progress("probing which batch sizes are exact (once per model)")
+                found = probe.exactness()
+            curve.exact, curve.exact_fills = found
             fresh = True
         self.kept.curves[name] = curve
         if fresh:

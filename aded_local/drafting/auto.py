@@ -39,9 +39,9 @@ from aded_local.drafting.statistics import Table, claim_pages, new_table
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 MEMORY_BITS: Final = 23
-"""Slots for everything seen: 32 MB when full, some 100,000 tokens of text."""
+"""Slots for everything seen: 64 MB, a third full after 620,000 tokens of chats."""
 CONTEXT_BITS: Final = 18
-"""Slots for this conversation: 8 MB when full."""
+"""Slots for this conversation and those related to it: 2 MB."""
 SOFT_BITS: Final = 17
 """Entries for what the target would have said: 1 MB, some 5,000 verified nodes."""
 HISTORY_BITS: Final = 20

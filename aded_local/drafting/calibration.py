@@ -36,7 +36,8 @@ TRUST: Final = 30.0
 """Candidates that the shipped curves count for."""
 
 GROUPS: Final = 2 * DEPTHS
-"""How deep x whether it continues a passage. With all classes apart long copies are twice as far from calibrated."""
+"""How deep x whether it continues a passage. With all classes apart the error on edits of code is 1.4 to
+1.8 times as large."""
 SHIFT_TRUST: Final = 1.0
 """What the start at no shift counts for, in units of information (a candidate of probability p tells p (1 - p))."""
 MOST_INFORMATION: Final = 20.0

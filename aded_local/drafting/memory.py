@@ -42,7 +42,7 @@ NODE = np.dtype(
         ("kind", np.int32),  # class of its calibration
         ("copy_at", np.int64),
         ("resume_at", np.int64),
-        ("mixed", np.float64),  # probability given the parent, before calibration
+        ("mixed", np.float64),  # log-odds given the parent, before calibration
         ("conditional", np.float64),  # probability given the parent
         ("path", np.float64),  # product of the conditionals down to here
         ("value", np.float64),
