@@ -22,7 +22,6 @@ from aded_local.errors import (
     BusyError,
     ContextOverflowError,
     EmptyPromptError,
-    ModelNotFoundError,
     OptionError,
     PromptError,
 )
@@ -58,7 +57,8 @@ class LocalADED:
     """A GGUF that answers, with drafting.
 
     Args:
-        model_path: the GGUF; None loads the built-in model.
+        model_path: the GGUF, or a model's name, ``smollm2`` or ``builtin`` (a ``Path`` is never a name). None
+            loads SmolLM2 where it is installed, else the built-in model, with a notice.
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
         exact: keep to batch sizes whose logits equal one-token decoding to the last bit, and to chains.
@@ -131,8 +131,13 @@ class LocalADED:
             store=None if store is None else Path(store).expanduser(),
             top_k=top_k_learning,
         )
-        path = builtin_model() if model_path is None else Path(model_path).expanduser()
-        self._engine = open_engine(path, options, on_progress or _quiet, on_notice or _warn)
+        from aded_models import find
+
+        notice = on_notice or _warn
+        found = find(model_path)
+        if found.note is not None:
+            notice(found.note)
+        self._engine = open_engine(found.path, options, on_progress or _quiet, notice)
         self._target = self._engine.target
         self._model = self._engine.model
         self._planner: Planner = self._engine.planner
@@ -494,19 +499,3 @@ def _check_range(name: str, value: int | None, low: int, high: int) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise OptionError(f"{name} is {value}; it must be a whole number from {low} to {high}")
-
-
-def builtin_model() -> Path:
-    """The built-in model's file.
-
-    Raises:
-        ModelNotFoundError: it is not installed.
-    """
-    try:
-        from aded_models import builtin_path
-
-        return Path(builtin_path())
-    except (ImportError, FileNotFoundError) as error:
-        raise ModelNotFoundError(
-            "the built-in model is not installed; reinstall aded-local, or name a GGUF file"
-        ) from error

@@ -2,7 +2,7 @@
 
     ADEDError
     ├── ModelError            the GGUF cannot be used
-    │   ├── ModelNotFoundError    no such file, a folder, or the built-in model is not installed
+    │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
     │   ├── ModelFormatError      not a GGUF, truncated, or inconsistent
     │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
     ├── PromptError           the prompt cannot be answered
@@ -27,7 +27,7 @@ class ModelError(ADEDError):
 
 
 class ModelNotFoundError(ModelError):
-    """There is no model file at the given path, or the built-in model is not installed."""
+    """There is no model file at the given path, or the named model is not installed."""
 
 
 class ModelFormatError(ModelError):

@@ -326,17 +326,6 @@ def test_truncated_anywhere_a_model_is_refused_and_the_process_lives(
             LocalADED(cut)
 
 
-def test_a_missing_built_in_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import aded_models
-
-    def gone() -> Path:
-        raise FileNotFoundError("tldr-chat-q8_0.gguf")
-
-    monkeypatch.setattr(aded_models, "builtin_path", gone)
-    with pytest.raises(ModelNotFoundError, match="reinstall"):
-        LocalADED()
-
-
 def test_leaving_the_block_ends_a_half_read_answer_and_hides_no_error(tiny: dict[str, Path]) -> None:
     with pytest.raises(KeyError), LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
         stream = llm.stream(PROMPT, max_tokens=50)

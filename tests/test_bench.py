@@ -19,7 +19,6 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-import aded_models
 from aded_bench.main import main
 from aded_bench.options import finish
 from aded_bench.results import ResultFile, provenance, resume, source_hash
@@ -363,22 +362,19 @@ def test_where_the_result_goes_is_looked_at_first(tmp_path: Path) -> None:
 
 
 def test_a_missing_built_in_model_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone() -> Path:
-        raise aded_models.BuiltinModelMissing("tldr-chat-q8_0.gguf")
-
-    monkeypatch.setattr(aded_models, "builtin_path", gone)
-    result = CliRunner().invoke(main, ["lossless", "--prompts", "1"])
+    monkeypatch.setattr("aded_models.builtin.TARGET_FILE", "absent.gguf")
+    result = CliRunner().invoke(main, ["lossless", "builtin", "--prompts", "1"])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert "reinstall" in result.stderr
+    assert "Reinstall" in result.stderr
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["lossless", "--prompts", "1", "--json", "/absent/folder/x.json"],
-        ["lossless", "--temps", "hot"],
-        ["lossless", "--draft", "off"],
-        ["lossless", "--prompts", "9000"],
+        ["lossless", "builtin", "--prompts", "1", "--json", "/absent/folder/x.json"],
+        ["lossless", "builtin", "--temps", "hot"],
+        ["lossless", "builtin", "--draft", "off"],
+        ["lossless", "builtin", "--prompts", "9000"],
         ["lossless", "absent.gguf"],
     ],
 )

@@ -600,8 +600,9 @@ def test_auto_without_top_k_learning_opens_the_same_preset(monkeypatch: pytest.M
 
 def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
-    arguments = ["run", "--prompts", "2", "--warm", "1", "--repeat", "1", "-n", "8", "-t", "1", "-c", "512"]
-    result = CliRunner().invoke(main, [*arguments, "--llama-server", str(stand_in), "--json", str(out)])
+    arguments = ["--prompts", "2", "--warm", "1", "--repeat", "1", "-n", "8", "-t", "1", "-c", "512"]
+    arguments = ["run", "builtin", *arguments, "--llama-server", str(stand_in), "--json", str(out)]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())
     assert found["kind"] == "run" and found["complete"]
@@ -625,8 +626,9 @@ REAL = os.environ.get("ADED_LLAMA_SERVER")
 def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     methods = ",".join(("off", *SERVER_METHODS))
-    arguments = ["run", "--prompts", "3", "--repeat", "1", "-n", "16", "-t", "1", "--methods", methods]
-    result = CliRunner().invoke(main, [*arguments, "--llama-server", str(REAL), "--json", str(out)])
+    arguments = ["--prompts", "3", "--repeat", "1", "-n", "16", "-t", "1", "--methods", methods]
+    arguments = ["run", "builtin", *arguments, "--llama-server", str(REAL), "--json", str(out)]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())
     assert found["missing"] == {}
@@ -647,7 +649,7 @@ def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:
-    result = CliRunner().invoke(main, ["run", *arguments])
+    result = CliRunner().invoke(main, ["run", "builtin", *arguments])
     assert result.exit_code == 2
     assert result.stderr.startswith("aded-bench: ")
     assert result.stderr.count("\n") == 1

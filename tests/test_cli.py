@@ -532,6 +532,7 @@ def test_the_built_in_model_answers(tmp_path: Path) -> None:
             sys.executable,
             "-m",
             "aded_cli.chat",
+            "builtin",
             "--json",
             "--temp",
             "0",

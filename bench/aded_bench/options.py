@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from aded_local.errors import StoreError
+from aded_models import find
 
 PROGRAM = "aded-bench"
 EXIT_BAD_INPUT = 2
@@ -16,17 +18,32 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 PATH = click.Path(path_type=Path)
 
 
+class ModelFile(click.Path):
+    """The path of a GGUF, or a model by its name (see ``aded_models.find``)."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The file. Raises ModelNotFoundError where no model of that name is installed."""
+        return find(value).path
+
+
+GGUF = ModelFile()
+
+
 def model_path(given: Path | None) -> Path:
-    """The model given, else the built-in one.
+    """The model given, else the one that any program takes; with a line on standard error where that knows little.
 
     Raises:
-        ModelNotFoundError: that is not installed.
+        ModelNotFoundError: no model is installed.
     """
     if given is not None:
         return given
-    from aded_local.api import builtin_model
-
-    return builtin_model()
+    found = find()
+    if found.note is not None:
+        click.echo(f"{PROGRAM}: {found.note}", err=True)
+    return found.path
 
 
 def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -34,7 +51,7 @@ def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-MODEL = click.argument("model", required=False, type=PATH, metavar="[MODEL.gguf]")
+MODEL = click.argument("model", required=False, type=GGUF, metavar="[MODEL]")
 N_PREDICT = click.option(
     "-n",
     "--predict",

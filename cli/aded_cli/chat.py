@@ -49,9 +49,10 @@ class OneLineCommand(click.Command):
 def main(**given: Any) -> int:
     """Chat with a GGUF model, faster where drafts pay and never different in what is said.
 
-    MODEL is the path of a GGUF file; without it the small built-in model answers questions about shell
-    commands. In the chat, /help lists the commands. With -p, or text on standard input, one answer is
-    printed, and nothing else goes to standard output.
+    MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed, or
+    builtin, which answers questions about shell commands. Without MODEL, smollm2 answers where it is
+    installed, else builtin. In the chat, /help lists the commands. With -p, or text on standard input, one
+    answer is printed, and nothing else goes to standard output.
     """
     if sys.stdout is None:
         display.error("standard output is closed, so there is nowhere to write an answer; leave it open")

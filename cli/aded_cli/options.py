@@ -58,7 +58,7 @@ class Settings:
     """One command line, checked.
 
     Attributes:
-        model: path of a GGUF; None is the built-in model.
+        model: path or name of a model; None leaves it to the engine.
         engine: keyword arguments of LocalADED besides the model's path.
         sampling: keyword arguments of each generation; only what was given on the command line.
         prompt: the parts given with -p, in order, possibly ``STDIN``.
@@ -100,7 +100,7 @@ class Settings:
                 f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
             )
         if given["model"] == "":
-            raise click.UsageError("MODEL is an empty string: leave it out for the built-in model")
+            raise click.UsageError("MODEL is an empty string: give a path or a name, or leave it out")
         engine = {
             name: given[name]
             for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")

@@ -8,11 +8,13 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from aded_local.errors import ModelNotFoundError
+
 TARGET_FILE = "tldr-chat-q8_0.gguf"
 DRAFT_FILE = "tldr-draft-q8_0.gguf"
 
 
-class BuiltinModelMissing(FileNotFoundError):
+class BuiltinModelMissing(ModelNotFoundError):
     """A packaged model file is not where it should be; the message says how to get it."""
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from aded_bench.options import PATH, model_path
+from aded_bench.options import GGUF
+from aded_models import BUILTIN, find
 
 
 @click.command("body")
-@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="[MODEL.gguf] OUT.gguf")
+@click.argument("paths", nargs=-1, required=True, metavar="[MODEL] OUT.gguf")
 @click.option(
     "--shape",
     "shape_name",
@@ -34,19 +35,19 @@ from aded_bench.options import PATH, model_path
 @click.option("-t", "--threads", type=click.IntRange(1), help="For quantizing to q4_k_m.")
 @click.option(
     "--tokenizer",
-    type=PATH,
-    metavar="VOCAB.gguf",
+    type=GGUF,
+    metavar="VOCAB",
     help="No model: random weights and the tokenizer of this GGUF, for `replay --body`.",
 )
 def command(
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     shape_name: str,
     file_type: str,
     seed: int,
     threads: int | None,
     tokenizer: Path | None,
 ) -> None:
-    """Put a small Llama model (the built-in one) into a body of realistic size; it says the same.
+    """Put a small Llama model (the built-in one where none is named) into a body of realistic size; it says the same.
 
     For measuring where no large model can be had. Always label numbers made with it.
     """
@@ -54,12 +55,14 @@ def command(
     from aded_bench.progress import bytes_progress
 
     if len(paths) > 2:
-        raise click.UsageError("at most two files: MODEL.gguf OUT.gguf")
+        raise click.UsageError("at most two files: MODEL OUT.gguf")
     if tokenizer is not None and len(paths) == 2:
-        raise click.UsageError("a model brings its own tokenizer: give MODEL.gguf or --tokenizer")
+        raise click.UsageError("a model brings its own tokenizer: give MODEL or --tokenizer")
     if threads is not None and file_type != "q4_k_m":
         raise click.UsageError("-t is for --type q4_k_m; other types are written by one thread")
-    source, out = tokenizer or model_path(paths[0] if len(paths) == 2 else None), paths[-1]
+    # Built-in even where a better model is installed: that one has more layers than the smallest body.
+    source = tokenizer or find(paths[0] if len(paths) == 2 else BUILTIN).path
+    out = Path(paths[-1])
     shape = None if shape_name == SAME_SHAPE else SHAPES[shape_name]
     with bytes_progress(f"writing {out.name}") as progress:
         made = build(

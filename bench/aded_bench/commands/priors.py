@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aded_bench.options import PATH
+from aded_bench.options import GGUF, PATH
 
 if TYPE_CHECKING:
     from aded_bench.replay.traces import Trace
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(1), help="The first so many answers of each TRACE.")
 @click.option(
-    "--vocab", type=PATH, metavar="GGUF", help="Tokenizer.  [default: the one the trace names, in ../vocab]"
+    "--vocab", type=GGUF, metavar="MODEL", help="Tokenizer.  [default: the one the trace names, in ../vocab]"
 )
 def command(
     traces: tuple[Path, ...], out: Path, phrases_for: tuple[str, ...], limit: int | None, vocab: Path | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aded_bench.options import CONTEXT, JSON, PATH, SEED, THREADS, finish, listed
+from aded_bench.options import CONTEXT, GGUF, JSON, PATH, SEED, THREADS, finish, listed
 
 if TYPE_CHECKING:
     from aded_bench.replay.loop import Plan
@@ -67,7 +67,7 @@ CACHE_TYPES = ("f16", "q8_0", "bf16", "f32")
     help="Of each answer the first so many tokens, where a --body is slow.",
 )
 @click.option(
-    "--vocab", type=PATH, metavar="GGUF", help="Tokenizer.  [default: the one the trace names, in ../vocab]"
+    "--vocab", type=GGUF, metavar="MODEL", help="Tokenizer.  [default: the one the trace names, in ../vocab]"
 )
 @click.option(
     "--nodes",
@@ -98,8 +98,8 @@ CACHE_TYPES = ("f16", "q8_0", "bf16", "f32")
 @click.option("--ablate", is_flag=True, help="Replay auto without each of its parts in turn, too.")
 @click.option(
     "--body",
-    type=PATH,
-    metavar="MODEL.gguf",
+    type=GGUF,
+    metavar="MODEL",
     help="Really decode every tree on this model; the recorded token decides.",
 )
 @click.option("--attention", type=click.Choice(["off", "on"]), help="Of --body.  [default: the faster]")

@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Count what follows what in texts of yours.
 
-    MODEL is a GGUF that has the tokenizer, with or without weights; `builtin` is the built-in model's. Every
+    MODEL is a GGUF that has the tokenizer, with or without weights, or a name, builtin or smollm2. Every
     model with the same tokenizer can use the store. CORPUS is a file, a folder with all below it that is not
     hidden, or - for standard input. A name that ends in .jsonl holds a JSON object (or string) a line; all else
     is plain text. Both may be packed with gzip. Files that are no text are left out, and it is said how many.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--model",
     required=True,
     metavar="MODEL",
-    help="A GGUF with the store's tokenizer, or `builtin`: a store holds token ids and no vocabulary.",
+    help="A GGUF with the store's tokenizer, builtin or smollm2: a store holds token ids and no vocabulary.",
 )
 @click.option(
     "-o",

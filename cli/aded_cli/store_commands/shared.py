@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aded_cli import display
-from aded_local.errors import ModelNotFoundError, StoreError
+from aded_local.errors import StoreError
 
 if TYPE_CHECKING:
     from aded_local.store import ConversationMemory
@@ -23,9 +23,6 @@ EXIT_UNEXPECTED = 1
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
-
-BUILTIN = "builtin"
-"""As MODEL: the built-in model. A file of this name is ``./builtin``."""
 
 MOST_MEMORY = 1 << 16
 """MiB: more than any table uses."""
@@ -47,21 +44,15 @@ OUTPUT = click.option(
 
 
 def open_vocabulary(model: str) -> Vocabulary:
-    """The vocabulary of a GGUF, or of the built-in model.
+    """The vocabulary of a GGUF, or of a model by its name.
 
     Raises:
-        ModelError: there is no such file, or it has no sound vocabulary.
+        ModelError: there is no such file, no model of that name is installed, or it has no sound vocabulary.
     """
     from aded_local.target.vocabulary import Vocabulary
+    from aded_models import find
 
-    if model != BUILTIN:
-        return Vocabulary(Path(model))
-    from aded_models import BuiltinModelMissing, builtin_path
-
-    try:
-        return Vocabulary(builtin_path())
-    except BuiltinModelMissing as error:
-        raise ModelNotFoundError(str(error)) from error
+    return Vocabulary(find(model).path)
 
 
 def open_any(path: Path) -> StaticStore | ConversationMemory:

