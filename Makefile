@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export CMAKE_BUILD_PARALLEL_LEVEL
 
 # Prompt and model travel through the environment, unexpanded, so that quotes and dollar signs in them survive. Only the
@@ -68,20 +67,9 @@ $(VENV)/installed-train: pyproject.toml $(BIN)/python
 	@$(call install,.[train])
 	@touch $(VENV)/installed-run
 
-# Install $(1), editable, then leave the stamp. A compiler is asked for only while llama.cpp is not built.
+# Install $(1), editable, then leave the stamp.
 define install
-if ! $(BIN)/python -c 'from importlib.metadata import version; version("llama-cpp-python")' 2>/dev/null; then \
-  for cxx in "$$CXX" c++ g++ clang++; do \
-    if [ -n "$$cxx" ] && $$cxx --version >/dev/null 2>&1; then found=1; break; fi; \
-  done; \
-  if [ -z "$$found" ]; then \
-    echo 'No C++ compiler works here, and llama.cpp is built from source.' >&2; \
-    echo '  macOS: xcode-select --install    Debian/Ubuntu: sudo apt install g++    Fedora: sudo dnf install gcc-c++' >&2; \
-    exit 1; \
-  fi; \
-  echo 'Installing into $(VENV). Building llama.cpp takes about four minutes on two cores, once.' >&2; \
-fi; \
-$(PIP_INSTALL) --editable '$(1)' && touch $@
+$(PYTHON) .ci/install.py $(VENV) '$(1)' --with-model && touch $@
 endef
 
 $(BIN)/python:

