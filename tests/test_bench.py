@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from aded_bench.run import lossless, tasks
 from aded_bench.run.arms import Answer
 from aded_bench.run.lossless import parting
 from aded_bench.run.prompts import SHARES, split, suite
+from aded_bench.run.suites import SHELL, Conversation, load
 from aded_bench.summary import ratio_interval, summarize
 from aded_bench.tables import literal, print_lossless
 from aded_local.errors import OptionError, StoreError
 
 DESCRIPTION = {
-    "context": 512, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu"
+    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu"
 }  # fmt: skip
 
 
@@ -40,9 +41,6 @@ class FakeLocal:
 
     def description(self) -> dict[str, Any]:
         return DESCRIPTION
-
-    def chat_tokens(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        return list(messages[-1]["content"].encode())
 
     def end_tokens(self) -> frozenset[int]:
         return frozenset({0})
@@ -57,6 +55,13 @@ class FakeArm:
         self.name, self.log, self.llm = name, log, FakeLocal()
         self.wrong_at: int | None = None
         self.stop_after: int | None = None
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return list("|".join(message["content"] for message in messages).encode())
+
+    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
+        self.log.append(("history", bytes(prompt).decode()))
+        return f"<{len(prompt)}>"
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
         if self.stop_after is not None and len(self.log) >= self.stop_after:
@@ -106,8 +111,9 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def lossless_plan(model: Path) -> lossless.Plan:
-    return lossless.Plan(model, suite(10), ("auto", "paper"), (0.0, 0.8), 16, 0, exact=False)
+def lossless_plan(model: Path, talks: Sequence[Conversation] | None = None) -> lossless.Plan:
+    asked = load(SHELL, None, 10, 0, 0)[0] if talks is None else talks
+    return lossless.Plan(model, "shell", asked, ("auto", "paper"), (0.0, 0.8), 16, 0, exact=False)
 
 
 # --- prompts -------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ def test_conversations_end_with_the_user() -> None:
 
 
 def test_more_prompts_than_there_are_is_an_error() -> None:
-    with pytest.raises(OptionError, match="the built-in suite has"):
+    with pytest.raises(OptionError, match="the suite shell has"):
         suite(10_000)
 
 
@@ -174,6 +180,27 @@ def test_a_parting_names_position_candidates_and_logits(fakes: dict[str, Any], m
     assert first["difference"] == pytest.approx(0.02, abs=1e-5)
     assert first["margin"]["one"] == pytest.approx(-0.01, abs=1e-5)
     assert first["within_rounding"] is True
+
+
+def test_later_turns_are_asked_after_plain_decodings_answers(
+    fakes: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    talks = [Conversation("a", "c", (), ("one", "two")), Conversation("b", "c", (), ("x" * 5000,))]
+    plan, steps, file = lossless_plan(model, talks), list[str](), ResultFile(tmp_path / "result.json")
+    result = lossless.run(plan, file, steps.append)
+    assert [row["total"] for row in result["comparisons"]] == [2, 2, 2, 2, 2]
+    assert {what for name, what in fakes["log"] if name == "off"} >= {"one", "one|<3>|two"}
+    assert [(row["id"], row["kind"], row["text"]) for row in result["prompts"]] == [
+        ("a/1", "c", "one"),
+        ("a/2", "c", "two"),
+    ]
+    assert list(result["skipped"]) == ["b"] and "5000 tokens" in result["skipped"]["b"]
+    assert len(steps) == lossless.total_steps(plan) - 7  # two presets and off, two temperatures, and the peer
+    fakes["log"].clear()
+    assert lossless.run(plan, file)["histories"] == {"a/1": "<3>"}
+    assert [what for _, what in fakes["log"] if what != "close"] == []  # nothing is asked twice
+    with pytest.raises(OptionError, match="no prompt can be answered"):
+        lossless.run(lossless_plan(model, talks[1:]), ResultFile(None))
 
 
 def test_an_answer_that_ends_earlier_chose_the_end_token() -> None:

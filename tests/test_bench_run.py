@@ -119,9 +119,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def plan(model: Path, **changes: Any) -> bench.Plan:
-    measured, warming = suites.load(suites.BUILTIN, None, 4, 6, 0)
+    measured, warming = suites.load(suites.SHELL, None, 4, 6, 0)
     given = {"methods": ("off", "auto", PEER), "measured": measured, "warming": warming} | changes
-    return bench.Plan(model=model, suite="builtin", max_tokens=16, repeat=2, seed=0, **given)
+    return bench.Plan(model=model, suite="shell", max_tokens=16, repeat=2, seed=0, **given)
 
 
 def asked(fakes: dict[str, Any], name: str) -> list[str]:
@@ -264,8 +264,8 @@ def test_other_prompts_under_the_same_name_are_another_run(
 ) -> None:
     file = ResultFile(tmp_path / "run.json")
     bench.run(plan(model), file)
-    others = suites.warming(suites.BUILTIN, None, 6, 1, without=[])
-    for change in ({"warming": others}, {"warm_suite": "builtin"}):
+    others = suites.warming(suites.SHELL, None, 6, 1, without=[])
+    for change in ({"warming": others}, {"warm_suite": "shell"}):
         with pytest.raises(OptionError, match="other settings"):
             bench.run(plan(model, **change), file)
 

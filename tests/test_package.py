@@ -58,7 +58,7 @@ def test_models_and_all_modules_are_shipped(built: Path) -> None:
         ("bench", "aded_bench"),
     ):
         source = ROOT / folder / package
-        for pattern in ("**/*.py", "data/*.gguf"):
+        for pattern in ("**/*.py", "data/*.gguf", "run/*.jsonl"):
             for file in source.glob(pattern):
                 assert (built / package / file.relative_to(source)).is_file(), file
 

@@ -72,6 +72,15 @@ SEED = click.option(
     show_default=True,
     help="Of the suite's prompts and of sampling.",
 )
+SUITE = click.option(
+    "--suite",
+    metavar="NAME|FILE",
+    help="chat, shell, spec-bench, or JSONL of prompts or conversations."
+    "  [default: shell for the built-in model, chat for others]",
+)
+DATA = click.option(
+    "--data", type=PATH, metavar="FILE", help="Spec-Bench's question.jsonl, for --suite spec-bench."
+)
 JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
 
 

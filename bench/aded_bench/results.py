@@ -32,7 +32,7 @@ memory that happened to be free (one that was asked for is in the settings)."""
 
 CONTENT: dict[str, dict[str, type]] = {
     "run": {"runs": list, "histories": dict},
-    "lossless": {"answers": dict},
+    "lossless": {"answers": dict, "histories": dict},
     "curve": {"curves": list},
     "replay": {"rows": list, "peers": dict},
 }

@@ -47,6 +47,12 @@ def print_missing(result: dict[str, Any], out: Console) -> None:
         out.print(f"missing: {literal(what)}: {literal(why)}", soft_wrap=True)
 
 
+def print_skipped(result: dict[str, Any], out: Console) -> None:
+    """Prompts that could not be asked, and why."""
+    for prompt, why in result.get("skipped", {}).items():
+        out.print(f"skipped: {literal(prompt)}: {literal(why)}", soft_wrap=True)
+
+
 def print_lossless(result: dict[str, Any], out: Console) -> None:
     """Identical sequences by method, then where the others part."""
     table = Table("method", "against", "temperature", "identical", "crossing 512 cells", title=title(result))
@@ -58,6 +64,7 @@ def print_lossless(result: dict[str, Any], out: Console) -> None:
     if result["partings"]:
         out.print(_partings(result["partings"]))
     print_missing(result, out)
+    print_skipped(result, out)
 
 
 def _partings(rows: list[dict[str, Any]]) -> Table:

@@ -6,7 +6,21 @@ from pathlib import Path
 
 import click
 
-from aded_bench.options import CONTEXT, JSON, MODEL, N_PREDICT, SEED, THREADS, finish, listed, model_path
+from aded_bench.options import (
+    CONTEXT,
+    DATA,
+    JSON,
+    MODEL,
+    N_PREDICT,
+    SEED,
+    SUITE,
+    THREADS,
+    finish,
+    listed,
+    model_path,
+)
+
+SHELL_PROMPTS = 200  # where no number is given: short ones, and few that cross from one kernel to another
 
 
 def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
@@ -21,7 +35,14 @@ def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
 
 @click.command("lossless")
 @MODEL
-@click.option("--prompts", "count", default=200, show_default=True, type=click.IntRange(1), help="How many.")
+@SUITE
+@DATA
+@click.option(
+    "--prompts",
+    "count",
+    type=click.IntRange(1),
+    help=f"How many, evenly over categories.  [default: {SHELL_PROMPTS} of shell, all of another]",
+)
 @click.option("--exact", is_flag=True, help="Compare auto --exact with off --exact.")
 @click.option(
     "--draft",
@@ -48,7 +69,9 @@ def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
 @JSON
 def command(
     model: Path | None,
-    count: int,
+    suite: str | None,
+    data: Path | None,
+    count: int | None,
     exact: bool,
     presets: tuple[str, ...],
     temps: tuple[float, ...],
@@ -66,20 +89,27 @@ def command(
     from aded_bench.progress import steps_progress
     from aded_bench.results import ResultFile
     from aded_bench.run import lossless as bench
+    from aded_bench.run import suites
     from aded_bench.run.arms import check_methods
-    from aded_bench.run.prompts import suite
     from aded_bench.tables import console, print_lossless
 
+    suites.check_data(data, suite)
     presets = check_methods(presets, ("auto", "paper"))
+    model = model_path(model)
+    suite = suites.suite_for(suite, model)
+    if count is None and suite == suites.SHELL:
+        count = SHELL_PROMPTS
     plan = bench.Plan(
-        model=model_path(model),
-        prompts=suite(count, seed),
+        model=model,
+        suite=suites.short_name(suite),
+        conversations=suites.load(suite, data, count, 0, seed)[0],
         presets=presets,
         temperatures=temps,
         max_tokens=max_tokens,
         seed=seed,
         exact=exact,
         peer=peer,
+        inputs=suites.inputs((suite,), data),
         n_threads=threads,
         n_ctx=n_ctx,
     )

@@ -8,11 +8,13 @@ import click
 
 from aded_bench.options import (
     CONTEXT,
+    DATA,
     JSON,
     MODEL,
     N_PREDICT,
     PATH,
     SEED,
+    SUITE,
     THREADS,
     finish,
     listed,
@@ -22,21 +24,13 @@ from aded_bench.options import (
 
 @click.command("run")
 @MODEL
-@click.option(
-    "--suite",
-    default="builtin",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="builtin (for the built-in model), spec-bench, or JSONL of prompts or conversations.",
-)
-@click.option(
-    "--data", type=PATH, metavar="FILE", help="Spec-Bench's question.jsonl, for --suite spec-bench."
-)
+@SUITE
+@DATA
 @click.option(
     "--prompts",
     "count",
     type=click.IntRange(1),
-    help="How many, evenly over categories.  [default: 40 of builtin, all of a file]",
+    help="How many, evenly over categories.  [default: 40 of shell, all of another]",
 )
 @click.option(
     "--warm",
@@ -48,7 +42,7 @@ from aded_bench.options import (
 @click.option(
     "--warm-suite",
     metavar="NAME|FILE",
-    help="Where those come from; all of it (40 of builtin) without --warm.  [default: the suite itself]",
+    help="Where those come from; all of it (40 of shell) without --warm.  [default: the suite itself]",
 )
 @click.option(
     "--methods",
@@ -83,7 +77,7 @@ from aded_bench.options import (
 @JSON
 def command(
     model: Path | None,
-    suite: str,
+    suite: str | None,
     data: Path | None,
     count: int | None,
     warm: int,
@@ -113,15 +107,16 @@ def command(
     from aded_bench.tables import console
 
     file = ResultFile(json_path)
-    if data is not None and suites.SPEC_BENCH not in (suite, warm_suite):
-        raise click.UsageError(f"--data is for --suite {suites.SPEC_BENCH}; name another file with --suite")
+    suites.check_data(data, suite, warm_suite)
     chosen = ALL if methods == ("all",) else check_methods(methods, METHODS)
+    model = model_path(model)
+    suite = suites.suite_for(suite, model)
     measured, warming = suites.load(suite, data, count, 0 if warm_suite else warm, seed)
     if warm_suite:
+        warm_suite = suites.suite_for(warm_suite, model)
         warming = suites.warming(warm_suite, data, warm or None, seed, without=measured)
-    names = {name for name in (suite, warm_suite) if name and name != suites.BUILTIN}
     plan = bench.Plan(
-        model=model_path(model),
+        model=model,
         suite=suites.short_name(suite),
         measured=measured,
         warming=warming,
@@ -133,7 +128,7 @@ def command(
         temperature=temperature,
         fresh_each=fresh_each,
         server=inspect(llama_server) if llama_server else None,
-        inputs=tuple(suites.path_of(name, data) for name in sorted(names)),
+        inputs=suites.inputs((suite, warm_suite), data),
         n_threads=threads,
         n_ctx=n_ctx,
     )

@@ -171,7 +171,7 @@ class LocalArm:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation through the model's own chat template."""
-        return render(self, messages)
+        return list(self.llm.chat_tokens(messages))
 
     def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
         """The text plain decoding answers, for the turns that follow."""
@@ -368,11 +368,6 @@ def setup_of(model: Path, lead: LocalArm) -> Setup:
         n_gpu_layers=-1 if layers == "all" else int(layers),
         ends=lead.llm.end_tokens(),
     )
-
-
-def render(arm: LocalArm, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of a conversation through the model's own chat template."""
-    return list(arm.llm.chat_tokens(messages))
 
 
 def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

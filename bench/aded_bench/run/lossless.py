@@ -22,11 +22,10 @@ from aded_bench.run.arms import (
     Setup,
     lookup_setup,
     open_local,
-    render,
     setup_of,
 )
-from aded_bench.run.prompts import Prompt
-from aded_local.errors import DeviceError
+from aded_bench.run.suites import Conversation, Question, fingerprint, prepare
+from aded_local.errors import DeviceError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,16 +40,23 @@ LOGITS = "logits where answers part"
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare."""
+    """What to compare.
+
+    Attributes:
+        suite: its name, for the result.
+        inputs: files that decide the result.
+    """
 
     model: Path
-    prompts: Sequence[Prompt]
+    suite: str
+    conversations: Sequence[Conversation]
     presets: tuple[str, ...]
     temperatures: tuple[float, ...]
     max_tokens: int
     seed: int
     exact: bool
     peer: bool = True
+    inputs: tuple[Path, ...] = ()
     n_threads: int | None = None
     n_ctx: int | None = None
 
@@ -62,7 +68,9 @@ class Plan:
             "max_tokens": self.max_tokens,
             "seed": self.seed,
             "exact": self.exact,
-            "prompts": len(self.prompts),
+            "suite": self.suite,
+            "prompts": len(self.conversations),
+            "prompts_sha256": fingerprint(self.conversations),
             "n_threads": self.n_threads,
             "n_ctx": self.n_ctx,
         }
@@ -75,11 +83,20 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
     decides attention and cache type for all.
 
     Raises:
-        ADEDError: the model cannot be used, or ``file`` holds another run.
+        ADEDError: the model cannot be used, no prompt fits, or ``file`` holds another run.
     """
     answers: Answers = {}
     missing: dict[str, str] = {}
-    result: dict[str, Any] = {"kind": "lossless", "complete": False, "answers": answers, "missing": missing}
+    histories: dict[str, str] = {}
+    result: dict[str, Any] = {
+        "kind": "lossless",
+        "complete": False,
+        "suite": plan.suite,
+        "answers": answers,
+        "histories": histories,
+        "missing": missing,
+    }
+    questions: list[Question] = []
     first = open_local(
         plan.presets[0], plan.model, exact=plan.exact, n_threads=plan.n_threads, n_ctx=plan.n_ctx
     )
@@ -87,14 +104,26 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
     try:
         description = first.llm.description()
         setup = setup_of(plan.model, first)
-        rendered = {prompt.id: render(first, prompt.messages) for prompt in plan.prompts}
-        result["provenance"] = provenance(plan.settings(), model=plan.model, description=description)
-        if earlier := resume(file, "lossless", result["provenance"]):
+        here = provenance(plan.settings(), model=plan.model, description=description, inputs=plan.inputs)
+        if earlier := resume(file, "lossless", here):
             with taking_over(file):
                 answers |= {key: _checked(answer) for key, answer in earlier["answers"].items()}
+                histories |= {name: str(text) for name, text in earlier["histories"].items()}
+        result["provenance"] = here
+        questions, result["skipped"] = prepare(
+            first,
+            plan.conversations,
+            histories,
+            n_ctx=setup.n_ctx,
+            max_tokens=plan.max_tokens,
+            temperature=0.0,
+            seed=plan.seed,
+            step=step,
+        )
+        if not questions:
+            raise OptionError("no prompt can be answered: " + "; ".join(result["skipped"].values()))
         result["prompts"] = [
-            {"id": p.id, "kind": p.kind, "tokens": len(rendered[p.id]), "text": p.messages[-1]["content"]}
-            for p in plan.prompts
+            {"id": q.id, "kind": q.category, "tokens": len(q.tokens), "text": q.text} for q in questions
         ]
         for name, temperatures in _work(plan):
             try:
@@ -102,11 +131,11 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
                     arm.close()
                     arm = _open(plan, name, setup)
                 for temperature in temperatures:
-                    for index, prompt in enumerate(plan.prompts):
-                        key = _key(name, temperature, prompt)
+                    for index, question in enumerate(questions):
+                        key = _key(name, temperature, question)
                         if key not in answers:
-                            tokens, seed = rendered[prompt.id], plan.seed + index
-                            found = arm.answer(tokens, plan.max_tokens, temperature, seed)
+                            seed = plan.seed + index
+                            found = arm.answer(question.tokens, plan.max_tokens, temperature, seed)
                             answers[key] = {"tokens": found.tokens, "ended": found.ended}
                             file.save(result)
                         step(f"{name}, temperature {temperature:g}")
@@ -121,11 +150,11 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
         arm.close()
     if "provenance" not in result:
         raise KeyboardInterrupt
-    compare(plan, result, rendered)
+    compare(plan, result, questions)
     # Saved before the partings are looked at: another decoder is loaded for that, and it may fail.
     file.save(result, now=True)
     try:
-        explain(plan, result, rendered, setup)
+        explain(plan, result, questions, setup)
     except KeyboardInterrupt:
         complete = False
     except PEER_FAILURES as error:
@@ -136,8 +165,10 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
 
 
 def total_steps(plan: Plan) -> int:
-    """How often ``run`` calls ``step``."""
-    return sum(len(temperatures) for _, temperatures in _work(plan)) * len(plan.prompts)
+    """How often ``run`` calls ``step``, if no prompt is left out."""
+    questions = sum(len(conversation.turns) for conversation in plan.conversations)
+    histories = questions - len(plan.conversations)
+    return histories + sum(len(temperatures) for _, temperatures in _work(plan)) * questions
 
 
 def _work(plan: Plan) -> list[tuple[str, tuple[float, ...]]]:
@@ -146,8 +177,8 @@ def _work(plan: Plan) -> list[tuple[str, tuple[float, ...]]]:
     return [(name, plan.temperatures) for name in (*plan.presets, "off")] + peer
 
 
-def _key(name: str, temperature: float, prompt: Prompt) -> str:
-    return f"{name}|{temperature:g}|{prompt.id}"
+def _key(name: str, temperature: float, question: Question) -> str:
+    return f"{name}|{temperature:g}|{question.id}"
 
 
 def _open(plan: Plan, name: str, setup: Setup) -> Arm:
@@ -166,26 +197,26 @@ def _reason(error: BaseException) -> str:
     return " ".join(f"{error or type(error).__name__}".split())
 
 
-def compare(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]]) -> None:
+def compare(plan: Plan, result: dict[str, Any], questions: Sequence[Question]) -> None:
     """Fill in ``comparisons``, and where answers part ``partings``, from the answers there are."""
     answers: Answers = result["answers"]
     result["comparisons"], result["partings"] = comparisons, partings = [], []
     for name, temperatures in _work(plan):
         for temperature in temperatures if name != "off" else ():
             identical = total = crossing = 0
-            for prompt in plan.prompts:
-                found = answers.get(_key(name, temperature, prompt))
-                expected = answers.get(_key("off", temperature, prompt))
+            for question in questions:
+                found = answers.get(_key(name, temperature, question))
+                expected = answers.get(_key("off", temperature, question))
                 if found is None or expected is None:
                     continue
                 total += 1
-                length = len(rendered[prompt.id])
+                length = len(question.tokens)
                 crossing += length < 512 <= length + len(expected["tokens"])
                 if found == expected:
                     identical += 1
                     continue
                 position = parting_position(expected["tokens"], found["tokens"])
-                where = {"method": name, "temperature": temperature, "prompt": prompt.id}
+                where = {"method": name, "temperature": temperature, "prompt": question.id}
                 partings.append(where | {"position": position, "cells": length + position})
             comparisons.append(
                 {
@@ -199,7 +230,7 @@ def compare(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]]) 
             )
 
 
-def explain(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]], setup: Setup) -> None:
+def explain(plan: Plan, result: dict[str, Any], questions: Sequence[Question], setup: Setup) -> None:
     """Look at every parting again: adds to each what ``parting`` finds.
 
     Raises:
@@ -208,20 +239,20 @@ def explain(plan: Plan, result: dict[str, Any], rendered: dict[str, list[int]], 
     """
     if not result["partings"]:
         return
-    longest = max(len(rendered[row["prompt"]]) for row in result["partings"]) + plan.max_tokens
+    by_id = {question.id: question for question in questions}
+    longest = max(len(by_id[row["prompt"]].tokens) for row in result["partings"]) + plan.max_tokens
     setup, reason = lookup_setup(setup, longest)
     if reason:
         raise DeviceError(reason)
-    prompts = {prompt.id: prompt for prompt in plan.prompts}
     witness = LlamaArm(setup, all_logits=True)
     try:
         for row in result["partings"]:
-            prompt = prompts[row["prompt"]]
+            question = by_id[row["prompt"]]
             expected, found = (
-                result["answers"][_key(name, row["temperature"], prompt)]["tokens"]
+                result["answers"][_key(name, row["temperature"], question)]["tokens"]
                 for name in ("off", row["method"])
             )
-            row |= parting(witness, rendered[prompt.id], expected, found)
+            row |= parting(witness, question.tokens, expected, found)
     finally:
         witness.close()
 

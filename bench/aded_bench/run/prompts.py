@@ -1,4 +1,4 @@
-"""The built-in suite: prompts of several kinds for a model that answers shell questions.
+"""The suite `shell`: prompts of several kinds for a model that answers shell questions.
 
 Deterministic by seed. Within one suite no subject (task, program, question) occurs twice, so any two slices
 of it are disjoint not only in wording: what a store learnt from one slice it has not seen in the other.
@@ -90,7 +90,7 @@ def suite(count: int, seed: int = 0) -> list[Prompt]:
     pools = {kind: _pool(kind, seed) for kind in SHARES}
     available = sum(len(pool) for pool in pools.values())
     if not 0 <= count <= available:
-        raise OptionError(f"{count} prompts asked for; the built-in suite has {available}")
+        raise OptionError(f"{count} prompts asked for; the suite shell has {available}")
     taken = dict.fromkeys(SHARES, 0)
     chosen: list[Prompt] = []
     while len(chosen) < count:

@@ -1,4 +1,4 @@
-"""Prompts to measure with: the built-in suite, a JSONL file, Spec-Bench.
+"""Prompts to measure with: ordinary chat, shell questions, a JSONL file, Spec-Bench.
 
 A conversation is what was said before, and one or more user turns to answer. Turns after the first have plain
 decoding's own answers as history, so that every method meets the same tokens.
@@ -13,14 +13,20 @@ import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 from aded_bench.run.prompts import Message, split
 from aded_local.errors import OptionError, PromptError, TemplateError
 
-BUILTIN, SPEC_BENCH = "builtin", "spec-bench"
-BUILTIN_PROMPTS = 40  # where no number is given; a file is taken whole
+CHAT, SHELL, SPEC_BENCH = "chat", "shell", "spec-bench"
+FORMER: Final[Mapping[str, str]] = MappingProxyType({"builtin": SHELL})
+"""Names that suites had before, and still answer to."""
+CHAT_FILE = "chat.jsonl"  # beside this module
+SHELL_PROMPTS = 40  # where no number is given; a file is taken whole
+SHELL_MODELS = "tldr-"  # how the models that know shell commands only call themselves, in whatever body
 ROLES = ("system", "user", "assistant")
 WHERE_SPEC_BENCH_IS = (
     "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
@@ -47,27 +53,47 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Question:
-    """One turn, ready to answer: its whole conversation as token ids."""
+    """One turn, ready to answer.
+
+    Attributes:
+        text: what the user says in it.
+        tokens: ids of the whole conversation up to the answer.
+    """
 
     id: str
     category: str
+    text: str
     tokens: list[int]
+
+
+def suite_for(given: str | None, model: Path) -> str:
+    """The suite that was asked for under its present name; without a wish, the one a model can answer.
+
+    Raises:
+        ModelError: nothing was asked for, and the model's header cannot be read.
+    """
+    if given is not None:
+        return FORMER.get(given, given)
+    from aded_local.target.gguf import read_header
+
+    name = read_header(model).metadata.get("general.name")
+    return SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT
 
 
 def load(name: str, data: Path | None, count: int | None, warm: int, seed: int) -> list[list[Conversation]]:
     """The conversations to measure, and disjoint ones to learn from.
 
     Args:
-        name: ``builtin``, ``spec-bench``, or a JSONL file.
+        name: ``chat``, ``shell``, ``spec-bench``, or a JSONL file.
         data: Spec-Bench's file.
-        count: conversations measured; None for all of a file, 40 of the built-in suite.
+        count: conversations measured; None for all of a file (``chat`` is one), 40 of ``shell``.
         warm: others.
 
     Raises:
         OptionError: no such suite, a line that is none, or not that many conversations.
     """
-    if name == BUILTIN:
-        slices = split([BUILTIN_PROMPTS if count is None else count, warm], seed)
+    if name == SHELL:
+        slices = split([SHELL_PROMPTS if count is None else count, warm], seed)
         return [
             [Conversation(p.id, p.kind, p.messages[:-1], (p.messages[-1]["content"],)) for p in part]
             for part in slices
@@ -88,10 +114,10 @@ def warming(
         OptionError: as ``load``.
     """
     asked = {conversation.turns for conversation in without}
-    if name == BUILTIN:
-        # The measured ones may be of the built-in suite too, so take all that may be needed, then sort out.
-        found = load(BUILTIN, None, (count or BUILTIN_PROMPTS) + len(without), 0, seed)[0]
-        chosen = [c for c in found if c.turns not in asked][: count or BUILTIN_PROMPTS]
+    if name == SHELL:
+        # The measured ones may be of this suite too, so take all that may be needed, then sort out.
+        found = load(SHELL, None, (count or SHELL_PROMPTS) + len(without), 0, seed)[0]
+        chosen = [c for c in found if c.turns not in asked][: count or SHELL_PROMPTS]
     else:
         found = read(path_of(name, data), needs_turns=name == SPEC_BENCH)
         every = [c for c in found if c.turns not in asked]
@@ -108,7 +134,23 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
 
 def short_name(name: str) -> str:
     """A suite's name in results: of a file without its folder."""
-    return name if name in (BUILTIN, SPEC_BENCH) else Path(name).name
+    return name if name in (CHAT, SHELL, SPEC_BENCH) else Path(name).name
+
+
+def inputs(names: Sequence[str | None], data: Path | None) -> tuple[Path, ...]:
+    """The files that suites are read from, for a result to name."""
+    read_from = {name for name in names if name is not None and name != SHELL}
+    return tuple(path_of(name, data) for name in sorted(read_from))
+
+
+def check_data(data: Path | None, *names: str | None) -> None:
+    """Refuse a file of Spec-Bench's where none of the suites is that.
+
+    Raises:
+        OptionError: the file would not be read.
+    """
+    if data is not None and SPEC_BENCH not in names:
+        raise OptionError(f"--data is for --suite {SPEC_BENCH}; name another file with --suite")
 
 
 def path_of(name: str, data: Path | None) -> Path:
@@ -117,6 +159,8 @@ def path_of(name: str, data: Path | None) -> Path:
     Raises:
         OptionError: Spec-Bench without its file.
     """
+    if name == CHAT:
+        return Path(str(files("aded_bench.run") / CHAT_FILE))
     if name != SPEC_BENCH:
         return Path(name).expanduser()
     if data is None:
@@ -254,7 +298,7 @@ def prepare(
                     f"{len(tokens)} tokens and an answer of {max_tokens} do not fit a context of {n_ctx}"
                 )
                 break
-            questions.append(Question(name, conversation.category, tokens))
+            questions.append(Question(name, conversation.category, turn, tokens))
             if number + 1 < len(conversation.turns):
                 if name not in histories:
                     histories[name] = speaker.speak(tokens, max_tokens, temperature, seed)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from aded_bench.tables import literal, print_missing, title
+from aded_bench.tables import literal, print_missing, print_skipped, title
 
 PARTS = ("draft", "verify", "sample", "elsewhere")
 
@@ -21,8 +21,7 @@ def print_run(result: dict[str, Any], out: Console) -> None:
         if any("microseconds_per_pass" in row for row in found["methods"].values()):
             out.print(_split(found["methods"]))
     print_missing(result, out)
-    for prompt, why in result.get("skipped", {}).items():
-        out.print(f"skipped: {literal(prompt)}: {literal(why)}", soft_wrap=True)
+    print_skipped(result, out)
 
 
 def _rates(result: dict[str, Any], found: dict[str, Any], caption: str) -> Table:

@@ -1,4 +1,4 @@
-"""What the built-in suite asks about: written by hand for this bench, in words of its own.
+"""What the suite `shell` asks about: written by hand for this bench, in words of its own.
 
 None of it is copied from the corpus the built-in model was trained on, so that phrasings are new to it.
 """

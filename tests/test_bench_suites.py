@@ -1,0 +1,118 @@
+"""The suites that come with `aded-bench`: ordinary chat, shell questions, and which of them a model is asked."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aded_bench.main import main
+from aded_bench.run import suites
+from aded_local.errors import ModelNotFoundError, OptionError
+from aded_models import builtin_path, draft_path
+
+
+@pytest.fixture(scope="module")
+def chat() -> list[suites.Conversation]:
+    return suites.load(suites.CHAT, None, None, 0, 0)[0]
+
+
+def test_chat_has_eight_categories_of_five_conversations(chat: list[suites.Conversation]) -> None:
+    counts = Counter(conversation.category for conversation in chat)
+    assert (len(counts), set(counts.values())) == (8, {5})
+    for conversation in chat:
+        category, _, number = conversation.id.rpartition("-")
+        assert category == conversation.category and 1 <= int(number) <= 5
+
+
+def test_every_conversation_has_a_second_turn_and_nothing_is_said_twice(
+    chat: list[suites.Conversation],
+) -> None:
+    said = [turn for conversation in chat for turn in conversation.turns]
+    assert len(said) == len(set(said)) == 80
+    assert all(len(conversation.turns) == 2 and not conversation.opening for conversation in chat)
+    assert all(turn == turn.strip() for turn in said)
+
+
+def test_a_few_are_one_or_more_of_each_category(chat: list[suites.Conversation]) -> None:
+    few = suites.load(suites.CHAT, None, 8, 0, 0)[0]
+    assert len({conversation.category for conversation in few}) == 8
+    assert suites.load(suites.CHAT, None, 8, 0, 0)[0] == few
+    with pytest.raises(OptionError, match="40 are there"):
+        suites.load(suites.CHAT, None, 41, 0, 0)
+
+
+def test_warm_ones_are_others_and_all_are_used(chat: list[suites.Conversation]) -> None:
+    measured, warming = suites.load(suites.CHAT, None, None, 16, 0)
+    assert (len(measured), len(warming)) == (24, 16)
+    assert {c.id for c in measured} | {c.id for c in warming} == {c.id for c in chat}
+    for part, each in ((measured, 3), (warming, 2)):
+        assert set(Counter(conversation.category for conversation in part).values()) == {each}
+
+
+def test_another_suite_to_learn_from_holds_nothing_that_is_measured() -> None:
+    measured = suites.load(suites.CHAT, None, 30, 0, 0)[0]
+    asked = {conversation.turns for conversation in measured}
+    same = suites.warming(suites.CHAT, None, None, 0, without=measured)
+    assert len(same) == 10 and not asked & {conversation.turns for conversation in same}
+    assert len(suites.warming(suites.SHELL, None, None, 0, without=measured)) == suites.SHELL_PROMPTS
+
+
+def test_models_that_know_the_shell_only_are_asked_about_it_and_others_chat(tiny: dict[str, Path]) -> None:
+    for shell_only in (builtin_path(), draft_path()):
+        assert suites.suite_for(None, shell_only) == suites.SHELL
+    assert suites.suite_for(None, tiny["llama"]) == suites.CHAT
+    with pytest.raises(ModelNotFoundError):
+        suites.suite_for(None, Path("absent.gguf"))
+
+
+def test_a_body_is_asked_what_its_source_is_asked(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from aded_bench.body.build import build
+
+    out = tmp_path / "body.gguf"
+    build(draft_path(), out, None, "same", "q8_0")
+    assert suites.suite_for(None, out) == suites.SHELL
+
+
+def test_what_is_named_is_taken_whatever_the_model() -> None:
+    absent = Path("absent.gguf")
+    assert suites.suite_for("chat", absent) == suites.CHAT
+    assert suites.suite_for("builtin", absent) == suites.suite_for("shell", absent) == suites.SHELL
+    assert suites.suite_for("./chat", absent) == "./chat"
+    assert suites.short_name("chat") == "chat" and suites.short_name("folder/chat.jsonl") == "chat.jsonl"
+
+
+def test_results_name_the_files_that_suites_are_read_from(tmp_path: Path) -> None:
+    own, questions = tmp_path / "own.jsonl", tmp_path / "question.jsonl"
+    names = (str(own), suites.CHAT, suites.SHELL, suites.SPEC_BENCH, None)
+    found = suites.inputs(names, questions)
+    assert {path.name for path in found} == {"own.jsonl", "chat.jsonl", "question.jsonl"}
+    assert suites.path_of(suites.CHAT, None).is_file()
+
+
+def test_the_bench_asks_the_suite_that_is_named(tmp_path: Path) -> None:
+    run, lossless = tmp_path / "run.json", tmp_path / "lossless.json"
+    sizes = ["--prompts", "1", "-n", "4", "-t", "1", "-c", "1024"]
+    for arguments in (
+        ["run", "builtin", "--suite", "chat", "--methods", "off", "--repeat", "1", "--json", str(run)],
+        ["lossless", "builtin", "--suite", "chat", "--no-peer", "--draft", "auto", "--json", str(lossless)],
+    ):
+        done = CliRunner().invoke(main, [*arguments, *sizes])
+        assert done.exit_code == 0, done.output
+    for path in (run, lossless):
+        found = json.loads(path.read_text())
+        assert found["suite"] == "chat" and len(found["histories"]) == 1
+        assert [file["file"] for file in found["provenance"]["inputs"]] == ["chat.jsonl"]
+    ids = {record["prompt"] for record in json.loads(run.read_text())["runs"]}
+    assert {name.rpartition("/")[2] for name in ids} == {"1", "2"}
+
+
+@pytest.mark.parametrize("command", ["run", "lossless"])
+def test_spec_benchs_file_is_no_use_to_another_suite(command: str) -> None:
+    done = CliRunner().invoke(main, [command, "builtin", "--suite", "chat", "--data", "question.jsonl"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "spec-bench" in done.stderr
