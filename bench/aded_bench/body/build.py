@@ -7,6 +7,7 @@ From a tokenizer alone all weights are random: it costs the same and says nothin
 
 RMSNorm over a stream of d values padded to D sees a mean square smaller by d/D, so
 ``x / sqrt(mean(x^2) * d/D + eps * d/D) * (w * sqrt(d/D))`` is the source's ``x / sqrt(mean(x^2) + eps) * w``.
+That is so to the last bit where D/d is a power of four, else within rounding.
 """
 
 from __future__ import annotations
@@ -16,10 +17,19 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from aded_bench.body.file import SPACE_RESERVE, BodyWriter, Progress, quantization
-from aded_bench.body.placement import SHAPES, Shape, body_dimensions, place, random_dimensions
+from aded_bench.body.file import SPACE_RESERVE, BodyWriter, Progress
+from aded_bench.body.placement import (
+    SHAPES,
+    Shape,
+    body_dimensions,
+    departures,
+    keeps_blocks,
+    place,
+    random_dimensions,
+)
 from aded_bench.body.source import Dimensions, Source, Tokenizer
 from aded_bench.results import check_output
 from aded_local.errors import OptionError, StoreError
@@ -29,6 +39,7 @@ __all__ = [
     "SHAPES",
     "TEST_TYPES",
     "TYPES",
+    "Body",
     "Shape",
     "body_dimensions",
     "build",
@@ -46,6 +57,33 @@ TEST_TYPES = ("f32",)
 LAYOUT_TYPE = {"q4_k_m": "bf16"}
 """Types gguf-py cannot write: llama.cpp makes them from a temporary file of another type."""
 
+BLOCKS = {"q4_0": 32, "q8_0": 32, "q4_k_m": 32}
+"""Values of a row that share a scale, by ggml's block sizes; other types store each value alone.
+
+A block that mixed source values with random ones would quantize them otherwise. One that mixed them with
+zeros would, where it has a minimum too as in Q4_K, turn the zeros into something else.
+"""
+
+SUPER_BLOCK = 256
+"""Values of a row whose scales share a scale in k-quants (QK_K in llama.cpp)."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """What was written.
+
+    Attributes:
+        dimensions: of the network in the file.
+        departures: where it is not of the shape asked for, because the source needs more; phrases for people.
+        own_text: whether its weights are those of ``SAME_SHAPE`` in the same type, so that it says the same
+            within rounding. K-quants put other values together in a wider row, and llama.cpp mixes their
+            types by the number of layers.
+    """
+
+    dimensions: Dimensions
+    departures: tuple[str, ...] = ()
+    own_text: bool = True
+
 
 def build(
     source_path: Path,
@@ -58,7 +96,7 @@ def build(
     tokenizer_only: bool = False,
     n_threads: int | None = None,
     progress: Progress = lambda done, total: None,
-) -> Dimensions:
+) -> Body:
     """Write ``out``: the model of ``source_path`` in a body.
 
     Args:
@@ -78,21 +116,24 @@ def build(
     if file_type not in TYPES + TEST_TYPES:
         raise OptionError(f"unknown type {file_type!r}; choose from {', '.join(TYPES)}")
     _check_destination(source_path, out)
+    source: Source | Tokenizer
     if tokenizer_only:
         if shape is None:
             raise OptionError("a tokenizer alone has no shape of its own; give one")
-        body = random_dimensions(shape)
-        source: Source | Tokenizer = Tokenizer(source_path, body)
+        source = Tokenizer(source_path, random_dimensions(shape))
+        _check_rows(source.dimensions, file_type, BLOCKS.get(file_type, 1), "body")
+        made = Body(source.dimensions)
     else:
         source = Source(source_path)
-        body = source.dimensions if shape is None else body_dimensions(source.dimensions, shape, name)
+        made = _body(source.dimensions, shape, name, file_type)
     layout = LAYOUT_TYPE.get(file_type, file_type)
-    _check_blocks(source, body, layout)
+    margin = SUPER_BLOCK if layout != file_type else 1
+    label = ", ".join((f"{name} body", *made.departures)) if shape else ""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     raw = partial if layout == file_type else partial.with_suffix(".raw")
     try:
         with _disk_errors(out):
-            BodyWriter(source, body, layout, name if shape else "", seed).write(raw, progress)
+            BodyWriter(source, made.dimensions, layout, label, seed, margin).write(raw, progress)
             if raw is not partial:
                 from aded_local.target.quantize import quantize
 
@@ -101,7 +142,25 @@ def build(
     finally:
         for leftover in {partial, raw}:
             leftover.unlink(missing_ok=True)
-    return body
+    return made
+
+
+def _body(source: Dimensions, shape: Shape | None, name: str, file_type: str) -> Body:
+    """The body around ``source``, whose rows are checked for ``file_type``."""
+    block = BLOCKS.get(file_type, 1)
+    if shape is None and file_type in LAYOUT_TYPE:  # llama.cpp takes other types where rows are no multiples
+        return Body(source)
+    _check_rows(source, file_type, block)
+    if shape is None:
+        return Body(source)
+    body = body_dimensions(source, shape, name, block)
+    _check_rows(body, file_type, block, "body")
+    own_text = file_type not in LAYOUT_TYPE or (
+        source.layers == body.layers
+        and all(n % SUPER_BLOCK == 0 for d in (source, body) for n in (d.width, d.feed_forward))
+        and keeps_blocks(source, body, SUPER_BLOCK)
+    )
+    return Body(body, departures(body, shape), own_text)
 
 
 def _check_destination(source: Path, out: Path) -> None:
@@ -113,20 +172,16 @@ def _check_destination(source: Path, out: Path) -> None:
         raise OptionError("the body would overwrite the model it is made from")
 
 
-def _check_blocks(source: Source | Tokenizer, body: Dimensions, layout: str) -> None:
-    """A block that mixed source values with others would quantize them otherwise than the source's own."""
-    from gguf.constants import GGML_QUANT_SIZES
-
-    kinds = (quantization(layout, name) for name in ("output.weight", "attn_q.weight"))
-    block = max(GGML_QUANT_SIZES[kind][0] for kind in kinds)
-    d = source.dimensions
-    lengths = {"width": d.width, "feed-forward length": d.feed_forward, "head length": d.head_dim}
-    for what, length in lengths.items():
+def _check_rows(d: Dimensions, file_type: str, block: int, whose: str = "model") -> None:
+    """Refuse rows that are not made of whole blocks."""
+    for what, length in (
+        ("width", d.width),
+        ("feed-forward length", d.feed_forward),
+        ("length of all query heads together", d.heads * d.head_dim),
+    ):
         if length % block:
-            reason = f"not a multiple of {block}, {layout}'s block"
-            raise OptionError(f"the model's {what} {length} is {reason}; try bf16")
-    if any(n % block for n in (body.width, body.feed_forward)):
-        raise OptionError(f"the body's rows are not multiples of {block}, {layout}'s block")
+            reason = f"not a multiple of {block}, {file_type}'s block"
+            raise OptionError(f"the {whose}'s {what} {length} is {reason}; try bf16")
 
 
 @contextlib.contextmanager
@@ -141,9 +196,15 @@ def _disk_errors(out: Path) -> Iterator[None]:
         raise StoreError(f"{out} was not written: {error.strerror or error}") from None
 
 
-def describe(body: Dimensions) -> str:
+def describe(made: Body) -> str:
     """One line for people."""
-    return (
+    body = made.dimensions
+    line = (
         f"width {body.width}, {body.layers} layers, {body.heads} heads of {body.head_dim} "
         f"over {body.kv_heads} key-value heads, feed-forward {body.feed_forward}"
     )
+    if made.departures:
+        line += f"; to fit the model: {', '.join(made.departures)}"
+    if not made.own_text:
+        line += "; its text need not be that of the model's own q4_k_m"
+    return line

@@ -46,12 +46,19 @@ def quantization(layout: str, tensor: str) -> GGMLQuantizationType:
 
 
 class BodyWriter:
-    """One file: metadata, then tensor after tensor."""
+    """One file: metadata, then tensor after tensor.
+
+    Args:
+        label: says in the file's name what the source is in; empty for the source itself.
+        margin: columns up to the next multiple of it hold zeros beside the source's, not random values,
+            so that what quantizes such stretches together finds the same whatever the seed.
+    """
 
     def __init__(
-        self, source: Source | Tokenizer, body: Dimensions, layout: str, name: str, seed: int
+        self, source: Source | Tokenizer, body: Dimensions, layout: str, label: str, seed: int, margin: int
     ) -> None:
-        self.source, self.body, self.layout, self.name, self.seed = source, body, layout, name, seed
+        self.source, self.body, self.layout, self.label, self.seed = source, body, layout, label, seed
+        self.margin = margin
         self.placement = place(source.dimensions, body)
         self.pools: dict[int, ByteArray] = {}
         self.shrink = source.dimensions.width / body.width  # d/D of the module's docstring
@@ -90,7 +97,7 @@ class BodyWriter:
 
         body, parameters = self.body, self._parameters()
         label = f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
-        name = self.source.name + (f" in a {self.name} body" if self.name else "")
+        name = self.source.name + (f" in a {self.label}" if self.label else "")
         file_type = "ALL_F32" if self.layout == "f32" else f"MOSTLY_{self.layout.upper()}"
         numbers = {
             "general.file_type": int(LlamaFileType[file_type]),
@@ -158,6 +165,7 @@ class BodyWriter:
         else:
             data = self._fill(shape, kind, name)
         if in_source:
+            self._clear_margin(data, kind)
             self._seat(data, self.source.matrix(name), part, kind)
         return data
 
@@ -166,6 +174,20 @@ class BodyWriter:
         if name in self.source.tensors:
             weights[: self.source.dimensions.width] = self.source.matrix(name)
         return (weights * math.sqrt(self.shrink)).astype(np.float32)
+
+    def _clear_margin(self, data: ByteArray, kind: Any) -> None:
+        """Zeros where the source's width ends within a stretch of ``margin`` columns.
+
+        For types that store each value alone; the matrices that have the feed-forward's or the heads'
+        values as columns hold zeros there already.
+        """
+        from gguf.constants import GGML_QUANT_SIZES
+
+        width = self.source.dimensions.width
+        end = min(-(-width // self.margin) * self.margin, self.body.width)
+        if end > width:
+            size = GGML_QUANT_SIZES[kind][1]
+            data[:, width * size : end * size] = 0
 
     def _seat(self, data: ByteArray, matrix: npt.NDArray[np.float32], part: str, kind: Any) -> None:
         """Quantize the source's matrix, block by block as by itself, into its place in ``data``."""

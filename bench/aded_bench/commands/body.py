@@ -16,9 +16,10 @@ from aded_models import BUILTIN, find
     "--shape",
     "shape_name",
     required=True,
-    type=click.Choice(["1b", "3b", "7b", "same"]),
-    metavar="1b|3b|7b",
-    help="What real model it costs as much as: TinyLlama-1.1B, Llama-3.2-3B, Llama-2-7B.",
+    type=click.Choice(["360m", "1b", "1b-deep", "3b", "3b-deep", "7b", "same"]),
+    metavar="360m|1b|1b-deep|3b|3b-deep|7b",
+    help="What real model it costs as much as: SmolLM2-360M, TinyLlama-1.1B, none (as many weights as TinyLlama in "
+    "32 layers), Llama-3.2-3B, SmolLM3-3B, Llama-2-7B.",
 )
 @click.option(
     "--type",
@@ -49,7 +50,8 @@ def command(
 ) -> None:
     """Put a small Llama model (the built-in one where none is named) into a body of realistic size; it says the same.
 
-    For measuring where no large model can be had. Always label numbers made with it.
+    For measuring where no large model can be had. Always label numbers made with it. Where a shape has too
+    few layers or heads for the model, the body gets the model's; the last line tells.
     """
     from aded_bench.body.build import SAME_SHAPE, SHAPES, build, describe
     from aded_bench.progress import bytes_progress
