@@ -178,7 +178,7 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
     Args:
         path: the GGUF.
         options: what was asked for.
-        progress: told before measurements that take seconds.
+        progress: told before measurements and checks that take seconds.
         notice: told what went wrong without stopping anything.
 
     Raises:
@@ -187,7 +187,7 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
     kind = options.cache_type
     if kind is not None and kind not in CACHE_TYPES:
         raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
-    model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose)
+    model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:
         n_ctx = options.n_ctx or device.default_context(model)
         if "position_embd.weight" in model.header.tensors:

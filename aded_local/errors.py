@@ -11,6 +11,7 @@
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
     ├── TemplateError         the model's chat template is missing, broken or unsafe
     ├── DeviceError           memory or backend refused (allocation, decode)
+    │   └── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     ├── StoreError            a cache or store file could not be written or read
     └── BusyError             the object is already generating
 
@@ -60,6 +61,10 @@ class TemplateError(ADEDError):
 
 class DeviceError(ADEDError):
     """The machine or llama.cpp's backend refused: out of memory, a failed decode."""
+
+
+class BrokenBuildError(DeviceError):
+    """llama.cpp, as it was built, dies, hangs or computes nonsense on this processor; found out in a child process."""
 
 
 class StoreError(ADEDError):

@@ -11,8 +11,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 from aded_local.cost import SIGHTINGS, CostCurve, Probe
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
-from aded_local.folders import cache_folder
+from aded_local.folders import cache_folder, write_privately
 from aded_local.target import ContextSettings, Model, Target
 
 FORMAT = 4
@@ -105,16 +103,7 @@ class Measurements:
             "curves": {name: curve.to_dict() for name, curve in self.curves.items()},
         }
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, suffix=".tmp", delete=False) as file:
-                try:
-                    json.dump(data, file)
-                    file.close()
-                    os.replace(file.name, self.path)
-                except BaseException:
-                    file.close()
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
+            write_privately(self.path, json.dumps(data))
         except OSError as error:
             if not self._told:
                 reason = f"{error.strerror or error} in {self.path.parent}"

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny_models
 
+from aded_local import preflight
 from aded_local.folders import cache_folder
 
 
+@pytest.fixture(scope="session")
+def verdict_file() -> Path | None:
+    """The verdict on llama.cpp in the cache of whoever runs the tests; tried if need be."""
+    path = preflight.verdict_path()
+    if path is not None and preflight.read(path) is None:
+        return preflight.examine(path).kept
+    return path
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict_file: Path | None) -> None:
+    if verdict_file is not None:  # programs started by a test need not try llama.cpp again
+        kept = tmp_path / "cache" / "preflight"
+        kept.mkdir(parents=True)
+        shutil.copy(verdict_file, kept)
     # Kernels are compiled from the sources under test; compiling them for every process would take minutes.
     monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder()))
     monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))

@@ -7,12 +7,19 @@ import ctypes
 from llama_cpp import _ggml
 from llama_cpp import llama_cpp as lib
 
+from aded_local.preflight import require_sound_build
+
 GPU_KINDS = (1, 2)
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU, in ggml-backend.h."""
 
 
 def gpu_names() -> list[str]:
-    """Descriptions of the GPUs this build of llama.cpp drives; empty for a build without any."""
+    """Descriptions of the GPUs this build of llama.cpp drives; empty for a build without any.
+
+    Raises:
+        BrokenBuildError: llama.cpp does not work on this processor.
+    """
+    require_sound_build()
     lib.llama_backend_init()
     ggml = _ggml.libggml
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import numpy as np
 from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import ModelFormatError, ModelKindError
+from aded_local.preflight import require_sound_build
 from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check
 from aded_local.target.interrupts import held_back
@@ -32,9 +34,22 @@ _SAMPLING_KEYS = {
 _backend_started = False
 
 
-def start_backend(verbose: bool) -> None:
-    """Route llama.cpp's log, and start it unless it runs."""
+def start_backend(
+    verbose: bool, *, computes: bool = True, progress: Callable[[str], None] | None = None
+) -> None:
+    """Route llama.cpp's log, and start it unless it runs.
+
+    Args:
+        verbose: pass its log on to standard error.
+        computes: it will compute, which it must have been seen to survive on this processor.
+        progress: told before that is tried, once per build.
+
+    Raises:
+        BrokenBuildError: it does not survive.
+    """
     global _backend_started
+    if computes:
+        require_sound_build(progress)
     logs.capture(verbose)
     if not _backend_started:
         lib.llama_backend_init()
@@ -59,15 +74,24 @@ class Model:
         path: the GGUF.
         n_gpu_layers: layers to put on the GPU; ``ALL_LAYERS`` for all.
         verbose: pass llama.cpp's log on to standard error.
+        progress: told what takes seconds.
 
     Raises:
         ModelNotFoundError, ModelFormatError, ModelKindError: see ``gguf.check``.
+        BrokenBuildError: llama.cpp does not work on this processor.
     """
 
-    def __init__(self, path: Path, *, n_gpu_layers: int = ALL_LAYERS, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = ALL_LAYERS,
+        verbose: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
         self.path = path
         self.header: GGUFHeader = check(path)
-        start_backend(verbose)
+        start_backend(verbose, progress=progress)
         logs.clear_errors()
         params = lib.llama_model_default_params()
         # A build without a GPU ignores the number.

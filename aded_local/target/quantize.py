@@ -10,6 +10,7 @@ from llama_cpp import llama_cpp as lib
 from aded_local.errors import OptionError, StoreError
 from aded_local.target import logs
 from aded_local.target.interrupts import held_back
+from aded_local.target.model import start_backend
 
 FILE_TYPES = {
     "f32": lib.LLAMA_FTYPE_ALL_F32,
@@ -30,13 +31,13 @@ def quantize(src: Path, dst: Path, file_type: str, n_threads: int | None = None)
 
     Raises:
         OptionError: unknown file type.
+        BrokenBuildError: llama.cpp does not work on this processor.
         StoreError: llama.cpp could not read ``src`` or write ``dst``.
     """
     if file_type not in FILE_TYPES:
         raise OptionError(f"unknown file type {file_type!r}; choose from {', '.join(FILE_TYPES)}")
-    logs.capture(verbose=False)
+    start_backend(verbose=False)
     logs.clear_errors()
-    lib.llama_backend_init()
     parameters = lib.llama_model_quantize_default_params()
     parameters.ftype = FILE_TYPES[file_type]
     parameters.nthread = n_threads or 0

@@ -38,7 +38,7 @@ class Vocabulary(Model):
         self.path = path
         self.header: GGUFHeader = read_header(path)
         _check_vocabulary(self.header)
-        start_backend(verbose=False)
+        start_backend(verbose=False, computes=False)
         logs.clear_errors()
         params = lib.llama_model_default_params()
         params.vocab_only = True

@@ -28,7 +28,13 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class OneLineCommand(click.Command):
-    """A command whose errors are one line on standard error and exit code 2, without click's usage block."""
+    """A command whose errors are one line on standard error and exit code 2, without click's usage block.
+
+    Attributes:
+        program: what that line begins with.
+    """
+
+    program = display.PROGRAM
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run and exit the process, as click's own ``main`` does in standalone mode."""
@@ -36,7 +42,7 @@ class OneLineCommand(click.Command):
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
         except click.ClickException as failure:
-            display.error(failure.format_message())
+            display.error(failure.format_message(), program=self.program)
             sys.exit(EXIT_ERROR)
         except click.Abort:
             sys.exit(EXIT_INTERRUPTED)
@@ -69,13 +75,13 @@ def main(**given: Any) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as failure:
         display.error(
             f"cannot write the answer: {failure.strerror or failure}; free some space or write elsewhere"
         )
-        _silence_stdout()
+        silence_stdout()
         return EXIT_ERROR
     except Exception as failure:
         if settings.verbose:
@@ -184,7 +190,7 @@ def _print_json(answer: Answer) -> None:
     sys.stdout.flush()
 
 
-def _silence_stdout() -> None:
+def silence_stdout() -> None:
     """Send what is still buffered nowhere: the reader has left, and Python would complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -49,9 +49,9 @@ def write_answer(text: str) -> None:
     sys.stdout.flush()
 
 
-def error(message: str) -> None:
+def error(message: str, *, program: str = PROGRAM) -> None:
     """One line on standard error: the program's name and what went wrong."""
-    click.echo(f"{PROGRAM}: {visible(' '.join(message.split()))}", err=True)
+    click.echo(f"{program}: {visible(' '.join(message.split()))}", err=True)
 
 
 def note(message: str) -> None:

@@ -1,0 +1,224 @@
+"""Something tried in a child process, because it may end the process that does it, or never return.
+
+The child is a module that is run as a program. It says each step before it begins it, so that the parent knows where
+it died::
+
+    from aded_local import trial            # in the child
+    trial.step("decoding one token")
+
+    outcome = trial.run("package.module", [path], limit=60)      # in the parent
+    if outcome.ending is trial.Ending.DIED: ...                 # outcome.cause == "SIGILL", outcome.step
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import faulthandler
+import json
+import os
+import queue
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+INSIDE = "ADED_TRIAL"
+"""Environment variable that marks such a child, and what it starts itself."""
+
+STEP, END = "step: ", "end of trial"
+"""How lines begin that say a step, and the line of a child that did all it had to."""
+
+GRACE = 10.0
+"""Seconds after the limit when a child ends itself, where its parent has not."""
+
+WINDOWS_FAULT = 0xC0000000
+"""Exit codes from here on are exceptions that ended a process (NTSTATUS, severity "error")."""
+
+WINDOWS_FAULTS = {
+    0xC0000005: "access violation",
+    0xC000001D: "illegal instruction",
+    0xC0000094: "division by zero",
+    0xC00000FD: "stack overflow",
+    0xC0000374: "heap corruption",
+    0xC0000409: "fail-fast abort",
+}
+"""The names of those that native code is likely to meet (ntstatus.h)."""
+
+_NO_DIALOGS = 0x0001 | 0x0002  # SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX
+
+_BEGIN = (
+    "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from aded_local import trial; trial.become_child(sys.argv[2], float(sys.argv[3]), sys.argv[4:])"
+)
+"""The child's first words. It takes over the parent's path: with ``-m`` alone it would look for modules in the folder
+the user happens to be in before all others."""
+
+
+class Ending(enum.Enum):
+    """How a trial ended."""
+
+    FINE = "fine"
+    FAILED = "failed"
+    """It could not be started, or ended itself: an exception, an exit code."""
+    DIED = "died"
+    """A signal ended it; on Windows, an exception that nobody handled."""
+    HUNG = "hung"
+    """It was still at it when its time was over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a trial.
+
+    Attributes:
+        ending: how it ended.
+        step: what it had begun last; empty before its first step.
+        cause: DIED: the signal's name; FAILED: the last line it complained with, or its exit code; else empty.
+        seconds: how long it took.
+        said: what it printed besides, line by line.
+    """
+
+    ending: Ending
+    step: str
+    cause: str
+    seconds: float
+    said: tuple[str, ...] = ()
+
+
+def is_child() -> bool:
+    """Whether this process is itself a trial, in which nothing need be tried before."""
+    return INSIDE in os.environ
+
+
+def run(module: str, arguments: Sequence[str], *, limit: float) -> Outcome:
+    """Run a module as a program in a child process, and wait for its end.
+
+    The child sees this process's environment and module path; it reads nothing and shows nothing.
+
+    Args:
+        module: its full name.
+        arguments: its ``sys.argv[1:]``.
+        limit: seconds without a further step after which it counts as hung, and is ended. Not seconds in all: on a
+            machine with much other work a child that is well may be many times slower.
+    """
+    started = time.monotonic()
+    lines: list[str] = []
+
+    def outcome(ending: Ending, cause: str = "") -> Outcome:
+        steps = [line.removeprefix(STEP) for line in lines if line.startswith(STEP)]
+        said = tuple(line for line in lines if line != END and not line.startswith(STEP))
+        return Outcome(ending, steps[-1] if steps else "", cause, time.monotonic() - started, said)
+
+    # The executable of a frozen program is that program, which would begin anew.
+    if not sys.executable or getattr(sys, "frozen", False):
+        return outcome(Ending.FAILED, "there is no Python interpreter to start")
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _BEGIN, path, module, str(limit), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, INSIDE: "1"},
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except (OSError, ValueError) as error:
+        return outcome(Ending.FAILED, f"no child process could be started: {error}")
+    with child:
+        heard, complaints = _listen(child.stdout), _listen(child.stderr)
+        try:
+            while (line := heard.get(timeout=limit)) is not None:
+                lines.append(line)
+            code = child.wait(limit)
+        except (queue.Empty, subprocess.TimeoutExpired):
+            child.kill()
+            return outcome(Ending.HUNG)
+        except BaseException:  # Ctrl-C: nobody waits any more
+            child.kill()
+            raise
+    fault = _fault(code)
+    if fault is not None:
+        return outcome(Ending.DIED, fault)
+    # Where a program ignores SIGCHLD, the exit code of a child that died is lost, and reads 0.
+    if code == 0 and lines[-1:] == [END]:
+        return outcome(Ending.FINE)
+    complaint = [line for line in iter(complaints.get, None) if line.strip()]
+    return outcome(Ending.FAILED, complaint[-1].strip() if complaint else f"exit code {code}")
+
+
+def _listen(stream: IO[str] | None) -> queue.SimpleQueue[str | None]:
+    """The lines of a stream as they come, read by a thread of their own; None after the last."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        with contextlib.suppress(ValueError):  # closed: the child was ended
+            for line in stream or ():
+                lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def _fault(code: int) -> str | None:
+    """The name of what ended a process from outside its own will; None where it ended itself."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+        return f"signal {-code}"
+    if sys.platform == "win32" and code >= WINDOWS_FAULT:
+        return WINDOWS_FAULTS.get(code, f"exception 0x{code:08X}")
+    return None
+
+
+# --- in the child --------------------------------------------------------------------------------
+
+_limit = 0.0
+"""As ``run`` was given it; 0 in a process that is no such child."""
+
+
+def step(what: str) -> None:
+    """Say what is begun now."""
+    if _limit:
+        # The parent may die meanwhile: then the child ends itself.
+        faulthandler.dump_traceback_later(_limit + GRACE, exit=True)
+    print(STEP + what, flush=True)
+
+
+def become_child(module: str, limit: float, arguments: Sequence[str]) -> None:
+    """Run a module as a program in this process, which has no other purpose, and say when it is through."""
+    global _limit
+    _limit = limit
+    _die_quietly()
+    # The parent gets the Ctrl-C too, and ends its child.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    step("starting")
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        if leaving.code:
+            raise
+    print(END, flush=True)
+
+
+def _die_quietly() -> None:
+    """Leave no core dump and open no dialog: this death is expected, and told by the parent."""
+    if sys.platform == "win32":
+        import ctypes
+
+        ctypes.windll.kernel32.SetErrorMode(_NO_DIALOGS)
+        return
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
