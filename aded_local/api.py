@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.engine import PRESETS, EngineOptions, open_engine
+from aded_local.engine import PRESETS, EngineOptions
 from aded_local.errors import (
     BusyError,
     ContextOverflowError,
@@ -27,6 +27,7 @@ from aded_local.errors import (
 )
 from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
+from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.target import ALL_LAYERS, Sampling
@@ -73,7 +74,7 @@ class LocalADED:
         store: a static store for this model's tokenizer, made by ``aded-store build``, to draft from as well.
         top_k_learning: learn from what the target found likely and did not say too, where that is cheap enough.
         verbose: llama.cpp's log on standard error.
-        on_progress: told before measurements that take seconds.
+        on_progress: told before measurements that somebody waits for (``exact``, ``prepare``).
         on_notice: told what went wrong without stopping anything; None warns.
 
     Raises:
@@ -140,8 +141,38 @@ class LocalADED:
         self._engine = open_engine(found.path, options, on_progress or _quiet, notice)
         self._target = self._engine.target
         self._model = self._engine.model
-        self._planner: Planner = self._engine.planner
+        self._plain: Planner | None = None
+        self._on_progress = on_progress or _quiet
         self._closed = False
+
+    # --- ready for drafting ---------------------------------------------------------------------
+
+    @property
+    def preparing(self) -> str:
+        """What is still made ready beside and between answers: ``kernels``, ``measuring``, or ``ready``."""
+        return self._engine.preparation.stage
+
+    def prepare(self, timeout: float | None = None) -> bool:
+        """Wait until drafting is ready, for whoever would rather wait than have the first answers decoded plainly.
+
+        The first start on a machine compiles kernels (some 15 s), the first with a model measures what passes cost
+        (some 10 s, more with a large model).
+
+        Args:
+            timeout: seconds to wait at most; None waits as long as it takes.
+
+        Returns:
+            Whether all is ready.
+        """
+        self._require_open()
+        preparation, tuner = self._engine.preparation, self._engine.tuner
+        if preparation.running:
+            self._on_progress(preparation.describe())
+            tuner.progress = self._on_progress
+        try:
+            return preparation.wait(timeout)
+        finally:
+            tuner.progress = _quiet
 
     # --- one object, one generation --------------------------------------------------------------
 
@@ -174,7 +205,7 @@ class LocalADED:
         try:
             self._engine.close()
         finally:
-            self._busy.release()
+            self._end()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -187,6 +218,11 @@ class LocalADED:
                 "this LocalADED is already generating; finish or close that answer first, "
                 "or use one object per thread"
             )
+        self._engine.turns.begin_answer()
+
+    def _end(self) -> None:
+        self._engine.turns.end_answer()
+        self._busy.release()
 
     def cancel(self) -> None:
         """Ask the running generation to stop after its current step; from any thread or a signal handler."""
@@ -206,7 +242,7 @@ class LocalADED:
             if self._engine.memory is not None:
                 self._engine.memory.new_conversation()
         finally:
-            self._busy.release()
+            self._end()
 
     def forget_statistics(self) -> None:
         """Forget all the drafter learnt, as if newly made and without a memory.
@@ -220,7 +256,7 @@ class LocalADED:
         try:
             self._engine.planner.reset()
         finally:
-            self._busy.release()
+            self._end()
 
     def use_draft(self, preset: str) -> None:
         """Draft by another preset from the next answer on: ``off``, or the one this object was made with.
@@ -236,9 +272,9 @@ class LocalADED:
             )
         self._begin()
         try:
-            self._planner = self._engine.planner if preset == opened else PlainPlanner()
+            self._plain = None if preset == opened else PlainPlanner()
         finally:
-            self._busy.release()
+            self._end()
 
     # --- generating --------------------------------------------------------------------------------
 
@@ -365,7 +401,8 @@ class LocalADED:
             written: list[str] = []
             idle = 0.0
             last = ""
-            steps = generate(self._target, self._planner, sampling, tokens, limit, tally, self._cancel.is_set)
+            planner = self._plain or self._engine.planner
+            steps = generate(self._target, planner, sampling, tokens, limit, tally, self._cancel.is_set)
             try:
                 for step in steps:
                     emitted += step
@@ -387,7 +424,8 @@ class LocalADED:
             if remember and not text.stopped:
                 self._remember("".join(written) + last, answer)
         finally:
-            self._busy.release()
+            self._end()
+        self._engine.turns.leave_a_moment()
         yield Piece(last, text.take_tokens(), tally.finish_reason, stats_of(tally, idle))
 
     def _remember(self, text: str, answer: list[int]) -> None:
@@ -463,7 +501,7 @@ class LocalADED:
         try:
             self._engine.measure_exactness()
         finally:
-            self._busy.release()
+            self._end()
 
     def logits_after(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after ``tokens``, the last one decoded alone: float32 ``(n_vocab,)``. For measuring.
@@ -479,7 +517,7 @@ class LocalADED:
         try:
             return self._target.logits_after(np.array(ids, np.int32))
         finally:
-            self._busy.release()
+            self._end()
 
     def end_tokens(self) -> frozenset[int]:
         """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""

@@ -12,39 +12,46 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from aded_local.cost import SIGHTINGS, CostCurve, Probe
+from aded_local.cost import SIGHTINGS, CostCurve
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache_folder, write_privately
+from aded_local.probe import Gate, OpenGate, Probe
 from aded_local.target import ContextSettings, Model, Target
 
-FORMAT = 4
+FORMAT = 5
 """Version of the file's layout; another one is measured anew."""
 
-FAST_CANDIDATES = ((False, "f16"), (True, "f16"))
-"""(flash attention, cache type) tried for speed. Other cache types were slower on every device measured
-(1B Q4_0, two cores, 1,536 tokens: F16 31 ms, BF16 40 ms, Q8_0 47 ms)."""
+Setting = tuple[bool, str]
+"""Flash attention on or off, and a cache type."""
 
-EXACT_CANDIDATES = ((True, "bf16"), (True, "f16"), (False, "f16"))
-"""Tried for exactness. A BF16 cache avoids the split-KV kernels that make one-token decoding differ."""
+CANDIDATES: Final[tuple[Setting, ...]] = ((False, "f16"), (True, "bf16"), (True, "f16"))
+"""What is tried, the first of them also what answers until something was measured. On two Zen 4 cores the first was
+fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms), on two cores with AMX the second (SmolLM2: 6.8 ms a
+token, the first 8.0 ms). A BF16 cache avoids the split-KV kernels that make one-token decoding differ."""
 
-EXACT_SIZES_THAT_MATTER = 8
+EXACT_SIZES_THAT_MATTER: Final = 8
 """Exact sizes are counted up to here when candidates are compared: larger ones hardly ever pay on a CPU."""
 
-TRIAL_FILL = 1024
-"""Cells at which the candidates are timed: between a chat's first turn and a full default context."""
+EXACT_WORTH: Final = 1.05
+"""A setting may take this much longer than the fastest where more sizes are exact with it: drafts that change no word
+are worth a twentieth of the speed."""
 
-TRIAL_SIZES = (1, 4)
+TRIAL_FILLS: Final = (256, 1024)
+"""Cells at which candidates are timed: a chat's first turn, and a long one."""
+
+TRIAL_SIZES: Final = (1, 4)
 """Batch sizes timed in a trial: plain decoding and a typical small draft."""
 
-TRIAL_SECONDS = 0.6
-"""Time per candidate in a trial."""
+TRIAL_SECONDS: Final = 0.3
+"""Time per candidate, fill and round of a trial."""
 
-MEANINGFUL_GAIN = 0.97
-"""A candidate replaces the one before it only when its time is below this share: noise must not decide."""
+TRIAL_ROUNDS: Final = 2
+"""Times that every candidate has its turn: a machine that slows down slows all of them."""
 
 STEPS_WORTH_SAVING = 50
 """Real passes after which a refined curve is written back."""
@@ -111,8 +118,21 @@ class Measurements:
             self._told = True
 
 
+@dataclass
+class _Score:
+    """What a trial found of a candidate: seconds of its passes, the best of its turns, and its exact sizes."""
+
+    seconds: float
+    exact: frozenset[int]
+
+    @property
+    def kept(self) -> int:
+        """How many of the sizes that matter are exact."""
+        return sum(1 for n in self.exact if n <= EXACT_SIZES_THAT_MATTER)
+
+
 class Tuner:
-    """Opens a target with the settings that suit it.
+    """Chooses the settings that suit a model on this machine, and keeps what was measured.
 
     Args:
         model: loaded weights.
@@ -122,6 +142,9 @@ class Tuner:
         n_gpu_layers: as the model was loaded.
         progress: told before each measurement.
         notice: told when the file cannot be written.
+
+    Attributes:
+        progress: as given; replaced where nobody waits any more.
     """
 
     def __init__(
@@ -139,104 +162,183 @@ class Tuner:
         self._model = model
         self._wanted = wanted
         self._exact = exact
-        self._progress = progress
+        self.progress = progress
         self._notice = notice
-        candidates = EXACT_CANDIDATES if exact else FAST_CANDIDATES
         self._candidates = tuple(
             dict.fromkeys(
                 (
                     fa if flash_attention is None else flash_attention,
                     kind if cache_type is None else cache_type,
                 )
-                for fa, kind in candidates
+                for fa, kind in CANDIDATES
             )
         )
         self._goal = "exact" if exact else "fast"
-        self._free = len(self._candidates) > 1
         self._exactness: dict[str, tuple[list[int], list[int]]] = {}
         self.kept = Measurements(measurements_path(model, wanted, n_gpu_layers))
+        names = {setting_name(*candidate): candidate for candidate in self._candidates}
+        free = len(self._candidates) > 1
+        self._winner = names.get(self.kept.winners.get(self._goal, "")) if free else self._candidates[0]
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known which setting suits best."""
+        return self._winner is not None
 
     def open(self) -> Target:
-        """Make the target's context with the winning setting, measuring where nothing is kept yet.
+        """Make the target's context with the winning setting, or with the first candidate while none is known.
 
         Raises:
             DeviceError: no setting works on this device.
             OptionError: the fixed attention and cache type do not work together.
         """
-        names = {setting_name(*candidate): candidate for candidate in self._candidates}
-        winner = names.get(self.kept.winners.get(self._goal, "")) if self._free else self._candidates[0]
-        if winner is not None:
-            return self._opened(winner)
-        goal = "with the most exact batch sizes" if self._exact else "that is fastest"
-        self._progress(f"finding the attention {goal} on this machine (once per model)")
-        best: tuple[float, tuple[bool, str]] | None = None
+        if self._winner is not None:
+            return self._opened(self._winner)
         failure: DeviceError | None = None
         for candidate in self._candidates:
             try:
-                score = self._score(candidate)
+                return self._opened(candidate)
             except DeviceError as error:
                 failure = error
-                continue
-            if best is None or score < best[0] * MEANINGFUL_GAIN:
-                best = (score, candidate)
-        if best is None:
+        raise failure or DeviceError("no attention setting works here; run with --verbose")
+
+    def settle(self, gate: Gate | None = None) -> ContextSettings:
+        """Find the setting that suits best, if that is not known yet, in contexts of its own.
+
+        Args:
+            gate: asked before each pass.
+
+        Raises:
+            DeviceError: no setting works here.
+        """
+        if self._winner is None:
+            goal = "with the most exact batch sizes" if self._exact else "that is fastest"
+            self.progress(f"finding the attention {goal} on this machine (once per model)")
+            self._winner, contended = self._try_all(OpenGate() if gate is None else gate)
+            if not contended:
+                self.kept.winners[self._goal] = setting_name(*self._winner)
+                self.save()
+        return self._settings(self._winner)
+
+    def _try_all(self, gate: Gate) -> tuple[Setting, bool]:
+        """The best candidate, and whether other programs ran beside the trial."""
+        scores: dict[Setting, _Score] = {}
+        failure: DeviceError | None = None
+        contended = False
+        for turn in range(TRIAL_ROUNDS):
+            for candidate in self._candidates if turn == 0 else list(scores):
+                try:
+                    score, disturbed = self._score(candidate, gate, scores.get(candidate))
+                except DeviceError as error:
+                    failure = error
+                    scores.pop(candidate, None)
+                    continue
+                scores[candidate] = score
+                contended |= disturbed
+        if not scores:
             raise failure or DeviceError("no attention setting works here; run with --verbose")
-        self.kept.winners[self._goal] = setting_name(*best[1])
-        self.kept.save(self._model, self._notice)
-        return self._opened(best[1])
+        if self._exact:
+            best = max(scores, key=lambda each: (scores[each].kept, -scores[each].seconds))
+        else:
+            limit = EXACT_WORTH * min(score.seconds for score in scores.values())
+            near = [each for each in scores if scores[each].seconds <= limit]
+            best = max(near, key=lambda each: (scores[each].kept, -scores[each].seconds))
+        return best, contended
 
-    def _opened(self, candidate: tuple[bool, str]) -> Target:
+    def _score(self, candidate: Setting, gate: Gate, earlier: _Score | None) -> tuple[_Score, bool]:
+        """Time a candidate once more; the first time, find its exact sizes too."""
+        trial = self._trial(candidate)
         try:
-            return Target(self._model, self._settings(candidate))
-        except DeviceError as error:
-            if not self._free and not candidate[0] and candidate[1] != "f16":
-                raise OptionError(f"cache type {candidate[1]} needs flash attention ({error})") from error
-            raise
-
-    def _settings(self, candidate: tuple[bool, str]) -> ContextSettings:
-        return replace(self._wanted, flash_attention=candidate[0], cache_type=candidate[1])
-
-    def _score(self, candidate: tuple[bool, str]) -> float:
-        """Smaller is better: seconds of a trial; in exact mode first the sizes that are lost."""
-        room = min(self._wanted.n_ctx, Probe.LARGEST_ROOM)
-        trial = Target(self._model, replace(self._settings(candidate), n_ctx=room))
-        try:
-            probe = Probe(trial.context)
-            times = probe.time_sizes(TRIAL_SIZES, min(TRIAL_FILL, probe.largest_fill), seconds=TRIAL_SECONDS)
-            seconds = sum(times.values())
-            if not self._exact:
-                return seconds
-            sizes, fills = probe.exactness()
-            self._exactness[setting_name(*candidate)] = sizes, fills
-            kept = sum(1 for n in sizes if n <= EXACT_SIZES_THAT_MATTER)
-            return (EXACT_SIZES_THAT_MATTER - kept) * 1e6 + seconds
+            probe = Probe(trial.context, gate=gate)
+            fills = sorted({min(fill, probe.largest_fill) for fill in TRIAL_FILLS})
+            seconds = 0.0
+            for fill in fills:
+                seconds += sum(probe.time_sizes(TRIAL_SIZES, fill, seconds=TRIAL_SECONDS).values())
+            if earlier is not None:
+                return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
+            if self._exact:
+                found = probe.exactness()
+                self._exactness[setting_name(*candidate)] = found
+                return _Score(seconds, frozenset(found[0])), probe.contended
+            exact = set(range(1, EXACT_SIZES_THAT_MATTER + 1))
+            for fill in fills:
+                exact &= probe.exact_sizes(sorted(exact), fill, longest=EXACT_SIZES_THAT_MATTER)
+            return _Score(seconds, frozenset(exact)), probe.contended
         finally:
             trial.context.close()
 
-    def curve(self, target: Target) -> CostCurve:
-        """The cost curve of an opened target; measured in its own context, which must be empty, if not kept."""
-        name = setting_name(target.settings.flash_attention, target.settings.cache_type)
-        curve = self.kept.curves.get(name)
-        fresh = curve is None
-        probe = Probe(target.context)
-        if curve is None:
-            self._progress("measuring what a pass costs here (once per model)")
-            curve = probe.curve()
-        elif curve.sightings < SIGHTINGS:
-            self._progress("measuring once more what a pass costs here (for the last time)")
-            curve = curve.seen_again(probe.curve())
-            fresh = True
-        if self._exact and curve.exact is None:
-            found = self._exactness.get(name)
-            if found is None:
-                self._progress("probing which batch sizes are exact (once per model)")
-                found = probe.exactness()
-            curve.exact, curve.exact_fills = found
-            fresh = True
-        self.kept.curves[name] = curve
-        if fresh:
-            self.kept.save(self._model, self._notice)
+    def _opened(self, candidate: Setting) -> Target:
+        try:
+            return Target(self._model, self._settings(candidate))
+        except DeviceError as error:
+            if len(self._candidates) == 1 and not candidate[0] and candidate[1] != "f16":
+                raise OptionError(f"cache type {candidate[1]} needs flash attention ({error})") from error
+            raise
+
+    def _settings(self, candidate: Setting) -> ContextSettings:
+        return replace(self._wanted, flash_attention=candidate[0], cache_type=candidate[1])
+
+    def _trial(self, candidate: Setting) -> Target:
+        """A small context beside the one that answers."""
+        room = min(self._wanted.n_ctx, Probe.LARGEST_ROOM)
+        return Target(self._model, replace(self._settings(candidate), n_ctx=room))
+
+    def kept_curve(self, settings: ContextSettings) -> CostCurve | None:
+        """The cost curve of a setting, where it was measured before."""
+        return self.kept.curves.get(setting_name(settings.flash_attention, settings.cache_type))
+
+    def curve_is_due(self, settings: ContextSettings) -> bool:
+        """Whether the curve of a setting is to be measured, for the first time or once more."""
+        curve = self.kept_curve(settings)
+        return curve is None or curve.sightings < SIGHTINGS
+
+    def measure_curve(self, settings: ContextSettings, gate: Gate | None = None) -> CostCurve:
+        """Measure the cost curve of a setting, in a context of its own, and keep it unless others ran beside it.
+
+        Raises:
+            DeviceError: there is no memory for the context.
+        """
+        earlier = self.kept_curve(settings)
+        self.progress(
+            "measuring what a pass costs here (once per model)"
+            if earlier is None
+            else "measuring once more what a pass costs here (for the last time)"
+        )
+        trial = self._trial((settings.flash_attention, settings.cache_type))
+        try:
+            curve = Probe(trial.context, gate=gate).curve()
+        finally:
+            trial.context.close()
+        if earlier is not None:
+            if not curve.contended:
+                earlier.see_again(curve)
+            curve = earlier
+        if not curve.contended:
+            self.kept.curves[setting_name(settings.flash_attention, settings.cache_type)] = curve
+            self.save()
         return curve
+
+    def measure_exactness(
+        self, settings: ContextSettings, curve: CostCurve, gate: Gate | None = None
+    ) -> None:
+        """Find which batch sizes are exact, if the curve does not know; in a context of its own.
+
+        Raises:
+            DeviceError: there is no memory for the context.
+        """
+        if curve.exact is not None:
+            return
+        name = setting_name(settings.flash_attention, settings.cache_type)
+        found = self._exactness.get(name)
+        if found is None:
+            self.progress("probing which batch sizes are exact (once per model)")
+            trial = self._trial((settings.flash_attention, settings.cache_type))
+            try:
+                found = Probe(trial.context, gate=gate).exactness()
+            finally:
+                trial.context.close()
+        curve.exact, curve.exact_fills = found
+        self.save()
 
     def keep(self, settings: ContextSettings, curve: CostCurve) -> None:
         """Write a curve measured elsewhere for the engine to use; what is known of exactness stays if it has none."""
@@ -255,4 +357,4 @@ class Tuner:
     def save_refined(self, curve: CostCurve) -> None:
         """Write a curve back that real steps have refined enough."""
         if curve.steps_seen >= STEPS_WORTH_SAVING:
-            self.kept.save(self._model, self._notice)
+            self.save()

@@ -1,16 +1,29 @@
-"""What all tests share: tiny models, and folders that are not the user's."""
+"""What all tests share: tiny models, compiled kernels, and folders that are not the user's."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tiny_models
 
 from aded_local import preflight
+from aded_local.drafting.ahead import COMMAND
 from aded_local.folders import cache_folder
+
+KERNELS = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder())
+"""Kernels are compiled from the sources under test, once: compiling them for every process would take minutes."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels() -> None:
+    # Without them a program decodes plainly at first, and a test of drafting would test nothing.
+    environment = {**os.environ, "NUMBA_CACHE_DIR": KERNELS}
+    subprocess.run([sys.executable, *COMMAND], check=True, env=environment, timeout=280)
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +41,15 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict_file: P
         kept = tmp_path / "cache" / "preflight"
         kept.mkdir(parents=True)
         shutil.copy(verdict_file, kept)
-    # Kernels are compiled from the sources under test; compiling them for every process would take minutes.
-    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder()))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
     monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured counts as undisturbed, however busy the machine that runs the tests is."""
+    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: False)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,8 @@ class FakeEngine:
         self.closed = False
         self._cancelled = False
 
+    preparing = "ready"
+
     def __enter__(self) -> FakeEngine:
         return self
 

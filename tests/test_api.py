@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -241,13 +242,20 @@ def test_a_closed_object_says_so(tiny: dict[str, Path]) -> None:
         llm.generate("x")
 
 
-def test_a_pass_is_measured_at_two_starts_and_nothing_at_the_third(tiny: dict[str, Path]) -> None:
+@pytest.mark.usefixtures("quiet_machine")
+def test_a_pass_is_measured_at_two_starts_and_nothing_at_the_third(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
     said: list[list[str]] = []
+    sightings = []
     for _ in range(3):
         said.append([])
-        LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_progress=said[-1].append).close()
-    assert any(line.startswith("measuring what a pass costs") for line in said[0])
-    assert [line.startswith("measuring once more") for line in said[1]] == [True]
+        with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_progress=said[-1].append) as llm:
+            assert llm.prepare()
+        [kept] = (tmp_path / "cache" / "measurements").glob("*.json")
+        [curve] = json.loads(kept.read_text())["curves"].values()
+        sightings.append(curve["sightings"])
+    assert sightings == [1, 2, 2]
     assert said[2] == []
 
 
@@ -258,15 +266,19 @@ def test_what_a_small_context_measured_is_not_taken_for_a_larger_one(tiny: dict[
             assert (max(llm.description()["exact_probed_at_cells"]) > 256) == (n_ctx == 1024)
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_spoilt_measurements_are_made_again(tiny: dict[str, Path], tmp_path: Path) -> None:
-    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1):
-        pass
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
+        llm.prepare()
     [kept] = (tmp_path / "cache" / "measurements").glob("*.json")
     kept.write_text(kept.read_text()[:100])
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
+        llm.prepare()
         assert llm.generate("x", max_tokens=2).tokens
+    assert kept.read_text().endswith("}")
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_measurements_that_cannot_be_kept_are_a_notice_not_a_failure(
     tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +287,7 @@ def test_measurements_that_cannot_be_kept_are_a_notice_not_a_failure(
     monkeypatch.setenv("ADED_CACHE_DIR", str(blocked))
     notices: list[str] = []
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_notice=notices.append) as llm:
+        llm.prepare()
         assert llm.generate("x", max_tokens=2).tokens
     assert notices
     assert all("\n" not in notice for notice in notices)
@@ -303,6 +316,7 @@ def test_the_description_says_what_the_memory_allows(
 
 def test_drafting_can_be_switched_off_and_on_between_answers(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], draft="paper", n_ctx=512, n_threads=1) as llm:
+        llm.prepare()
         first = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
         llm.use_draft("off")
         plain = llm.generate(PROMPT, max_tokens=40, temperature=0.0)

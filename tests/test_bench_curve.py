@@ -19,9 +19,11 @@ from aded_bench.curve_entries import curves_of, entry_of
 from aded_bench.curve_table import print_curves
 from aded_bench.main import main
 from aded_bench.results import ResultFile
-from aded_local.cost import BASE_FILL, CHAIN, LARGEST_BATCH, PREFIX, SIZES, Probe
-from aded_local.engine import EngineOptions, open_engine
+from aded_local.cost import BASE_FILL, LARGEST_BATCH
+from aded_local.engine import EngineOptions
 from aded_local.errors import OptionError, StoreError
+from aded_local.opening import open_engine
+from aded_local.probe import CHAIN, PREFIX, SIZES, Probe
 from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.tuning import Measurements, measurements_path
 
@@ -59,11 +61,12 @@ def test_every_combination_and_prefix_asked_for_has_its_curve(tiny: dict[str, Pa
 
 
 def test_what_the_engine_chooses_among_is_measured_unless_told_otherwise(tiny: dict[str, Path]) -> None:
-    assert Plan(tiny["llama"]).combinations() == [(False, "f16"), (True, "f16"), (True, "bf16")]
-    assert Plan(tiny["llama"], attention=(True,)).combinations() == [(True, "f16"), (True, "bf16")]
+    assert Plan(tiny["llama"]).combinations() == [(False, "f16"), (True, "bf16"), (True, "f16")]
+    assert Plan(tiny["llama"], attention=(True,)).combinations() == [(True, "bf16"), (True, "f16")]
     assert Plan(tiny["llama"], cache_types=("q8_0",)).combinations() == [(False, "q8_0"), (True, "q8_0")]
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_the_engine_goes_by_the_curve_measured_here(tiny: dict[str, Path]) -> None:
     result = run(Plan(tiny["llama"], **QUICK), ResultFile(None))
     said: list[str] = []
@@ -114,6 +117,7 @@ def test_a_running_state_has_one_prefix_and_few_sizes(tiny: dict[str, Path]) -> 
     assert max(int(n) for n in result["curves"][0]["milliseconds"]) == 9
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_ctrl_c_keeps_what_there_is_and_the_next_run_goes_on(
     tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +155,7 @@ def test_sizes_are_timed_round_by_round_from_the_same_cells(tiny: dict[str, Path
     target = Target(model, ContextSettings(512, 1, False, "f16", 8))
     probe = Probe(target.context)
     assert [n for n, _ in probe.passes((4, 2), 256, rounds=2)] == [1, 4, 2, 1, 4, 2]
-    assert [n for n, _ in probe.passes((4, 2), 256, rounds=2, seconds=-1.0)] == [1]
+    assert [n for n, _ in probe.passes((4, 2), 256, rounds=2, seconds=-1.0)] == [1, 4, 2]
     assert target.context.n_past == 0
     assert [probe.cells_for(n) for n in (10, 100, 256, 416, 417)] == [32, 96, 256, 416, 32]
     target.close()

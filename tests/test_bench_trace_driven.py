@@ -16,8 +16,9 @@ from aded_bench.replay.traces import Recorded, Trace
 from aded_local import LocalADED
 from aded_local.drafting import Drafter, make_drafter
 from aded_local.drafting.paper import PaperDrafter
-from aded_local.engine import Engine, open_engine
+from aded_local.engine import Engine
 from aded_local.errors import OptionError, StoreError
+from aded_local.opening import open_engine
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 SETTING = {"n_threads": 1, "n_ctx": 512, "flash_attention": False, "cache_type": "f16"}

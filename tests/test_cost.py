@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded_local.cost import BASE_FILL, LARGEST_BATCH, CostCurve, Probe, from_measurements
+from aded_local.cost import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
+from aded_local.probe import Probe
 
 JAGGED = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
 
@@ -85,7 +86,8 @@ def test_a_first_measurement_at_a_busy_moment_is_put_right_at_the_second_start()
     first, second = from_measurements(busy, {}, 0), from_measurements(JAGGED, {}, 0)
     first.exact, first.exact_fills = [1, 2], [256]
     for earlier, later in ((first, second), (second, first)):
-        both = CostCurve.from_dict(earlier.seen_again(later).to_dict())
+        both = CostCurve.from_dict(earlier.to_dict())
+        both.see_again(later)
         assert both.seconds(BASE_FILL) == pytest.approx(second.seconds(BASE_FILL))
         assert both.sightings == 2 and both.exact == earlier.exact
 

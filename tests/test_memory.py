@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aded_local import LocalADED, engine
+from aded_local import LocalADED, opening
 from aded_local.drafting import Drafter
 from aded_local.store import ConversationMemory, Exchange, memories
 from aded_local.store.conversations import memory_folder
@@ -52,7 +52,7 @@ def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
         made.began = 0
         return made
 
-    monkeypatch.setattr(engine, "make_drafter", make_drafter)
+    monkeypatch.setattr(opening, "make_drafter", make_drafter)
     yield made
 
 
@@ -154,6 +154,7 @@ def test_the_drafter_is_told_once_and_before_the_first_prompt(
     tiny: dict[str, Path], listener: Listener, preset: str
 ) -> None:
     with opened(tiny["llama"], draft=preset) as llm:
+        llm.prepare()
         assert listener.recalled == [[]]
         messages = [turn("one two")]
         first = llm.chat(messages, max_tokens=20, temperature=0.0)

@@ -39,6 +39,7 @@ class Target:
         model: weights and vocabulary.
         context: cache, batch and logits.
         cached: token ids in the KV cache, oldest first; ``len(cached) == context.n_past``.
+        seconds_per_prompt_token: what decoding a prompt took last; 0.0 before the first.
     """
 
     def __init__(self, model: Model, settings: ContextSettings) -> None:
@@ -46,6 +47,7 @@ class Target:
         self.settings = fit_memory_kind(model, settings)
         self.context = Context(model, self.settings)
         self.cached: list[int] = []
+        self.seconds_per_prompt_token = 0.0
 
     def close(self) -> None:
         """Free the context, then the weights."""
@@ -98,6 +100,8 @@ class Target:
         del self.cached[reused:]
         seconds = self.context.prefill(np.array(prompt[reused:], np.int32), cancelled=cancelled)
         self.cached = prompt[: self.context.n_past]
+        if len(self.cached) > reused:
+            self.seconds_per_prompt_token = seconds / (len(self.cached) - reused)
         return reused, seconds
 
     def verify(self, root: int, tree: DraftTree) -> tuple[DraftTree, Layout, float]:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import DeviceError
 from aded_local.target import logs
 from aded_local.target.interrupts import held_back
 from aded_local.target.layout import PLAIN, Layout, lay_out
+from aded_local.target.library import lib
 from aded_local.target.model import Model
 from aded_local.tree import DraftTree
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
-from llama_cpp import _ggml
-from llama_cpp import llama_cpp as lib
-
 from aded_local.preflight import require_sound_build
+from aded_local.target.library import ggml, lib
 
 GPU_KINDS = (1, 2)
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU, in ggml-backend.h."""
@@ -21,7 +19,6 @@ def gpu_names() -> list[str]:
     """
     require_sound_build()
     lib.llama_backend_init()
-    ggml = _ggml.libggml
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.preflight import require_sound_build
 from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check
 from aded_local.target.interrupts import held_back
+from aded_local.target.library import lib
 from aded_local.tree import IntArray
 
 ALL_LAYERS = -1

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from llama_cpp import llama_cpp as lib
-
 from aded_local.errors import OptionError, StoreError
 from aded_local.target import logs
 from aded_local.target.interrupts import held_back
+from aded_local.target.library import lib
 from aded_local.target.model import start_backend
 
 FILE_TYPES = {

@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass, fields
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import OptionError
 from aded_local.target.context import Context
+from aded_local.target.library import lib
 
 PENALTY_WINDOW = 64
 """Tokens a repetition penalty looks back over: llama.cpp's default ``--repeat-last-n``."""

@@ -15,24 +15,14 @@ from typing import Any
 from aded_bench.curve_entries import Entry, Setting, curves_of, entry_of, name_of
 from aded_bench.results import ResultFile, provenance, resume
 from aded_local import device
-from aded_local.cost import (
-    BASE_FILL,
-    LARGEST_BATCH,
-    PROBE_SEED,
-    ROUNDS,
-    SIZES,
-    Probe,
-    from_measurements,
-)
-from aded_local.engine import ROLLBACK_SNAPSHOTS, SEQUENCES
+from aded_local.cost import BASE_FILL, LARGEST_BATCH, from_measurements
 from aded_local.errors import DeviceError, OptionError
+from aded_local.opening import ROLLBACK_SNAPSHOTS, SEQUENCES
+from aded_local.probe import PROBE_SEED, ROUNDS, SIZES, Probe
 from aded_local.target import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
-from aded_local.tuning import EXACT_CANDIDATES, FAST_CANDIDATES, Tuner
+from aded_local.tuning import CANDIDATES, Tuner
 
 Say = Callable[[str], None]
-
-CANDIDATES: tuple[Setting, ...] = tuple(dict.fromkeys((*FAST_CANDIDATES, *EXACT_CANDIDATES)))
-"""What the engine chooses among, for speed and for exactness."""
 
 PREFIXES = (BASE_FILL, 1536)
 """Cells measured at unless told otherwise: where the engine's curve starts, and a long chat
@@ -130,6 +120,7 @@ def run(
     model = Model(plan.model)
     try:
         tuner = _tuner(plan, model, notice)
+        tuner.settle()
         with_chosen = tuner.open()
         try:
             chosen = with_chosen.settings

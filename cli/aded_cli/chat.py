@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -25,6 +26,10 @@ EXIT_ERROR = 2
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+MEASURING = "answered; measuring what a pass costs here, once per model (Ctrl-C leaves it for next time)…"
+MEASURING_SECONDS = 15.0
+"""How long a program that has answered may stay to measure: three times what SmolLM2 takes on two cores."""
 
 
 class OneLineCommand(click.Command):
@@ -158,11 +163,21 @@ def _answer_once(settings: Settings, prompt: str) -> int:
         llm = open_model(settings, say)
     with llm:
         answer = relay(llm, start, _keep_silent if settings.as_json else display.write_answer)
-    if settings.as_json:
-        _print_json(answer)
-    else:
-        _close_text(answer)
+        if settings.as_json:
+            _print_json(answer)
+        else:
+            _close_text(answer)
+        if not answer.stopped:
+            _measure_after_answer(llm)
     return EXIT_INTERRUPTED if answer.stopped else 0
+
+
+def _measure_after_answer(llm: LocalADED) -> None:
+    """Use the moment after a single answer: a program that only ever answers once would never be measured."""
+    if llm.preparing != "measuring":
+        return
+    with contextlib.suppress(KeyboardInterrupt), display.loading(MEASURING, quiet=False):
+        llm.prepare(timeout=MEASURING_SECONDS)
 
 
 def _keep_silent(_text: str) -> None:

@@ -99,8 +99,8 @@ def command(
     from aded_bench.progress import steps_progress
     from aded_bench.results import ResultFile, check_output
     from aded_bench.tables import console
-    from aded_local.cost import SIZES
     from aded_local.errors import OptionError
+    from aded_local.probe import SIZES
 
     if png_path is not None and importlib.util.find_spec("matplotlib") is None:
         raise OptionError("--png needs matplotlib: install aded-local[bench]")

@@ -27,12 +27,14 @@ from typing import TYPE_CHECKING, Any
 from aded_bench.replay.drafts import Own
 from aded_bench.replay.makeup import Makeup, open_drafter
 from aded_bench.replay.trace_sums import AnswerSums, summed
-from aded_local.cost import LARGEST_BATCH, CostCurve, Probe, SecondsArray
+from aded_local.cost import LARGEST_BATCH, CostCurve, SecondsArray
 from aded_local.drafting import PRESETS, Drafter
-from aded_local.engine import Engine, EngineOptions, open_engine
+from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import OptionError, StoreError
 from aded_local.matching import Match, sample_and_match
+from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner, make_planner
+from aded_local.probe import Probe
 from aded_local.target import ALL_LAYERS
 from aded_local.target.layout import limit_leaves
 from aded_local.tree import DraftTree
@@ -109,6 +111,7 @@ def measure(
         verbose=False,
     )
     engine = open_engine(model, options, lambda note: None, lambda note: None)
+    engine.preparation.wait()
     try:
         _check_vocabulary(engine, (trace, *warm))
         if engine.curve is None:

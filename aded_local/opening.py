@@ -1,0 +1,282 @@
+"""Opens a model with defaults that fit, and makes ready beside and between answers what a first start lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from aded_local import device
+from aded_local.drafting import Drafter, kernels_are_kept, make_drafter
+from aded_local.drafting.statistics import Table
+from aded_local.engine import Engine, EngineOptions
+from aded_local.errors import DeviceError, OptionError, StoreError
+from aded_local.joining import JoiningPlanner
+from aded_local.planning import PlainPlanner, Planner, make_planner
+from aded_local.preparing import KERNELS, MEASURING, Preparation, compile_beside, giving_way
+from aded_local.store import ConversationMemory, identity_of
+from aded_local.store.phrases import kept_phrase_table
+from aded_local.store.static import open_static
+from aded_local.target import CACHE_TYPES, ContextSettings, Model
+from aded_local.target.context import SMALLEST_CONTEXT
+from aded_local.target.interrupts import not_dropped
+from aded_local.tree import IntArray
+from aded_local.tuning import Tuner
+from aded_local.turns import Turns
+
+Say = Callable[[str], None]
+"""Takes a line for the person who waits."""
+
+EXCHANGE_SECONDS = 1.0
+"""A better setting is taken at once if what is cached is decoded anew within this time, else at the next start."""
+
+ROLLBACK_SNAPSHOTS = 8
+"""State snapshots asked for where memory is a running state: each multiplies the state's size, and on such
+models a longer chain than this hardly ever pays."""
+
+SEQUENCES = {"auto": 8, "paper": 32, "off": 2}
+"""Branches a tree may have, by preset. The paper's search keeps 24 prefixes, so no more than that; a budget
+rarely affords more than a few; 2 is what the cost probe needs."""
+
+
+def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) -> Engine:
+    """Load a GGUF and make it ready.
+
+    Args:
+        path: the GGUF.
+        options: what was asked for.
+        progress: told before measurements and checks that take seconds.
+        notice: told what went wrong without stopping anything.
+
+    Raises:
+        ModelError, OptionError, DeviceError: see ``LocalADED``.
+    """
+    kind = options.cache_type
+    if kind is not None and kind not in CACHE_TYPES:
+        raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
+    model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
+    try:
+        n_ctx = options.n_ctx or device.default_context(model)
+        if "position_embd.weight" in model.header.tensors:
+            # Learnt positions end where training did, and llama.cpp ends the process beyond.
+            n_ctx = min(n_ctx, model.n_ctx_train)
+        memory = _open_memory(model, notice) if options.memory else None
+        while True:
+            try:
+                return _open_context(model, n_ctx, options, memory, progress, notice)
+            except DeviceError:
+                # Free memory is an estimate, the GPU's is not known at all: a default gives way, a wish does not.
+                if options.n_ctx is not None or n_ctx // 2 < SMALLEST_CONTEXT:
+                    raise
+                n_ctx //= 2
+                notice(f"not enough memory for the default context; trying {n_ctx} tokens")
+    except BaseException:
+        model.close()
+        raise
+
+
+def _open_memory(model: Model, notice: Say) -> ConversationMemory | None:
+    try:
+        identity = identity_of(model.header)
+    except StoreError as error:
+        notice(f"conversations are not remembered: {error}")
+        return None
+    return ConversationMemory.open(identity, notice)
+
+
+def _static_table(path: Path, model: Model) -> Table:
+    """The counts of a static store made for the model's tokenizer; StoreError says why not."""
+    return open_static(path, identity_of(model.header).tokenizer).table
+
+
+def _phrases(model: Model, notice: Say) -> Table | None:
+    """The shipped phrases in the model's tokens; drafts only start worse without."""
+    from aded_models.phrases import PhrasesError
+
+    try:
+        tokenizer = identity_of(model.header).tokenizer
+    except StoreError:
+        tokenizer = ""
+    try:
+        return kept_phrase_table(
+            lambda text: model.tokenize(text, add_special=False, parse_special=False), tokenizer
+        )
+    except (OSError, PhrasesError) as error:
+        notice(f"drafting starts without the shipped phrases: {error}; install aded-local again")
+        return None
+
+
+Exchanges = list[tuple[IntArray, IntArray, bool]]
+"""What was said earlier, as ``Drafter.recall`` takes it."""
+
+
+def _earlier(memory: ConversationMemory | None, n_vocab: int, notice: Say) -> Exchanges | None:
+    """What was said before this start, so that this start's answers are not learnt twice; None without a memory."""
+    if memory is None:
+        return None
+    try:
+        exchanges = memory.exchanges()
+    except StoreError as error:
+        notice(f"earlier conversations are not recalled: {error}")
+        return None
+    # Kernels look ids up without asking whether they are in the vocabulary, and a file can be put together by hand.
+    known = (
+        each for each in exchanges if max(each.prompt.max(initial=0), each.answer.max(initial=0)) < n_vocab
+    )
+    return [(each.prompt, each.answer, each.continues) for each in known]
+
+
+def _open_context(
+    model: Model,
+    n_ctx: int,
+    options: EngineOptions,
+    memory: ConversationMemory | None,
+    progress: Say,
+    notice: Say,
+) -> Engine:
+    wanted = ContextSettings(
+        n_ctx=n_ctx,
+        n_threads=options.n_threads or device.physical_threads(),
+        flash_attention=False,
+        cache_type="f16",
+        n_sequences=SEQUENCES[options.draft],
+        n_rollback=0 if options.draft == "off" else ROLLBACK_SNAPSHOTS,
+    )
+    tuner = Tuner(
+        model,
+        wanted,
+        exact=options.exact,
+        flash_attention=options.flash_attention,
+        cache_type=options.cache_type,
+        n_gpu_layers=options.n_gpu_layers,
+        progress=progress,
+        notice=notice,
+    )
+    if options.exact:
+        tuner.settle()  # which words are said depends on it
+    target = tuner.open()
+    turns = Turns()
+    engine = Engine(
+        target, PlainPlanner(), None, tuner, options, notice, turns, Preparation(turns, notice), memory
+    )
+    try:
+        if options.draft == "off" or target.drafting_shape == "none":
+            tuner.progress = lambda line: None
+            if not tuner.settled:
+                engine.preparation.start(lambda preparation: _settle(engine), MEASURING)
+            return engine
+        engine.curve = tuner.kept_curve(target.settings)
+        if options.exact:
+            engine.curve = engine.curve or tuner.measure_curve(target.settings)
+            engine.measure_exactness()
+            _say_where_nothing_is_exact(engine)
+        if options.store is not None:
+            _static_table(options.store, model)  # what is wrong with it is said now
+        earlier = _earlier(memory, model.n_vocab, notice)
+        tuner.progress = lambda line: None  # from here on nobody waits
+        joining = JoiningPlanner()
+        if not kernels_are_kept():
+            engine.planner = joining
+            engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
+            return engine
+        with not_dropped():
+            drafter = _make_drafter(engine, earlier)
+        engine.planner = joining if engine.curve is None else _make_planner(engine, drafter)
+        if engine.curve is None or tuner.curve_is_due(target.settings):
+            engine.preparation.start(lambda preparation: _measure(engine, joining, drafter), MEASURING)
+        return engine
+    except BaseException:
+        engine.preparation.close()
+        target.context.close()
+        raise
+
+
+def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None) -> None:
+    """Make the drafter, compiling it first, then measure; runs in a thread of its own."""
+    preparation = engine.preparation
+    preparation.compiled = compile_beside(engine.turns)
+    with giving_way():
+        drafter = _make_drafter(engine, earlier)
+    if engine.curve is not None:
+        _join(engine, joining, drafter)
+    preparation.stage = MEASURING
+    _measure(engine, joining, drafter)
+
+
+def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
+    """Find setting and curve between answers, and let drafting join; runs in a thread of its own."""
+    tuner, turns = engine.tuner, engine.turns
+    _settle(engine)
+    settings = engine.target.settings
+    engine.curve = engine.curve or tuner.kept_curve(settings)
+    if tuner.curve_is_due(settings):
+        with turns.measuring():
+            engine.curve = tuner.measure_curve(settings, turns)
+    _join(engine, joining, drafter)
+
+
+def _join(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
+    if engine.planner is joining and not joining.joined:
+        joining.join(_make_planner(engine, drafter))
+        engine.preparation.has_joined()
+
+
+def _settle(engine: Engine) -> None:
+    """Find the best setting between answers, and change to it where that is quick."""
+    tuner, turns, target = engine.tuner, engine.turns, engine.target
+    if tuner.settled:
+        return
+    with turns.measuring():
+        best = tuner.settle(turns)
+        same = (best.flash_attention, best.cache_type) == (
+            target.settings.flash_attention,
+            target.settings.cache_type,
+        )
+        if same:
+            return
+        turns.wait()
+    with turns.exchanging():
+        cached = list(target.cached)
+        if len(cached) * target.seconds_per_prompt_token > EXCHANGE_SECONDS:
+            return
+        before = target.settings
+        try:
+            target.reopen(best)
+        except DeviceError:
+            target.reopen(before)
+        if cached:
+            target.prefill(cached, lambda: turns.wanted)
+
+
+def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
+    """The preset's drafter, which knows the static store, the shipped phrases and earlier conversations."""
+    options, model = engine.options, engine.model
+    drafter = make_drafter(
+        options.draft,
+        n_vocab=model.n_vocab,
+        static=None if options.store is None else _static_table(options.store, model),
+        phrases=_phrases(model, engine.notice) if options.draft == "auto" else None,
+    )
+    if earlier is not None:
+        drafter.recall(earlier)
+    return drafter
+
+
+def _make_planner(engine: Engine, drafter: Drafter) -> Planner:
+    assert engine.curve is not None
+    target, options = engine.target, engine.options
+    return make_planner(
+        options.draft,
+        drafter,
+        engine.curve,
+        chain_only=options.exact or target.drafting_shape == "chain",
+        largest=target.largest_draft,
+        exact=options.exact,
+        top_k=options.top_k,
+    )
+
+
+def _say_where_nothing_is_exact(engine: Engine) -> None:
+    if engine.target.largest_draft and engine.largest_draft == 0:
+        engine.notice(
+            "with these settings no larger batch equals one-token decoding here: exact, so decoding plainly"
+        )

@@ -1,0 +1,162 @@
+"""What a first start lacks is made ready beside and between answers: kernels, the best setting, the cost curve.
+
+The first token never waits for it. Kernels are compiled by a child process, which goes on when this one ends; settings
+and costs are measured while nobody asks, in contexts of their own; drafting joins when all of it is there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aded_local.errors import ADEDError
+from aded_local.turns import Closed, Turns
+
+KERNELS: Final = "kernels"
+MEASURING: Final = "measuring"
+READY: Final = "ready"
+
+POLL_SECONDS: Final = 0.1
+"""How often the compiling child is looked at."""
+
+COMPILING_LIMIT: Final = 600.0
+"""Seconds after which a compiling child is no longer waited for: forty times what it takes on a quiet core."""
+
+SWITCH_SECONDS: Final = 5e-4
+"""How long Python code of this thread may hold up an answer's: Python's own 5 ms would be felt at every token."""
+
+CLOSING_SECONDS: Final = 30.0
+"""How long closing waits for the pass that is being timed."""
+
+Say = Callable[[str], None]
+
+_left_running: list[subprocess.Popen[bytes]] = []
+"""Children that go on. Python warns of those that nobody holds."""
+
+
+class Preparation:
+    """Runs steps in a thread until drafting is ready.
+
+    Attributes:
+        turns: who may use the model now.
+        stage: ``KERNELS``, ``MEASURING`` or ``READY``.
+        compiled: seconds that compiling kernels took, 0.0 where they were kept.
+        joined: seconds from the start until drafting joined; 0.0 where it has not, or was there at once.
+    """
+
+    def __init__(self, turns: Turns, notice: Say) -> None:
+        self.turns = turns
+        self.stage = READY
+        self.compiled = 0.0
+        self.joined = 0.0
+        self._notice = notice
+        self._started = time.perf_counter()
+        self._thread: threading.Thread | None = None
+
+    def start(self, steps: Callable[[Preparation], None], stage: str) -> None:
+        """Run ``steps`` in a thread; they may raise ``Closed`` or an ADEDError, which ends them.
+
+        Args:
+            steps: sets ``stage`` as it goes.
+            stage: the first.
+        """
+        self.stage = stage
+        self._thread = threading.Thread(target=self._run, args=(steps,), name="aded-prepare", daemon=True)
+        # A thread inside llama.cpp must not outlive the library at the interpreter's end.
+        atexit.register(_close_at_exit, weakref.ref(self))
+        self._thread.start()
+
+    def _run(self, steps: Callable[[Preparation], None]) -> None:
+        try:
+            steps(self)
+        except Closed:
+            pass
+        except (ADEDError, OSError) as error:
+            self._notice(f"not all could be measured here, so decoding goes on as it is: {error}")
+        finally:
+            self.stage = READY
+
+    def has_joined(self) -> None:
+        """Drafting is ready."""
+        self.joined = time.perf_counter() - self._started
+
+    @property
+    def running(self) -> bool:
+        """Whether something is still made ready."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all is ready, for at most so many seconds; tells whether it is."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return not self.running
+
+    def close(self) -> None:
+        """Stop, within a pass."""
+        self.turns.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSING_SECONDS)
+
+    def describe(self) -> str:
+        """The state in a few words, for people."""
+        parts = [f"kernels compiled in {self.compiled:.0f} s"] if self.compiled else []
+        if self.stage == KERNELS:
+            parts.append("compiling the drafter beside the answers, once per installation")
+        elif self.stage == MEASURING:
+            parts.append("measuring this machine between answers, once per model")
+        if self.joined:
+            parts.append(f"drafting joined after {self.joined:.1f} s")
+        return "; ".join(parts) or "all is ready"
+
+
+def _close_at_exit(preparation: weakref.ref[Preparation]) -> None:
+    found = preparation()
+    if found is not None:
+        found.close()
+
+
+def compile_beside(turns: Turns) -> float:
+    """Have a child process compile the drafter's kernels into the cache; seconds it took.
+
+    The child goes on when this process ends, so that short runs get there too.
+
+    Raises:
+        Closed: the model is being closed.
+    """
+    from aded_local.drafting.ahead import COMMAND
+
+    started = time.perf_counter()
+    try:
+        child = subprocess.Popen(
+            [sys.executable, *COMMAND],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is not for it
+        )
+    except OSError:
+        return 0.0  # then the kernels are compiled here
+    while child.poll() is None and time.perf_counter() - started < COMPILING_LIMIT:
+        if turns.closing:
+            _left_running.append(child)
+            raise Closed
+        time.sleep(POLL_SECONDS)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Python code in the block, which runs beside an answer, hands the interpreter over often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -1,0 +1,137 @@
+"""Whose turn it is on one loaded model: an answer's, or a measurement's between answers.
+
+An answer never waits for a measurement beyond the pass that is being timed, and a measurement begins only when
+nobody has asked for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+QUIET_SECONDS: Final = 0.05
+"""Nobody asks for so long before a pass is timed: answers that follow each other at once are left alone."""
+
+MEASURING_SHARE: Final = 0.25
+"""Of the time of answers that follow each other at once, what measuring may take at their ends: a program that asks
+without a pause would never have its costs measured. Once per model; half a minute of answers pays for it."""
+
+SHORTEST_SLICE: Final = 0.3
+"""Seconds below which it does not pay to begin: some twenty passes of a small model."""
+
+LONGEST_SLICE: Final = 1.0
+"""Seconds that one answer's end is held up at most."""
+
+CLOSING_POLL: Final = 0.1
+"""Seconds after which somebody who waits for an answer's end looks whether the model is being closed."""
+
+
+class Closed(Exception):
+    """The model is being closed; whoever measures stops."""
+
+
+class Turns:
+    """Answers come first. Also the ``Gate`` of a probe."""
+
+    def __init__(self) -> None:
+        """Nobody answers, nobody measures."""
+        self._changed = threading.Condition()
+        self._exchange = threading.Lock()
+        self._answering = False
+        self._closing = False
+        self._measuring = False
+        self._quiet_since = -math.inf
+        self._began = 0.0
+        self._credit = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether an answer is running or waits to begin."""
+        return self._answering
+
+    def begin_answer(self) -> None:
+        """An answer begins; waits for an exchange that is under way."""
+        with self._changed:
+            self._answering = True
+            self._began = time.perf_counter()
+        self._exchange.acquire()
+
+    def end_answer(self) -> None:
+        """The answer has ended."""
+        self._exchange.release()
+        with self._changed:
+            self._answering = False
+            self._quiet_since = time.perf_counter()
+            self._credit += MEASURING_SHARE * (self._quiet_since - self._began)
+            self._changed.notify_all()
+
+    def leave_a_moment(self) -> None:
+        """Where measurements are due and answers follow each other at once, hold the caller up for their sake."""
+        with self._changed:
+            if self._measuring and self._credit >= SHORTEST_SLICE:
+                until = min(self._credit, LONGEST_SLICE)
+                self._credit = 0.0
+                self._changed.wait_for(lambda: self._closing or self._answering or not self._measuring, until)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Somebody measures, and may be left a moment at the ends of answers."""
+        with self._changed:
+            self._measuring = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._measuring = False
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """No answer runs within the block. What takes long in it should look at ``wanted``.
+
+        Raises:
+            Closed: the model is being closed.
+        """
+        while not self._exchange.acquire(timeout=CLOSING_POLL):
+            if self._closing:
+                raise Closed
+        try:
+            yield
+        finally:
+            self._exchange.release()
+
+    def wait(self) -> bool:
+        """Return when nobody has asked for a while; tells whether that took waiting.
+
+        Raises:
+            Closed: the model is being closed.
+        """
+        waited = False
+        with self._changed:
+            while True:
+                if self._closing:
+                    raise Closed
+                rest = QUIET_SECONDS - (time.perf_counter() - self._quiet_since)
+                if not self._answering and rest <= 0.0:
+                    return waited
+                waited = True
+                self._changed.wait(None if self._answering else rest)
+
+    def undisturbed(self) -> bool:
+        """Whether no answer has begun since ``wait`` returned."""
+        return not self._answering
+
+    def close(self) -> None:
+        """Make whoever measures stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    @property
+    def closing(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closing
