@@ -1,0 +1,126 @@
+"""Answers come first; measurements use what is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from aded_local.turns import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Turns
+
+
+def test_a_measurement_waits_for_the_answer_and_a_quiet_moment() -> None:
+    turns = Turns()
+    assert turns.wait() is False, "nobody is there"
+    turns.begin_answer()
+    assert not turns.undisturbed()
+    began: list[float] = []
+    waiting = threading.Thread(target=lambda: began.append(turns.wait() and time.perf_counter()))
+    waiting.start()
+    time.sleep(0.02)
+    assert not began
+    ended = time.perf_counter()
+    turns.end_answer()
+    waiting.join(5)
+    assert began and began[0] - ended >= QUIET_SECONDS * 0.9
+    assert turns.undisturbed()
+
+
+def test_an_answer_that_begins_disturbs_a_pass() -> None:
+    turns = Turns()
+    turns.wait()
+    turns.begin_answer()
+    assert turns.wanted and not turns.undisturbed()
+    turns.end_answer()
+    assert not turns.wanted
+
+
+def test_an_exchange_and_an_answer_exclude_each_other() -> None:
+    turns = Turns()
+    order: list[str] = []
+    entered = threading.Event()
+
+    def exchange() -> None:
+        with turns.exchanging():
+            entered.set()
+            time.sleep(0.05)
+            order.append("exchange")
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    entered.wait(5)
+    turns.begin_answer()
+    order.append("answer")
+    thread.join(5)
+    turns.end_answer()
+    assert order == ["exchange", "answer"]
+
+
+def test_closing_ends_whoever_waits() -> None:
+    turns = Turns()
+    turns.begin_answer()
+    found: list[str] = []
+
+    def measure() -> None:
+        try:
+            turns.wait()
+        except Closed:
+            found.append("wait")
+
+    def exchange() -> None:
+        try:
+            with turns.exchanging():
+                raise AssertionError("an answer is running")
+        except Closed:
+            found.append("exchange")
+
+    threads = [threading.Thread(target=each) for each in (measure, exchange)]
+    for thread in threads:
+        thread.start()
+    turns.close()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(found) == ["exchange", "wait"]
+
+
+def test_nobody_is_held_up_unless_somebody_measures() -> None:
+    turns = Turns()
+    turns.begin_answer()
+    turns._began -= 100.0
+    turns.end_answer()
+    started = time.perf_counter()
+    turns.leave_a_moment()
+    assert time.perf_counter() - started < SHORTEST_SLICE / 2
+
+
+def test_long_answers_leave_a_bounded_moment_that_another_answer_ends() -> None:
+    turns = Turns()
+    with turns.measuring():
+        turns.begin_answer()
+        turns._began -= 1000.0
+        turns.end_answer()
+        started = time.perf_counter()
+        threading.Timer(0.05, turns.begin_answer).start()
+        # The other answer tells nobody, so the moment may last; it never lasts longer than agreed.
+        turns.leave_a_moment()
+        assert time.perf_counter() - started < LONGEST_SLICE + 1.0
+        turns.end_answer()
+
+
+def test_short_answers_save_up_for_a_moment_worth_having() -> None:
+    turns = Turns()
+    with turns.measuring():
+        turns.begin_answer()
+        turns.end_answer()
+        started = time.perf_counter()
+        turns.leave_a_moment()
+        assert time.perf_counter() - started < SHORTEST_SLICE / 2
+
+
+def test_an_exception_in_an_exchange_lets_answers_go_on() -> None:
+    turns = Turns()
+    with pytest.raises(ValueError), turns.exchanging():
+        raise ValueError
+    turns.begin_answer()
+    turns.end_answer()
