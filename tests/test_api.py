@@ -24,6 +24,7 @@ from aded_local.errors import (
     PromptError,
     TemplateError,
 )
+from aded_local.folders import cache_folder
 
 PROMPT = "one two three one two three"
 
@@ -258,10 +259,10 @@ def test_what_a_small_context_measured_is_not_taken_for_a_larger_one(tiny: dict[
             assert (max(llm.description()["exact_probed_at_cells"]) > 256) == (n_ctx == 1024)
 
 
-def test_spoilt_measurements_are_made_again(tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_spoilt_measurements_are_made_again(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1):
         pass
-    [kept] = (tmp_path / "cache" / "measurements").glob("*.json")
+    [kept] = (cache_folder() / "measurements").glob("*.json")
     kept.write_text(kept.read_text()[:100])
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
         assert llm.generate("x", max_tokens=2).tokens
