@@ -209,6 +209,8 @@ def become_child(module: str, limit: float, arguments: Sequence[str]) -> None:
         if leaving.code:
             raise
     print(END, flush=True)
+    # What a library does as its process ends was not tried, and takes a while.
+    os._exit(0)
 
 
 def _die_quietly() -> None:
@@ -220,5 +222,7 @@ def _die_quietly() -> None:
         return
     import resource
 
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        # Linux hands a core to a collecting program even at a limit of 0, but not at 1 (fs/coredump.c).
+        resource.setrlimit(resource.RLIMIT_CORE, (min(hard, 1) if hard >= 0 else 1, hard))

@@ -36,13 +36,27 @@ def verdict_file() -> Path | None:
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict_file: Path | None) -> None:
+def own_folders(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict_file: Path | None,
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
     if verdict_file is not None:  # programs started by a test need not try llama.cpp again
+<<<<<<< HEAD
         kept = tmp_path / "cache" / "preflight"
         kept.mkdir(parents=True)
         shutil.copy(verdict_file, kept)
     monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
     monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
+=======
+        (cache / "preflight").mkdir()
+        shutil.copy(verdict_file, cache / "preflight")
+    # Kernels are compiled from the sources under test; compiling them for every process would take minutes.
+    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder()))
+    monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
+>>>>>>> h-preflight
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
 
 

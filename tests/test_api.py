@@ -25,6 +25,7 @@ from aded_local.errors import (
     PromptError,
     TemplateError,
 )
+from aded_local.folders import cache_folder
 
 PROMPT = "one two three one two three"
 
@@ -252,7 +253,7 @@ def test_a_pass_is_measured_at_two_starts_and_nothing_at_the_third(
         said.append([])
         with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, on_progress=said[-1].append) as llm:
             assert llm.prepare()
-        [kept] = (tmp_path / "cache" / "measurements").glob("*.json")
+        [kept] = (cache_folder() / "measurements").glob("*.json")
         [curve] = json.loads(kept.read_text())["curves"].values()
         sightings.append(curve["sightings"])
     assert sightings == [1, 2, 2]
@@ -270,7 +271,7 @@ def test_what_a_small_context_measured_is_not_taken_for_a_larger_one(tiny: dict[
 def test_spoilt_measurements_are_made_again(tiny: dict[str, Path], tmp_path: Path) -> None:
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
         llm.prepare()
-    [kept] = (tmp_path / "cache" / "measurements").glob("*.json")
+    [kept] = (cache_folder() / "measurements").glob("*.json")
     kept.write_text(kept.read_text()[:100])
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1) as llm:
         llm.prepare()
