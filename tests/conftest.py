@@ -44,19 +44,10 @@ def own_folders(
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     if verdict_file is not None:  # programs started by a test need not try llama.cpp again
-<<<<<<< HEAD
-        kept = tmp_path / "cache" / "preflight"
-        kept.mkdir(parents=True)
-        shutil.copy(verdict_file, kept)
-    monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
-    monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
-=======
         (cache / "preflight").mkdir()
         shutil.copy(verdict_file, cache / "preflight")
-    # Kernels are compiled from the sources under test; compiling them for every process would take minutes.
-    monkeypatch.setenv("NUMBA_CACHE_DIR", os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder()))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
->>>>>>> h-preflight
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
 
 

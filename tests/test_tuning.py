@@ -11,6 +11,7 @@ import pytest
 
 from aded_local import tuning
 from aded_local.cost import BASE_FILL
+from aded_local.folders import cache_folder
 from aded_local.probe import LEAST_SIZES, SIZES, Probe
 from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.tuning import CANDIDATES, EXACT_WORTH, Tuner
@@ -75,10 +76,10 @@ def test_the_fastest_setting_is_taken(model: Model, machine: Any) -> None:
     assert chosen(tuner(model).settle()) == OFF_F16
 
 
-def test_exact_sizes_are_worth_a_twentieth_and_no_more(model: Model, machine: Any, tmp_path: Path) -> None:
+def test_exact_sizes_are_worth_a_twentieth_and_no_more(model: Model, machine: Any) -> None:
     machine({OFF_F16: 1.0, ON_BF16: EXACT_WORTH - 0.01, ON_F16: 1.5}, {ON_BF16: ALL_SIZES})
     assert chosen(tuner(model).settle()) == ON_BF16
-    for kept in tmp_path.rglob("measurements/*.json"):
+    for kept in cache_folder().rglob("measurements/*.json"):
         kept.unlink()
     machine({OFF_F16: 1.0, ON_BF16: EXACT_WORTH + 0.01, ON_F16: 1.5}, {ON_BF16: ALL_SIZES})
     assert chosen(tuner(model).settle()) == OFF_F16
@@ -102,18 +103,18 @@ def test_what_is_found_beside_other_programs_is_used_and_not_kept(model: Model, 
 
 
 def test_a_curve_measured_beside_other_programs_is_used_and_not_kept(
-    model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ContextSettings(512, 1, False, "f16", 4)
     monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
     busy = tuner(model)
     curve = busy.measure_curve(settings)
     assert curve.contended and len(curve.measured) >= 5
-    assert busy.curve_is_due(settings) and not list(tmp_path.rglob("measurements/*.json"))
+    assert busy.curve_is_due(settings) and not list(cache_folder().rglob("measurements/*.json"))
     monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: False)
     quiet = tuner(model)
     quiet.measure_curve(settings)
-    [kept] = tmp_path.rglob("measurements/*.json")
+    [kept] = cache_folder().rglob("measurements/*.json")
     assert json.loads(kept.read_text())["curves"].keys() == {"fa-off/f16"}
 
 
