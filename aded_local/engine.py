@@ -15,7 +15,7 @@ from aded_local.planning import Planner
 from aded_local.preparing import Preparation
 from aded_local.store import ConversationMemory
 from aded_local.target import ALL_LAYERS, Model, Target
-from aded_local.target.library import waiting
+from aded_local.target.loading import waiting
 from aded_local.tuning import Tuner
 from aded_local.turns import Turns
 

@@ -19,7 +19,7 @@ from aded_local.errors import DeviceError
 from aded_local.target import logs
 from aded_local.target.interrupts import held_back
 from aded_local.target.layout import PLAIN, Layout, lay_out
-from aded_local.target.library import lib
+from aded_local.target.loading import lib
 from aded_local.target.model import Model
 from aded_local.tree import DraftTree
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from aded_local.preflight import require_sound_build
-from aded_local.target.library import ggml, lib
+from aded_local.target.loading import ggml, lib
 
 GPU_KINDS = (1, 2)
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU, in ggml-backend.h."""

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from collections import deque
 
-from aded_local.target.library import lib
+from aded_local.target.loading import lib
 
 ERROR_LEVEL = 4
 """``GGML_LOG_LEVEL_ERROR`` in ggml.h."""

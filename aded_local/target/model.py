@@ -17,7 +17,7 @@ from aded_local.preflight import require_sound_build
 from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check
 from aded_local.target.interrupts import held_back
-from aded_local.target.library import lib
+from aded_local.target.loading import lib
 from aded_local.tree import IntArray
 
 ALL_LAYERS = -1

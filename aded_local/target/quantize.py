@@ -8,7 +8,7 @@ from pathlib import Path
 from aded_local.errors import OptionError, StoreError
 from aded_local.target import logs
 from aded_local.target.interrupts import held_back
-from aded_local.target.library import lib
+from aded_local.target.loading import lib
 from aded_local.target.model import start_backend
 
 FILE_TYPES = {

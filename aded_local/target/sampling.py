@@ -9,7 +9,7 @@ import numpy as np
 
 from aded_local.errors import OptionError
 from aded_local.target.context import Context
-from aded_local.target.library import lib
+from aded_local.target.loading import lib
 
 PENALTY_WINDOW = 64
 """Tokens a repetition penalty looks back over: llama.cpp's default ``--repeat-last-n``."""

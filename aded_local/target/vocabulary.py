@@ -18,7 +18,7 @@ from aded_local.errors import ModelFormatError
 from aded_local.target import logs, soundness
 from aded_local.target.gguf import GGUFHeader, read_header
 from aded_local.target.interrupts import held_back
-from aded_local.target.library import lib
+from aded_local.target.loading import lib
 from aded_local.target.model import LONG_RUN, Model, start_backend
 from aded_local.tree import IntArray
 
