@@ -100,12 +100,16 @@ class CostCurve:
         """Take what two measurements at different times agree on: of each size the cheaper.
 
         Another process only ever makes a pass dearer, and sizes that look too dear are never drafted, so that no
-        real step would put them right. Exactness and measured sizes stay.
+        real step would put them right. Exactness stays. What was measured beside other programs is replaced.
         """
-        if other.base[1] < self.base[1]:
-            self.per_cell = other.per_cell
-        self.base = np.minimum(self.base, other.base)
-        self.sightings = min(self.sightings + 1, SIGHTINGS)
+        if self.contended and not other.contended:
+            self.measured, self.base, self.per_cell = other.measured, other.base, other.per_cell
+            self.contended = False
+        else:
+            if other.base[1] < self.base[1]:
+                self.per_cell = other.per_cell
+            self.base = np.minimum(self.base, other.base)
+            self.sightings = min(self.sightings + 1, SIGHTINGS)
         self._cached_bucket = -1
 
     def to_dict(self) -> dict[str, object]:

@@ -210,7 +210,7 @@ def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
     engine.curve = engine.curve or tuner.kept_curve(settings)
     if tuner.curve_is_due(settings):
         with turns.measuring():
-            engine.curve = tuner.measure_curve(settings, turns)
+            engine.curve = tuner.measure_curve(settings, turns, engine.curve)
     _join(engine, joining, drafter)
 
 

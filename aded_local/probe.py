@@ -39,7 +39,7 @@ EXACT_POSITIONS = 1024
 """Tokens that are decoded one by one and in batches before a size is believed exact, where the context has room.
 Kernels for one row and for several may differ only where a value lies just between two quantized ones: with the
 built-in model's Q8_0 weights at one token in a hundred or so, and 300 in a row have been seen without one."""
-EXACT_SECONDS = 3.0
+EXACT_SECONDS = 1.5
 LEAST_EXACT_POSITIONS = 256
 """On a slow model, as many as are decoded one by one in this time, but at least this many. Such a model has
 fifty times the built-in one's values per token, each of which might tell."""

@@ -292,13 +292,20 @@ class Tuner:
         curve = self.kept_curve(settings)
         return curve is None or curve.sightings < SIGHTINGS
 
-    def measure_curve(self, settings: ContextSettings, gate: Gate | None = None) -> CostCurve:
+    def measure_curve(
+        self, settings: ContextSettings, gate: Gate | None = None, known: CostCurve | None = None
+    ) -> CostCurve:
         """Measure the cost curve of a setting, in a context of its own, and keep it unless others ran beside it.
+
+        Args:
+            settings: with the attention and cache type to measure.
+            gate: asked before each pass.
+            known: the curve in use, which takes the new one in; the kept one where None.
 
         Raises:
             DeviceError: there is no memory for the context.
         """
-        earlier = self.kept_curve(settings)
+        earlier = known or self.kept_curve(settings)
         self.progress(
             "measuring what a pass costs here (once per model)"
             if earlier is None

@@ -92,6 +92,15 @@ def test_a_first_measurement_at_a_busy_moment_is_put_right_at_the_second_start()
         assert both.sightings == 2 and both.exact == earlier.exact
 
 
+def test_a_quiet_measurement_replaces_one_made_beside_other_programs() -> None:
+    busy = from_measurements({1: 10e-3, 2: 15e-3}, {}, 0)
+    busy.contended, busy.exact = True, [1, 2]
+    busy.see_again(from_measurements(JAGGED, {}, 0))
+    assert not busy.contended and busy.exact == [1, 2] and busy.measured == sorted(JAGGED)
+    assert busy.seconds(BASE_FILL)[1] == pytest.approx(JAGGED[1])
+    assert busy.sightings == 1
+
+
 @pytest.mark.parametrize(
     "broken",
     [

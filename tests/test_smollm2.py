@@ -43,11 +43,13 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One cache folder for the module: what is measured once serves all."""
+    folder = tmp_path_factory.mktemp("measured")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("ADED_CACHE_DIR", str(tmp_path_factory.mktemp("measured")))
-        yield
+        environment.setenv("ADED_CACHE_DIR", str(folder))
+        environment.setattr("aded_local.probe.contended", lambda waiting, samples: False)
+        yield folder
 
 
 def opened(path: Path, **options: Any) -> LocalADED:
@@ -58,13 +60,13 @@ def opened(path: Path, **options: Any) -> LocalADED:
 
 
 @pytest.fixture(scope="module")
-def exact(smollm2: Path, measured: None) -> Iterator[LocalADED]:
+def exact(smollm2: Path, measured: Path) -> Iterator[LocalADED]:
     with opened(smollm2, exact=True) as llm:
         yield llm
 
 
 @pytest.fixture(scope="module")
-def fast(smollm2: Path, measured: None) -> Iterator[LocalADED]:
+def fast(smollm2: Path, measured: Path) -> Iterator[LocalADED]:
     with opened(smollm2, flash_attention=False, cache_type="f16") as llm:
         yield llm
 
@@ -87,10 +89,12 @@ def test_exact_drafts_change_no_token(exact: LocalADED, sampling: dict[str, Any]
 
 @pytest.mark.parametrize("cells", [480, 2020], ids=["across 512 cells", "across 2048 cells"])
 def test_exact_drafts_change_no_token_where_kernels_change(exact: LocalADED, cells: int) -> None:
-    lines = (LINE.format(i=i, w=i * 7 % 50, d=i * 3 % 28) for i in range(1000))
-    text = "Repeat the items in order.\n"
-    while exact.count_chat_tokens([turn(text)]) < cells - 24:
-        text += next(lines)
+    lines = [LINE.format(i=i, w=i * 7 % 50, d=i * 3 % 28) for i in range(200)]
+    # A line has some 20 tokens.
+    n = next(
+        n for n in range(cells // 24, 200) if exact.count_chat_tokens([turn("".join(lines[:n]))]) > cells - 48
+    )
+    text = "".join(lines[:n])
     for sampling in (GREEDY, SAMPLED):
         assert answers(exact, "auto", [text], sampling) == answers(exact, "off", [text], sampling)
 
@@ -147,7 +151,10 @@ def test_its_template_makes_chatml_and_typed_text_stays_text(exact: LocalADED) -
     assert disguised.count(start[0]) == 3 and disguised.count(end[0]) == 2
 
 
-def test_a_memory_makes_the_same_answer_cheaper(smollm2: Path, measured: None) -> None:
+def test_a_memory_makes_the_same_answer_cheaper(
+    smollm2: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADED_CACHE_DIR", str(measured))
     question = [turn("Explain in one paragraph how a bicycle stays upright.")]
     passes, texts = [], []
     for _ in range(2):
