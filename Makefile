@@ -20,9 +20,9 @@ unexport MODEL
 .NOTPARALLEL:
 
 help: ## this list
-	@echo 'make chat                       talk to the built-in model'
+	@echo 'make chat                       talk to SmolLM2, or to the built-in model where that is not to be had'
 	@echo 'make chat PROMPT="..."          one answer'
-	@echo 'make chat MODEL=path/to.gguf    talk to another model'
+	@echo 'make chat MODEL=path/to.gguf    talk to another model; smollm2 and builtin are names'
 	@echo 'make test                       lint, types, tests'
 	@echo 'make check                      lint and types only'
 	@echo 'make model                      train the built-in models again (hours; CORPUS=path/to/tldr-en.jsonl.gz)'
