@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from aded_local.cost import SIGHTINGS, CostCurve
+from aded_local.cost import LARGEST_BATCH, SIGHTINGS, CostCurve
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache_folder, write_privately
 from aded_local.probe import Gate, OpenGate, Probe
 from aded_local.target import ContextSettings, Model, Target
 
-FORMAT = 5
+FORMAT = 6
 """Version of the file's layout; another one is measured anew."""
 
 Setting = tuple[bool, str]
@@ -84,12 +84,30 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
     return cache_folder() / "measurements" / f"{name}.json"
 
 
+Exactness = tuple[list[int], list[int]]
+"""Batch sizes equal to one-token decoding, and the cells at which that was seen."""
+
+
+def _exactness(found: object) -> Exactness:
+    """What a file says of exact sizes, checked; raises ValueError or TypeError."""
+    if not isinstance(found, list) or len(found) != 2:
+        raise ValueError("not exact sizes")
+    sizes, fills = ([int(n) for n in numbers] for numbers in found)
+    if 1 not in sizes or not all(1 <= n <= LARGEST_BATCH for n in sizes):
+        raise ValueError("not exact sizes")
+    return sizes, fills
+
+
 class Measurements:
-    """The file's content: curves by setting, and the winners."""
+    """The file's content: curves and exact sizes by setting, and the winners.
+
+    Exact sizes have a place of their own: they hold however busy the machine was, and a curve may not.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.curves: dict[str, CostCurve] = {}
+        self.exact: dict[str, Exactness] = {}
         self.winners: dict[str, str] = {}
         self._told = False
         with contextlib.suppress(
@@ -98,6 +116,7 @@ class Measurements:
             data = json.loads(path.read_text())
             if data["format"] == FORMAT:
                 self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
+                self.exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
                 self.winners = {str(k): str(v) for k, v in data["winners"].items()}
 
     def save(self, model: Model, notice: Say) -> None:
@@ -107,6 +126,7 @@ class Measurements:
             "model": model.path.name,
             "device": device_name(),
             "winners": self.winners,
+            "exact": self.exact,
             "curves": {name: curve.to_dict() for name, curve in self.curves.items()},
         }
         try:
@@ -174,8 +194,7 @@ class Tuner:
             )
         )
         self._goal = "exact" if exact else "fast"
-        self._exactness: dict[str, tuple[list[int], list[int]]] = {}
-        self.kept = Measurements(measurements_path(model, wanted, n_gpu_layers))
+        self.kept: Final = Measurements(measurements_path(model, wanted, n_gpu_layers))
         names = {setting_name(*candidate): candidate for candidate in self._candidates}
         free = len(self._candidates) > 1
         self._winner = names.get(self.kept.winners.get(self._goal, "")) if free else self._candidates[0]
@@ -258,7 +277,7 @@ class Tuner:
                 return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
             if self._exact:
                 found = probe.exactness()
-                self._exactness[setting_name(*candidate)] = found
+                self.kept.exact[setting_name(*candidate)] = found
                 return _Score(seconds, frozenset(found[0])), probe.contended
             exact = set(range(1, EXACT_SIZES_THAT_MATTER + 1))
             for fill in fills:
@@ -336,7 +355,7 @@ class Tuner:
         if curve.exact is not None:
             return
         name = setting_name(settings.flash_attention, settings.cache_type)
-        found = self._exactness.get(name)
+        found = self.kept.exact.get(name)
         if found is None:
             self.progress("probing which batch sizes are exact (once per model)")
             trial = self._trial((settings.flash_attention, settings.cache_type))
@@ -345,6 +364,7 @@ class Tuner:
             finally:
                 trial.context.close()
         curve.exact, curve.exact_fills = found
+        self.kept.exact[name] = found
         self.save()
 
     def keep(self, settings: ContextSettings, curve: CostCurve) -> None:
@@ -352,7 +372,9 @@ class Tuner:
         name = setting_name(settings.flash_attention, settings.cache_type)
         earlier = self.kept.curves.get(name)
         curve.sightings = SIGHTINGS  # whoever measures on purpose is believed
-        if curve.exact is None and earlier is not None:
+        if curve.exact is not None:
+            self.kept.exact[name] = curve.exact, curve.exact_fills
+        elif earlier is not None:
             curve.exact, curve.exact_fills = earlier.exact, earlier.exact_fills
         self.kept.curves[name] = curve
         self.save()

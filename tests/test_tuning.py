@@ -128,6 +128,19 @@ def test_a_busy_second_look_leaves_the_first_as_it_was(model: Model, monkeypatch
     assert second.curve_is_due(settings), "a quiet start is to come"
 
 
+def test_exact_sizes_are_kept_however_busy_the_machine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ContextSettings(512, 1, False, "f16", 4)
+    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    busy = tuner(model)
+    curve = busy.measure_curve(settings)
+    busy.measure_exactness(settings, curve)
+    monkeypatch.setattr(Probe, "exactness", lambda probe: pytest.fail("known already"))
+    again = tuner(model)
+    other = again.measure_curve(settings)
+    again.measure_exactness(settings, other)
+    assert other.exact == curve.exact
+
+
 def test_few_sizes_are_never_all_that_is_measured(model: Model) -> None:
     target = Target(model, ContextSettings(512, 1, False, "f16", 4))
     found = Probe(target.context).time_sizes(SIZES, BASE_FILL, seconds=0.0)
