@@ -588,7 +588,15 @@ def test_auto_without_top_k_learning_is_an_arm_of_its_own_beside_auto(
 
 def test_auto_without_top_k_learning_opens_the_same_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr("aded_local.LocalADED", lambda model, **options: made.append(options))
+
+    class Engine:
+        def __init__(self, model: Path, **options: Any) -> None:
+            made.append(options)
+
+        def prepare(self) -> bool:
+            return True
+
+    monkeypatch.setattr("aded_local.LocalADED", Engine)
     for name in ("auto", NO_TOP_K):
         assert open_local(name, Path("m.gguf")).preset == "auto"
     assert [options["draft"] for options in made] == ["auto", "auto"]

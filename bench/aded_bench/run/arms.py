@@ -342,7 +342,9 @@ def open_local(
         }
     if name == NO_TOP_K:
         options["top_k_learning"] = False
-    return LocalArm(name, LocalADED(model, draft=preset_of(name), exact=exact, **options))
+    llm = LocalADED(model, draft=preset_of(name), exact=exact, **options)
+    llm.prepare()  # what is compared is drafting as it is after the first minute
+    return LocalArm(name, llm)
 
 
 def preset_of(name: str) -> str:
