@@ -1,0 +1,144 @@
+"""A first start answers at once; what it lacks is made ready beside and between answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aded_local import LocalADED, opening
+from aded_local.errors import DeviceError
+from aded_local.probe import Probe
+from aded_local.tuning import Tuner
+
+PROMPT = "one two three one two three one two three"
+SETTING = {"n_ctx": 512, "n_threads": 1}
+
+
+def said(llm: LocalADED, n: int = 40) -> list[int]:
+    return llm.generate(PROMPT, max_tokens=n, temperature=0.0).tokens
+
+
+@pytest.fixture
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Measuring does not end before the event is set."""
+    free = threading.Event()
+    curve = Probe.curve
+
+    def held(probe: Probe) -> Any:
+        while not free.wait(0.01):
+            probe._gate.wait()
+        return curve(probe)
+
+    monkeypatch.setattr(Probe, "curve", held)
+    return free
+
+
+def test_answers_are_plain_until_the_machine_is_measured(
+    tiny: dict[str, Path], slow_machine: threading.Event
+) -> None:
+    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+        first = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
+        assert first.stats.drafted == 0 and llm.preparing == "measuring"
+        assert not llm.prepare(timeout=0.05)
+        slow_machine.set()
+        assert llm.prepare() and llm.preparing == "ready"
+        second = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
+        assert second.stats.drafted > 0
+        assert "drafting joined after" in llm.description()["preparation"]
+
+
+def test_drafting_joins_in_the_middle_of_an_answer(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The curve is known, the drafter comes late, as after an upgrade."""
+    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+        llm.prepare()
+    free = threading.Event()
+    monkeypatch.setattr(opening, "kernels_are_kept", lambda: False)
+    monkeypatch.setattr(opening, "compile_beside", lambda turns: free.wait(20) and 0.0)
+    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+        assert llm.preparing == "kernels"
+        stream = llm.stream(PROMPT, max_tokens=400, temperature=0.0)
+        pieces = [next(stream) for _ in range(5)]
+        free.set()
+        until = time.monotonic() + 20
+        while not llm._engine.preparation.joined and time.monotonic() < until:
+            time.sleep(0.01)
+        pieces += list(stream)
+        stats = pieces[-1].stats
+    assert stats is not None and stats.drafted > 0
+
+
+def test_an_answer_begins_at_once_while_a_pass_is_timed(
+    tiny: dict[str, Path], slow_machine: threading.Event
+) -> None:
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        texts = [said(llm) for _ in range(5)]
+        slow_machine.set()
+        llm.prepare()
+        assert texts == [texts[0]] * 5
+
+
+def test_closing_does_not_wait_for_the_measuring(
+    tiny: dict[str, Path], slow_machine: threading.Event
+) -> None:
+    started = time.perf_counter()
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        said(llm)
+    assert time.perf_counter() - started < 15
+    assert not llm._engine.preparation.running
+
+
+def other_setting(tuner: Tuner, gate: Any) -> Any:
+    return (True, "bf16"), False
+
+
+def test_a_better_setting_takes_over_and_the_conversation_stays_cached(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tuner, "_try_all", other_setting)
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        messages = [{"role": "user", "content": "one two three"}]
+        first = llm.chat(messages, max_tokens=20, temperature=0.0)
+        llm.prepare()
+        assert llm.description()["cache_type"] == "bf16"
+        messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "four"}]
+        assert llm.chat(messages, max_tokens=5).stats.reused_tokens >= len(first.tokens)
+
+
+def test_a_long_conversation_is_not_decoded_again_for_a_better_setting(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tuner, "_try_all", other_setting)
+    monkeypatch.setattr(opening, "EXCHANGE_SECONDS", -1.0)
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        said(llm)
+        llm.prepare()
+        assert llm.description()["cache_type"] == "f16"
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        assert llm.description()["cache_type"] == "bf16", "the next start has it"
+
+
+def test_what_cannot_be_measured_is_one_notice_and_decoding_goes_on(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise DeviceError("no memory")
+
+    monkeypatch.setattr(Tuner, "measure_curve", fail)
+    told: list[str] = []
+    with LocalADED(tiny["llama"], on_notice=told.append, **SETTING) as llm:
+        llm.prepare()
+        assert said(llm)
+    assert len(told) == 1 and "no memory" in told[0]
+
+
+def test_with_exact_the_sizes_are_known_before_the_first_answer(tiny: dict[str, Path]) -> None:
+    lines: list[str] = []
+    with LocalADED(tiny["llama"], exact=True, on_progress=lines.append, on_notice=str, **SETTING) as llm:
+        assert llm.description()["exact_batch_sizes"] is not None
+    assert any("exact" in line for line in lines)
