@@ -31,8 +31,8 @@ Setting = tuple[bool, str]
 
 CANDIDATES: Final[tuple[Setting, ...]] = ((False, "f16"), (True, "bf16"), (True, "f16"))
 """What is tried, the first of them also what answers until something was measured. On two Zen 4 cores the first was
-fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms), on two cores with AMX the second (SmolLM2: 6.8 ms a
-token, the first 8.0 ms). A BF16 cache avoids the split-KV kernels that make one-token decoding differ."""
+fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms); with AMX the length of the text decides. A BF16 cache
+avoids the split-KV kernels that make one-token decoding differ."""
 
 EXACT_SIZES_THAT_MATTER: Final = 8
 """Exact sizes are counted up to here when candidates are compared: larger ones hardly ever pay on a CPU."""
@@ -41,11 +41,14 @@ EXACT_WORTH: Final = 1.05
 """A setting may take this much longer than the fastest where more sizes are exact with it: drafts that change no word
 are worth a twentieth of the speed."""
 
-TRIAL_FILLS: Final = (256, 1024)
-"""Cells at which candidates are timed: a chat's first turn, and a long one."""
+TRIAL_FILLS: Final = (256, 1024, 2048)
+"""Cells at which candidates are timed: a chat's first turn, a long chat, a file to work on. The last one decides on two
+cores with AMX: SmolLM2 with flash attention and BF16 takes 5.2 ms a token at the first, 9.9 at the second, 34 at the
+last; without and F16, 6.5, 10.8 and 13.9."""
 
-TRIAL_SIZES: Final = (1, 4)
-"""Batch sizes timed in a trial: plain decoding and a typical small draft."""
+TRIAL_WEIGHTS: Final = {1: 6.0, 4: 1.0}
+"""Batch sizes timed in a trial, and how often each is decoded: SmolLM2's chats bring 1.1 to 1.3 tokens per pass, so
+some six passes of seven are plain."""
 
 TRIAL_SECONDS: Final = 0.3
 """Time per candidate, fill and round of a trial."""
@@ -272,7 +275,8 @@ class Tuner:
             fills = sorted({min(fill, probe.largest_fill) for fill in TRIAL_FILLS})
             seconds = 0.0
             for fill in fills:
-                seconds += sum(probe.time_sizes(TRIAL_SIZES, fill, seconds=TRIAL_SECONDS).values())
+                times = probe.time_sizes(TRIAL_WEIGHTS, fill, seconds=TRIAL_SECONDS)
+                seconds += sum(TRIAL_WEIGHTS[n] * taken for n, taken in times.items())
             if earlier is not None:
                 return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
             if self._exact:
