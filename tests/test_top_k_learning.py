@@ -12,7 +12,7 @@ import tiny_models
 from test_planning import STEEP, FixedDrafter, sure_chain
 
 from aded_local.cost import from_measurements
-from aded_local.drafting.topk import NO_TOKEN, TOP_K, fill_rows, top_k_rows
+from aded_local.drafting.topk import NO_TOKEN, TOP_K, fill_rows
 from aded_local.errors import DeviceError
 from aded_local.generation import Tally, generate
 from aded_local.planning import (

@@ -1,15 +1,19 @@
 """Compiling ahead: all kernels of an ordinary start of the chat, in a process that has no model at hand.
 
-    python -m aded_local.drafting.ahead
+python -m aded_local.drafting.ahead
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Final
 
 from aded_local.drafting import kept
+
+NICENESS: Final = 10
+"""An answer that streams meanwhile comes first. At 19, the utmost, a busy machine would never get there."""
 
 COMMAND: Final = ("-m", "aded_local.drafting.ahead")
 """What to hand a Python interpreter, so that it compiles ahead."""
@@ -50,6 +54,8 @@ def _compile() -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     seconds = compile_all()
     if kept.kernels_are_kept():
         print(f"the drafter's kernels are kept; it took {seconds:.1f} s")

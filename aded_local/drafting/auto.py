@@ -112,7 +112,9 @@ class AutoDrafter:
             static=self._static,
             phrases=self._phrases,
         )
-        self._state = self._block["state"][0]  # by name, a scalar of it takes 0.4 microseconds, as an attribute 2
+        self._state = self._block["state"][
+            0
+        ]  # by name, a scalar of it takes 0.4 microseconds, as an attribute 2
         self._tree, self._probabilities = self.model.tree, self.model.probabilities
         self._state["copy_at"] = self._state["resume_at"] = -1
         self._state["n_vocab"] = self.n_vocab

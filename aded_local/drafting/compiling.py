@@ -3,8 +3,8 @@
 What Python calls is an ``entry``. All that it calls in turn are kernels, compiled into it. Compiling takes the longer
 the more there is to write down for it, at every level of calls, so that these rules hold for what is compiled:
 
-- What a drafter remembers is one record (``memory.Predictor``), scalars are fields of it, and so is scratch. A kernel is
-  handed its address. Each array handed over on its own, or made in a kernel, costs as much as ten lines of code.
+- What a drafter remembers is one record (``memory.Predictor``), scalars are fields of it, and so is scratch. A kernel
+  is handed its address. Each array handed over on its own, or made in a kernel, costs as much as ten lines of code.
 - Entries are few: each holds all the code below it, optimised once more.
 - What is seldom needed is an entry of its own, or plain Python.
 """
@@ -30,8 +30,8 @@ class Kernel:
     """A function for other kernels to call: it is compiled into each of them, and never kept by itself.
 
     It is compiled once, whatever integers it is called with: Numba would do so anew for each constant and each width.
-    And it has none of the wrappers that Python calls a function through, which take as long to compile as itself; called
-    from Python nevertheless, by a test, it is compiled once more, with them.
+    And it has none of the wrappers that Python calls a function through, which take as long to compile as itself;
+    called from Python nevertheless, by a test, it is compiled once more, with them.
     """
 
     def __init__(self, function: Callable[..., object]) -> None:
@@ -58,8 +58,9 @@ class Kernel:
 
 def widened(argument: Any) -> Any:
     """The type that a kernel is compiled for where it is handed ``argument``: no constant, and 64 bits if signed."""
-    kind = types.unliteral(argument)
-    return types.int64 if isinstance(kind, types.Integer) and kind.signed else kind
+    numba_types = cast(Any, types)
+    kind = numba_types.unliteral(argument)
+    return numba_types.int64 if isinstance(kind, numba_types.Integer) and kind.signed else kind
 
 
 def kernel(function: Function) -> Function:

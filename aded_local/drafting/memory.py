@@ -125,7 +125,7 @@ class Predictor(Protocol):
 def predictor_type(
     history_bits: int = HISTORY_BITS, position_bits: int = POSITION_BITS, pool_size: int = POOL_SIZE
 ) -> np.dtype[Any]:
-    """The type of a record of these sizes. Kernels are compiled for one: other sizes are for tests of what overflows."""
+    """The type of a record of these sizes. Kernels are compiled for one; other sizes are for tests of overflow."""
     return np.dtype(
         [
             ("positions", np.int64, 1 << position_bits),

@@ -68,7 +68,8 @@ def block_maximum(bits: IntArray, start: int) -> int:
         value = bits[start + i]
         highest = max(highest, value)
         lowest = min(lowest, value)
-    return highest if highest >= 0 else lowest
+    best: int = highest if highest >= 0 else lowest
+    return best
 
 
 @kernel

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from aded_local.drafting.phrase_entries import Integers, Longs, table_of
 from aded_local.drafting.statistics import (
@@ -32,10 +31,6 @@ from aded_local.drafting.statistics import (
     UNIT,
     WIDE_ORDERS,
     Table,
-    check_of,
-    extend_hash,
-    first_entry,
-    new_table,
 )
 from aded_local.folders import cache_folder
 
