@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,11 @@ def auto(
     return AutoDrafter(
         n_vocab=n_vocab, without=("priors", *without), search=search, static=static, phrases=phrases
     )
+
+
+def record(kind: np.dtype[Any]) -> Any:
+    """A record of zeros, as kernels take it."""
+    return np.zeros(1, kind).view(np.recarray)[0]
 
 
 def assert_is_a_tree(tree: DraftTree, limit: int, n_vocab: int) -> None:

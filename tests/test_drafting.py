@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aded_local.drafting import Drafter, make_drafter
 from aded_local.drafting.auto import HISTORY_BITS, MOST_NODES, AutoDrafter, Search
-from aded_local.drafting.memory import HEAD, N_VOCAB, START, Predictor
+from aded_local.drafting.memory import predictor_type
 from aded_local.drafting.paper import PaperDrafter
 from aded_local.drafting.statistics import (
     BUCKET,
@@ -277,7 +277,7 @@ def test_a_context_goes_on_as_it_did_when_nothing_longer_was_known() -> None:
 def history(drafter: AutoDrafter) -> list[int]:
     """The tokens of this context."""
     state, ring = drafter.model.state, drafter.model.history
-    places = np.arange(state[START], state[HEAD]) & (len(ring) - 1)
+    places = np.arange(state.start, state.head) & (len(ring) - 1)
     found: list[int] = ring[places].tolist()
     return found
 
@@ -289,7 +289,7 @@ def test_a_continued_conversation_learns_only_what_is_new() -> None:
     twice.begin(ids(*text[:30]))
     twice.begin(ids(*text))
     twice.begin(ids(*text))
-    assert np.array_equal(once.model.memory, twice.model.memory)
+    assert np.array_equal(once.tables.memory, twice.tables.memory)
     assert history(once) == history(twice) == text
 
 
@@ -309,9 +309,9 @@ def test_a_prompt_continues_edits_or_begins_a_conversation(prompt: list[int], co
     drafter = auto()
     drafter.begin(ids(*range(60)))
     drafter.observe(ids(*range(60, 100)))
-    start = int(drafter.model.state[START])
+    start = int(drafter.model.state.start)
     drafter.begin(ids(*prompt))
-    assert (drafter.model.state[START] == start) is np.bool_(continues)
+    assert (drafter.model.state.start == start) is np.bool_(continues)
     assert history(drafter) == prompt
     drafter.observe(ids(1, 2, 3))
     assert_is_a_tree(drafter.draft(16), 16, 1000)
@@ -341,10 +341,11 @@ def lived_through() -> AutoDrafter:
 def test_recalling_counts_what_living_through_it_counted() -> None:
     recalled, lived = auto(), lived_through()
     recalled.recall(EXCHANGES)
-    assert np.array_equal(recalled.model.memory, lived.model.memory)
+    assert np.array_equal(recalled.tables.memory, lived.tables.memory)
     assert np.array_equal(recalled.model.history, lived.model.history)
     assert np.array_equal(recalled.model.positions, lived.model.positions)
-    for one, other in zip(recalled.model.conversations[:2], lived.model.conversations[:2], strict=True):
+    for name in ("places", "documents"):
+        one, other = (getattr(drafter.model.conversations, name) for drafter in (recalled, lived))
         assert np.array_equal(one, other)
     assert recalled.model.weights.std() > 0  # the mixing was taught as well
 
@@ -353,7 +354,7 @@ def test_recalling_nothing_changes_nothing() -> None:
     drafter = auto()
     drafter.recall([])
     drafter.recall([(ids(), ids(), False)])
-    assert not drafter.model.memory.any()
+    assert not drafter.tables.memory.any()
     assert len(drafter.draft(8)) == 0
     drafter.begin(ids(1, 2, 1, 2, 1))
     assert int(drafter.draft(8).tokens[0]) == 2
@@ -370,7 +371,7 @@ def test_long_memories_are_counted_and_only_the_newest_answers_teach(monkeypatch
     for prompt, answer, _ in exchanges:
         new.begin(np.concatenate((prompt, answer)))
         new.reset_context()
-    assert np.array_equal(old.model.memory, new.model.memory)
+    assert np.array_equal(old.tables.memory, new.tables.memory)
     assert old.model.rates.any() and not new.model.rates.any()
 
 
@@ -383,11 +384,9 @@ def test_reset_forgets_everything(search: Search) -> None:
     stream = np.random.default_rng(0).integers(0, 9, 100).tolist()
     list(replay(used, stream, [3] * 30, 16))
     used.reset()
-    for name, one, other in zip(Predictor._fields, used.model, fresh.model, strict=True):
-        if isinstance(one, tuple):
-            assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True)), name
-        else:
-            assert np.array_equal(one, other), name
+    assert bytes(used.model) == bytes(fresh.model)
+    for one, other in zip(used.tables, fresh.tables, strict=True):
+        assert np.array_equal(one, other)
     for a, b in zip(replay(used, stream, [3] * 30, 16), replay(fresh, stream, [3] * 30, 16), strict=True):
         assert np.array_equal(a.tokens, b.tokens)
         assert np.array_equal(a.probabilities, b.probabilities)
@@ -397,8 +396,7 @@ def test_reset_forgets_everything(search: Search) -> None:
 
 
 def arrays(drafter: AutoDrafter) -> list[npt.NDArray[Any]]:
-    model = drafter.model
-    return [*(part for part in model if isinstance(part, np.ndarray)), *model.evidence, *model.conversations]
+    return [drafter.model.nodes, drafter.model.history, *drafter.tables]
 
 
 @pytest.mark.parametrize("search", ["best-first", "puct"])
@@ -412,19 +410,23 @@ def test_nothing_grows(search: Search) -> None:
         drafter.learn_distributions(tree, rows, np.full(rows.shape, 0.5, np.float32))
         drafter.predict()
     after = arrays(drafter)
-    assert all(one is other for one, other in zip(before, after, strict=True))
     assert sizes == [(array.ctypes.data, array.nbytes) for array in after]
 
 
-def small(drafter: AutoDrafter, history_bits: int = 6, table_bits: int = 5) -> AutoDrafter:
+TINY = predictor_type(history_bits=6, position_bits=3, pool_size=256)
+
+
+def small(drafter: AutoDrafter, table_bits: int = 5) -> AutoDrafter:
     """The same with next to no memory, so that everything is overwritten all the time."""
-    drafter.model = drafter.model._replace(
-        memory=new_table(table_bits),
-        context=new_table(table_bits),
-        soft=new_table(table_bits),
-        history=np.zeros(1 << history_bits, np.int32),
-        positions=np.zeros(1 << 3, np.int64),
-        nodes=drafter.model.nodes[:256],
+    drafter.block_type = TINY
+    drafter.reset()
+    return with_tables(drafter, table_bits)
+
+
+def with_tables(drafter: AutoDrafter, bits: int) -> AutoDrafter:
+    """The same with empty tables of another size."""
+    drafter.tables = drafter.tables._replace(
+        memory=new_table(bits), context=new_table(bits), soft=new_table(bits)
     )
     return drafter
 
@@ -446,19 +448,19 @@ calls = st.lists(
 
 @pytest.fixture(scope="module")
 def two() -> list[AutoDrafter]:
-    return [auto(5), auto(5, search="puct")]
+    return [small(auto(5)), small(auto(5, search="puct"))]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(calls=calls, history_bits=st.integers(2, 7), table_bits=st.integers(4, 8))
+@given(calls=calls, table_bits=st.integers(4, 8))
 def test_any_calls_in_any_order_on_the_smallest_memory(
-    two: list[AutoDrafter], calls: list[tuple[str, Any]], history_bits: int, table_bits: int
+    two: list[AutoDrafter], calls: list[tuple[str, Any]], table_bits: int
 ) -> None:
     for drafter in two:
-        drafter.model.state[:] = 0
         drafter.reset_context()
-        drafter.model.state[N_VOCAB] = 5
-        small(drafter, history_bits, table_bits)
+        drafter.model.state.head = drafter.model.state.start = drafter.model.state.asked = 0
+        drafter.model.history[:] = drafter.model.positions[:] = 0
+        with_tables(drafter, table_bits)
         said: list[int] = []
         tree = drafter.draft(4)
         for name, value in calls:
@@ -491,7 +493,7 @@ def test_any_calls_in_any_order_on_the_smallest_memory(
 
 
 def test_a_history_that_overflows_forgets_its_beginning() -> None:
-    drafter = small(auto(), history_bits=8, table_bits=16)
+    drafter = small(auto(), table_bits=16)
     drafter.begin(ids(*range(100, 200)))
     for first in range(300, 700, 50):
         drafter.observe(ids(*range(first, first + 50)))
@@ -536,8 +538,8 @@ def test_an_unknown_preset_is_refused() -> None:
 def test_kernels_compile_where_no_cache_can_be_written() -> None:
     """A process whose cache folder cannot exist still drafts; only one small kernel is compiled here."""
     program = (
-        "from aded_local.drafting import compiling, statistics as s\n"
-        "assert compiling.CACHE_FOLDER is None\n"
+        "from aded_local.drafting import kept, statistics as s\n"
+        "assert kept.FOLDER is None\n"
         "s.extend_hash(s.SEED_KEY, 3)\n"
     )
     done = subprocess.run(

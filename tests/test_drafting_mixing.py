@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drafters import assert_is_a_tree, auto, chances, ids, learn_copying, replay
+from drafters import assert_is_a_tree, auto, chances, ids, learn_copying, record, replay
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,24 +23,19 @@ from aded_local.drafting.calibration import (
 )
 from aded_local.drafting.evidence import (
     BIAS,
-    BOUND,
     BUCKETS,
     CELLS,
     EDGES,
-    FIRST_SET,
+    EVIDENCE,
     LONGEST_MEMORY,
     MEMORY,
     MOST_CANDIDATES,
     MOST_ENTRIES,
-    N_CANDIDATES,
-    N_ENTRIES,
     ODDS,
     RATE,
-    SECOND_SET,
     SEEN,
     SOURCES,
     STATIC,
-    THIRD_SET,
     Evidence,
     Rates,
     bucket_of_units,
@@ -48,7 +43,6 @@ from aded_local.drafting.evidence import (
     count_cell,
     learn_rate,
     log_odds,
-    new_evidence,
     propose,
 )
 from aded_local.drafting.ingredients import INGREDIENTS, PARTS, switches
@@ -72,9 +66,10 @@ def no_rates() -> Rates:
 
 def evidence_of(*said: tuple[int, int, int]) -> Evidence:
     """What sources say: (source, token, cell)."""
-    evidence = new_evidence()
-    evidence.size[BOUND] = 1000
-    evidence.size[SECOND_SET], evidence.size[THIRD_SET] = FIRST_SETS, FIRST_SETS + SECOND_SETS
+    evidence: Evidence = record(EVIDENCE)
+    clear(evidence)
+    evidence.bound = 1000
+    evidence.second_set, evidence.third_set = FIRST_SETS, FIRST_SETS + SECOND_SETS
     for source, token, cell in said:
         propose(evidence, source, token, cell)
         evidence.absent[source] = 0
@@ -83,7 +78,7 @@ def evidence_of(*said: tuple[int, int, int]) -> Evidence:
 
 def mixed(evidence: Evidence, rates: Rates, weights: Weights) -> dict[int, float]:
     mix(evidence, rates, weights)
-    n = evidence.size[N_CANDIDATES]
+    n = evidence.n_candidates
     return dict(zip(evidence.tokens[:n].tolist(), evidence.raw[:n].tolist(), strict=True))
 
 
@@ -109,17 +104,17 @@ def test_candidates_and_entries_are_bounded() -> None:
     for source in range(SOURCES):
         for token in range(3 * MOST_CANDIDATES):
             propose(evidence, source, token, 1)
-    assert evidence.size[N_CANDIDATES] == MOST_CANDIDATES
-    assert evidence.size[N_ENTRIES] == MOST_ENTRIES
-    n = evidence.size[N_CANDIDATES]
+    assert evidence.n_candidates == MOST_CANDIDATES
+    assert evidence.n_entries == MOST_ENTRIES
+    n = evidence.n_candidates
     assert len(set(evidence.tokens[:n].tolist())) == n
     clear(evidence)
-    assert evidence.size[N_CANDIDATES] == evidence.size[N_ENTRIES] == 0
+    assert evidence.n_candidates == evidence.n_entries == 0
 
 
 def test_tokens_beyond_the_vocabulary_are_no_candidates() -> None:
     evidence = evidence_of((MEMORY, 999, 1), (MEMORY, 1000, 1), (MEMORY, (1 << 24) - 1, 1))
-    assert evidence.tokens[: evidence.size[N_CANDIDATES]].tolist() == [999]
+    assert evidence.tokens[: evidence.n_candidates].tolist() == [999]
 
 
 # Rates
@@ -198,8 +193,8 @@ def test_a_source_that_is_always_wrong_loses_its_repute() -> None:
 def test_only_the_chosen_sets_are_taught() -> None:
     weights = start_weights()
     evidence = evidence_of((MEMORY, 1, 5))
-    evidence.size[FIRST_SET], evidence.size[SECOND_SET] = 3, FIRST_SETS + 4
-    evidence.size[THIRD_SET] = FIRST_SETS + SECOND_SETS + 5
+    evidence.first_set, evidence.second_set = 3, FIRST_SETS + 4
+    evidence.third_set = FIRST_SETS + SECOND_SETS + 5
     mix(evidence, reputed(), weights)
     learn_mix(evidence, reputed(), weights, 1, 1, 1)
     changed = set(np.flatnonzero((weights != start_weights()).any(axis=1)).tolist())
@@ -349,7 +344,7 @@ def lively(drafter: AutoDrafter) -> set[int]:
                 assert_is_a_tree(tree, 6, 1000)
                 chances(drafter)
                 evidence = drafter.model.evidence
-                heard |= set(evidence.source[: evidence.size[N_ENTRIES]].tolist())
+                heard |= set(evidence.source[: evidence.n_entries].tolist())
                 heard |= set(np.flatnonzero(evidence.absent >= 0).tolist())
                 tree = drafter.draft(6)
                 rows = np.tile(ids(int(token), 50), (len(tree) + 1, 1))

@@ -7,8 +7,7 @@ import pytest
 from drafters import assert_is_a_tree, auto, ids, learn_copying, main_chain
 
 from aded_local.drafting.auto import MOST_NODES, AutoDrafter
-from aded_local.drafting.evidence import BUCKETS, CELLS, COPY, N_ENTRIES, RESUME
-from aded_local.drafting.memory import COPY_LENGTH, RESUME_AT
+from aded_local.drafting.evidence import BUCKETS, CELLS, COPY, RESUME
 from aded_local.drafting.passages import (
     ANCHOR,
     LENGTH_EDGES,
@@ -34,7 +33,7 @@ def proposals(drafter: AutoDrafter, source: int) -> list[int]:
     """What one source proposes next."""
     drafter.predict()
     evidence = drafter.model.evidence
-    n = evidence.size[N_ENTRIES]
+    n = evidence.n_entries
     found: list[int] = evidence.tokens[evidence.candidate[:n][evidence.source[:n] == source]].tolist()
     return found
 
@@ -115,7 +114,7 @@ def test_a_passage_that_was_left_for_good_is_given_up() -> None:
     passage = random_passage(seed=3)
     drafter.begin(np.concatenate((passage, ids(NEVER), passage[:100])))
     drafter.observe(ids(*range(950, 970)))
-    assert drafter.model.state[RESUME_AT] == -1
+    assert drafter.model.state.resume_at == -1
     assert proposals(drafter, RESUME) == proposals(drafter, COPY) == []
 
 
@@ -135,7 +134,7 @@ def test_of_two_passages_the_later_is_followed_until_the_other_matches_longer() 
     assert proposals(drafter, COPY) == [22]
     drafter.begin(ids(30, 11, *shared, 21, 12, *shared, 22, 30, 11, *shared))
     assert proposals(drafter, COPY) == [21]
-    assert drafter.model.state[COPY_LENGTH] == 7
+    assert drafter.model.state.copy_length == 7
 
 
 def test_fewer_tokens_than_an_anchor_are_no_passage() -> None:

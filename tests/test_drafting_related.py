@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drafters import assert_is_a_tree, auto, chances, ids
+from drafters import assert_is_a_tree, auto, chances, ids, record
 
 from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.evidence import N_ENTRIES, RELATED, RELATED_ORDERS
-from aded_local.drafting.memory import HEAD
+from aded_local.drafting.evidence import RELATED, RELATED_ORDERS
 from aded_local.drafting.related import (
     ASKED,
-    BEST,
     COMPARED_TOKENS,
+    CONVERSATIONS,
     END,
     LIKENESS_CLASSES,
     MOST_CONVERSATIONS,
-    NOTED,
     START,
     Conversations,
     compare,
     likeness_class,
     likest,
-    no_conversations,
     note,
 )
 from aded_local.tree import IntArray
@@ -46,7 +43,7 @@ def related_words(drafter: AutoDrafter) -> set[int]:
     """What related conversations propose next."""
     drafter.predict()
     evidence = drafter.model.evidence
-    n = evidence.size[N_ENTRIES]
+    n = evidence.n_entries
     mine = (evidence.source[:n] >= RELATED) & (evidence.source[:n] < RELATED + RELATED_ORDERS)
     return set(evidence.tokens[evidence.candidate[:n][mine]].tolist())
 
@@ -85,7 +82,7 @@ def test_an_unrelated_question_brings_nothing() -> None:
 def test_the_same_question_is_as_like_as_can_be() -> None:
     drafter = taught(rounds=2)
     drafter.begin(prompt(3, 15))
-    assert drafter.model.conversations.size[BEST] == pytest.approx(1000, abs=1)
+    assert drafter.model.conversations.best == pytest.approx(1000, abs=1)
     assert likeness_class(drafter.model.conversations) == LIKENESS_CLASSES - 1
     drafter.reset_context()
     assert likeness_class(drafter.model.conversations) == 0
@@ -97,10 +94,10 @@ def test_rare_words_count_for_more_than_those_of_every_prompt() -> None:
         drafter.begin(ids(1, 2, 3, 4, 500 + topic))
         drafter.observe(ids(9))
     drafter.begin(ids(1, 2, 3, 4, 507))
-    same = int(drafter.model.conversations.size[BEST])
+    same = int(drafter.model.conversations.best)
     drafter.reset_context()
     drafter.begin(ids(1, 2, 3, 4, 700))
-    assert same > 900 > 200 > int(drafter.model.conversations.size[BEST])
+    assert same > 900 > 200 > int(drafter.model.conversations.best)
 
 
 def test_recalled_conversations_are_related_too() -> None:
@@ -115,27 +112,30 @@ def test_more_conversations_than_are_remembered_push_out_the_oldest() -> None:
     drafter = auto(20_000)
     drafter.recall([(ids(i + 10, i + 11, i + 12), ids(1), False) for i in range(MOST_CONVERSATIONS + 50)])
     conversations = drafter.model.conversations
-    assert conversations.size[NOTED] == MOST_CONVERSATIONS + 50
+    assert conversations.noted == MOST_CONVERSATIONS + 50
     drafter.begin(ids(10, 11, 12))
-    assert conversations.size[BEST] == 0
+    assert conversations.best == 0
     drafter.begin(ids(MOST_CONVERSATIONS + 50, MOST_CONVERSATIONS + 51, MOST_CONVERSATIONS + 52))
-    assert conversations.size[BEST] > 800
+    assert conversations.best > 800
     assert_is_a_tree(drafter.draft(16), 16, 20_000)
 
 
 def test_a_conversation_that_was_overwritten_is_not_compared() -> None:
     drafter = auto()
-    drafter.model = drafter.model._replace(history=np.zeros(64, np.int32))
+    ring = len(drafter.model.history)
     drafter.begin(prompt(0, 0))
     drafter.observe(answer(0, 0))
-    drafter.begin(ids(*range(500, 540)))
+    drafter.reset_context()
+    state = drafter.model.state
+    state.head = state.start = state.asked = ring - 20  # as if so many tokens had come since
     drafter.begin(prompt(0, 0))  # still there
-    assert drafter.model.conversations.size[BEST] > 900
+    assert drafter.model.conversations.best > 900
+    drafter.begin(ids(*range(500, 540)))
     drafter.begin(ids(*range(600, 640)))
-    drafter.begin(ids(*range(700, 740)))
-    drafter.begin(ids(*range(800, 840)))
+    drafter.reset_context()
+    drafter.model.conversations.places[:, 1:] = -1  # only the first is asked for
     drafter.begin(prompt(0, 0))
-    assert drafter.model.conversations.size[BEST] == 0
+    assert drafter.model.conversations.best == 0
 
 
 def test_only_the_end_of_a_long_prompt_is_compared() -> None:
@@ -148,12 +148,12 @@ def test_only_the_end_of_a_long_prompt_is_compared() -> None:
     drafter.begin(
         np.concatenate((system, ids(*range(10, 90)), np.tile(TOPICS[9], COMPARED_TOKENS // 20 + 1)))
     )
-    assert drafter.model.conversations.size[BEST] == 0
+    assert drafter.model.conversations.best == 0
 
 
 def test_likeness_is_the_cosine_of_rarities() -> None:
     """Three prompts of two words; "1 2" shares 2 with the second, and nothing with the third."""
-    conversations: Conversations = no_conversations()
+    conversations: Conversations = record(CONVERSATIONS)
     history = np.zeros(64, np.int32)
     history[:6] = [1, 2, 2, 3, 4, 5]
     for start in (0, 2, 4):
@@ -171,15 +171,15 @@ def test_where_a_conversation_lies_is_noted_when_it_ends() -> None:
     drafter.begin(ids(1, 2, 3))
     drafter.observe(ids(4, 5))
     drafter.begin(ids(1, 2, 3, 4, 5, 6))  # goes on
-    assert drafter.model.conversations.size[NOTED] == 0
+    assert drafter.model.conversations.noted == 0
     drafter.begin(ids(11, 12))
     drafter.reset_context()
     drafter.reset_context()  # nothing new to note
     places = drafter.model.conversations.places
-    assert drafter.model.conversations.size[NOTED] == 2
+    assert drafter.model.conversations.noted == 2
     assert places[:3, 0].tolist() == [0, 3, 6]
     assert places[:3, 1].tolist() == [6, 8, 8]
-    assert drafter.model.state[HEAD] == 8
+    assert drafter.model.state.head == 8
 
 
 def test_an_edited_first_prompt_is_noted_as_it_ended() -> None:

@@ -7,7 +7,7 @@ import pytest
 from drafters import assert_is_a_tree, auto, chances, ids
 
 from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.evidence import N_ENTRIES, SEEN, SOFT, SOFT_ORDERS
+from aded_local.drafting.evidence import SEEN, SOFT, SOFT_ORDERS
 from aded_local.drafting.statistics import COUNT_MASK, COUNT_SHIFT
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
 
@@ -31,7 +31,7 @@ def said(drafter: AutoDrafter) -> set[int]:
     """What the soft counts propose next."""
     drafter.predict()
     evidence = drafter.model.evidence
-    n = evidence.size[N_ENTRIES]
+    n = evidence.n_entries
     soft = (evidence.source[:n] >= SOFT) & (evidence.source[:n] < SOFT + SOFT_ORDERS)
     return set(evidence.tokens[evidence.candidate[:n][soft]].tolist())
 
@@ -76,13 +76,13 @@ def test_what_a_step_shows_does_not_foretell_its_own_tokens() -> None:
         drafter.learn_distributions(EMPTY_TREE, *row((token, 1.0)))
         drafter.observe(ids(token))
     assert not drafter.model.rates[SEEN, SOFT : SOFT + SOFT_ORDERS].any()
-    assert drafter.model.soft.any()
+    assert drafter.tables.soft.any()
     drafter.learn_distributions(EMPTY_TREE, *row((7, 1.0)))
     drafter.reset_context()  # the step never ended
-    before = drafter.model.soft.copy()
+    before = drafter.tables.soft.copy()
     drafter.begin(ids(8))
     drafter.observe(ids(9))
-    assert np.array_equal(before, drafter.model.soft)
+    assert np.array_equal(before, drafter.tables.soft)
 
 
 def test_every_verified_node_is_learnt_from_accepted_or_not() -> None:
@@ -107,7 +107,7 @@ def test_branches_are_told_apart_by_their_own_path() -> None:
     assert {50, 60} <= said(drafter)  # both followed 4, one of them 2 and 4
     drafter.predict()
     evidence = drafter.model.evidence
-    n = evidence.size[N_ENTRIES]
+    n = evidence.n_entries
     longer = evidence.source[:n] == SOFT + 1
     assert evidence.tokens[evidence.candidate[:n][longer]].tolist() == [50]
 
@@ -117,7 +117,7 @@ def test_rows_without_tokens_are_skipped() -> None:
     drafter.begin(ids(1, 2, 3))
     nothing = np.full((3, 4), -1, np.int32)
     show(drafter, pair(4, 5), nothing, np.zeros((3, 4), np.float32))
-    assert not drafter.model.soft.any()
+    assert not drafter.tables.soft.any()
     some = nothing.copy()
     some[1] = [6, 7, -1, -1]
     show(drafter, pair(4, 5), some, np.full((3, 4), 0.5, np.float32))
@@ -131,7 +131,7 @@ def test_the_latest_word_counts_for_most_and_an_old_one_fades_away() -> None:
     show(drafter, EMPTY_TREE, *row((5, 1.0)))
     for _ in range(3):
         show(drafter, EMPTY_TREE, *row((6, 1.0)))
-    counts = (drafter.model.soft[drafter.model.soft != 0] >> COUNT_SHIFT) & COUNT_MASK
+    counts = (drafter.tables.soft[drafter.tables.soft != 0] >> COUNT_SHIFT) & COUNT_MASK
     assert sorted(set(counts.tolist())) == [32, 448]  # of 256: halved thrice; 256 + 128 + 64
     for _ in range(12):
         show(drafter, EMPTY_TREE, *row((6, 1.0)))
@@ -141,13 +141,13 @@ def test_the_latest_word_counts_for_most_and_an_old_one_fades_away() -> None:
 def test_the_table_stays_bounded_however_long_it_is_taught() -> None:
     drafter = auto(5000)
     rng = np.random.default_rng(0)
-    soft = drafter.model.soft
+    soft = drafter.tables.soft
     drafter.begin(ids(1, 2))
     for _ in range(3000):
         rows = rng.integers(0, 5000, (9, 8)).astype(np.int32)
         shares = rng.dirichlet(np.ones(8), 9).astype(np.float32)
         show(drafter, pair(*rng.integers(0, 5000, 8).tolist()), rows, shares)
-    assert drafter.model.soft is soft
+    assert drafter.tables.soft is soft
     assert np.count_nonzero(soft) > len(soft) // 2
     assert_is_a_tree(drafter.draft(64), 64, 5000)
 
@@ -164,7 +164,7 @@ def test_odd_shares_do_no_harm(share: float) -> None:
 def test_before_anything_was_said_there_is_nothing_to_learn_it_for() -> None:
     drafter = auto()
     show(drafter, EMPTY_TREE, *row((5, 1.0)))
-    assert not drafter.model.soft.any()
+    assert not drafter.tables.soft.any()
 
 
 def test_what_was_shown_of_a_step_that_never_ended_is_forgotten() -> None:

@@ -12,7 +12,7 @@ import tiny_models
 from test_planning import STEEP, FixedDrafter, sure_chain
 
 from aded_local.cost import from_measurements
-from aded_local.drafting.topk import NO_TOKEN, TOP_K, top_k_rows
+from aded_local.drafting.topk import NO_TOKEN, TOP_K, fill_rows
 from aded_local.errors import DeviceError
 from aded_local.generation import Tally, generate
 from aded_local.planning import (
@@ -441,10 +441,10 @@ def test_llamas_rows_need_no_second_compilation(tiny: dict[str, Path]) -> None:
     target.prefill([3, 4, 5])
     drafter = Listener(BRANCHED)
     planner = planner_for(drafter)
-    compiled = list(top_k_rows.signatures)  # type: ignore[attr-defined]
+    compiled = list(fill_rows.signatures)  # type: ignore[attr-defined]
     planner.plan(3, 0)
     tree, layout, _ = target.verify(6, BRANCHED)
     planner.see(tree, layout.row_of, target.verified_logits)
     assert len(drafter.told) == 1
-    assert top_k_rows.signatures == compiled  # type: ignore[attr-defined]
+    assert fill_rows.signatures == compiled  # type: ignore[attr-defined]
     target.close()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from aded_local.drafting.topk import BLOCK, NO_ROW, NO_TOKEN, TOP_K, new_rows, top_k, top_k_rows
+from aded_local.drafting.topk import BLOCK, NO_ROW, NO_TOKEN, TOP_K, new_rows, top_k_rows
 from aded_local.tree import FloatArray, IntArray
 
 ODD = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, -3.4e38, 1e-45, -1e-45]
@@ -17,7 +17,7 @@ ODD = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, -3.4e38, 1e-45, -1e-
 
 def found(logits: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
     tokens, shares = np.full(k, 77, np.int32), np.full(k, 7, np.float32)
-    top_k(logits, tokens, shares)
+    top_k_rows(logits[None], np.zeros(1, np.int32), tokens[None], shares[None])
     return tokens, shares
 
 

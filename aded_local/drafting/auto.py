@@ -12,29 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafting import Search
-from aded_local.drafting.calibration import no_shifts
-from aded_local.drafting.compiling import kernel
-from aded_local.drafting.evidence import MOST_CANDIDATES, new_evidence
+from aded_local.drafting.evidence import MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafting.ingredients import switches
 from aded_local.drafting.memory import (
-    ASKED,
-    COPY_AT,
-    COPY_LENGTH,
-    HEAD,
-    N_NODES,
-    N_VOCAB,
-    NODE,
-    POOL_SIZE,
-    RESUME_AT,
-    START,
-    STATE_SIZE,
+    HISTORY_BITS,
+    MOST_NODES,
+    PREDICTOR,
     Predictor,
+    Tables,
 )
-from aded_local.drafting.prediction import end_conversation, find_related, learn, predict_next, read
+from aded_local.drafting.prediction import find_related, learn, predict_next
 from aded_local.drafting.priors import blank_priors, shipped_priors
-from aded_local.drafting.related import no_conversations
-from aded_local.drafting.search import best_first, export, puct
-from aded_local.drafting.soft import contexts_of, soften
+from aded_local.drafting.related import note
+from aded_local.drafting.search import best_first, puct
 from aded_local.drafting.statistics import Table, claim_pages, new_table
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
@@ -44,17 +34,12 @@ CONTEXT_BITS: Final = 18
 """Slots for this conversation and those related to it: 2 MB."""
 SOFT_BITS: Final = 17
 """Entries for what the target would have said: 1 MB, some 5,000 verified nodes."""
-HISTORY_BITS: Final = 20
-POSITION_BITS: Final = 18
 
 TAUGHT_TOKENS: Final = 20_000
 """Of remembered answers, the newest so many teach the mixing too: a third of a second. Counting is much quicker."""
 
 LEAST_BITS: Final = 4
 """Of a store that is not there: two buckets, empty."""
-
-MOST_NODES: Final = 64
-"""Nodes of the largest draft, as in the paper."""
 
 SAME_CONTEXT: Final = 0.75
 """A prompt that begins with this share of the history continues the conversation; otherwise it is another."""
@@ -64,89 +49,22 @@ PUCT_ROLLOUT_DEPTH: Final = 1
 """A rollout step costs an expansion here, a microsecond or two: few, short ones."""
 
 NO_COST: Final = np.zeros(1, np.float64)
-NOTHING: Final[tuple[IntArray, IntArray, IntArray, FloatArray]] = (
+NOTHING: Final[tuple[IntArray, IntArray, npt.NDArray[np.uint64], IntArray, FloatArray]] = (
     np.zeros(0, np.int32),
     np.zeros(0, np.int32),
+    np.zeros((0, SOFT_ORDERS), np.uint64),
     np.zeros((0, 1), np.int32),
     np.zeros((0, 1), np.float32),
 )
 """In place of a verified tree and the target's likeliest tokens, where they were not read."""
 
 
-@kernel
-def draft_best_first(
-    model: Predictor,
-    scratch: IntArray,
-    chosen: IntArray,
-    shape: IntArray,
-    probabilities: npt.NDArray[np.float32],
-    max_nodes: int,
-    cost: npt.NDArray[np.float64],
-) -> int:
-    """Search, and write the tree to ``shape`` (tokens, parents, depths; int32 ``(3, MOST_NODES)``) and
-    ``probabilities`` (float32 ``(MOST_NODES,)``). Returns the number of nodes."""
-    n = best_first(model, scratch, chosen, max_nodes, cost)
-    export(model.nodes, chosen, n, shape[0], shape[1], shape[2], probabilities)
-    return n
-
-
-@kernel
-def draft_puct(
-    model: Predictor,
-    scratch: IntArray,
-    chosen: IntArray,
-    shape: IntArray,
-    probabilities: npt.NDArray[np.float32],
-    max_nodes: int,
-    rng: npt.NDArray[np.uint64],
-) -> int:
-    """The same by PUCT; a kernel of its own, since it takes seconds to compile and is seldom asked for."""
-    n = puct(
-        model, scratch, chosen, max_nodes, max_nodes,
-        PUCT_ITERATIONS_PER_NODE * max_nodes, PUCT_ROLLOUT_DEPTH, rng,
-    )  # fmt: skip
-    export(model.nodes, chosen, n, shape[0], shape[1], shape[2], probabilities)
-    return n
-
-
-@kernel
-def common_prefix(model: Predictor, tokens: IntArray) -> int:
-    """How many tokens the history of this context and ``tokens`` share at the beginning."""
-    start = model.state[START]
-    n = min(tokens.shape[0], model.state[HEAD] - start)
-    mask = model.history.shape[0] - 1
-    for i in range(n):
-        if model.history[(start + i) & mask] != tokens[i]:
-            return i
-    return int(n)
-
-
-@kernel
-def learn_step(
-    model: Predictor,
-    accepted: IntArray,
-    parents: IntArray,
-    drafted: IntArray,
-    tokens: IntArray,
-    shares: FloatArray,
-) -> None:
-    """Learn what the target said, then what it nearly said: one call, since after a pass of a large model every call
-    finds its code and data gone from the caches.
-
-    Args:
-        accepted: int32 ``(m,)``.
-        parents, drafted: the verified tree, int32 ``(n,)``.
-        tokens, shares: as for ``soft.soften``; without rows where nothing was read.
-    """
-    contexts = contexts_of(model, parents, drafted)
-    learn(model, accepted)
-    soften(model, contexts, tokens, shares)
-
-
 class AutoDrafter:
     """Drafts from what the conversation and earlier ones said; learns with every token."""
 
     name = "auto"
+    block_type = PREDICTOR
+    """Of ``model``; smaller in tests."""
 
     def __init__(
         self,
@@ -176,10 +94,6 @@ class AutoDrafter:
         self.n_vocab = n_vocab
         self.search: Search = search
         self._seed = seed
-        self._scratch = np.zeros(POOL_SIZE, np.int32)
-        self._chosen = np.zeros(MOST_NODES, np.int32)
-        self._shape = np.zeros((3, MOST_NODES), np.int32)
-        self._probabilities = np.zeros(MOST_NODES, np.float32)
         self._static = new_table(LEAST_BITS) if static is None else static
         self._phrases = new_table(LEAST_BITS) if phrases is None else phrases
         self._without = frozenset(without)
@@ -189,59 +103,74 @@ class AutoDrafter:
 
     def reset(self) -> None:
         """Forget everything: statistics, calibration, conversation."""
-        state = np.zeros(STATE_SIZE, np.int64)
-        state[COPY_AT] = state[RESUME_AT] = -1
-        state[N_VOCAB] = self.n_vocab
-        self._rng = np.array([self._seed], np.uint64)
-        self._nearly_said = NOTHING
         priors = blank_priors() if "priors" in self._without else shipped_priors()
-        self.model = Predictor(
+        self._block = np.zeros(1, self.block_type)
+        self.model: Predictor = self._block.view(np.recarray)[0]
+        self.tables = Tables(
             memory=new_table(MEMORY_BITS),
             context=new_table(CONTEXT_BITS),
             soft=new_table(SOFT_BITS),
             static=self._static,
             phrases=self._phrases,
-            history=np.zeros(1 << HISTORY_BITS, np.int32),
-            positions=np.zeros(1 << POSITION_BITS, np.int64),
-            state=state,
-            rates=priors.rates,
-            weights=priors.weights,
-            finals=priors.finals,
-            shifts=no_shifts(),
-            used=self._used.copy(),
-            evidence=new_evidence(),
-            conversations=no_conversations(),
-            nodes=np.zeros(POOL_SIZE, NODE),
         )
-        claim_pages(self.model.memory, self.model.context, self.model.history, self.model.positions)
+        # A scalar of it takes Python 0.4 microseconds by name, as an attribute 2.
+        self._state = self._block["state"][0]
+        self._tree, self._probabilities = self.model.tree, self.model.probabilities
+        self._state["copy_at"] = self._state["resume_at"] = -1
+        self._state["n_vocab"] = self.n_vocab
+        self.model.rates[:], self.model.weights[:], self.model.finals[:] = priors
+        self.model.used[:] = self._used
+        self.model.conversations.places[:] = -1
+        self._rng = np.array([self._seed], np.uint64)
+        self._nearly_said = NOTHING
+        claim_pages(self.tables.memory, self.tables.context, self.model.history, self.model.positions)
 
     def reset_context(self) -> None:
         """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""
-        end_conversation(self.model)
+        state, conversations = self._state, self.model.conversations
+        start, asked, end = int(state["start"]), int(state["asked"]), int(state["head"])
+        if asked > start:
+            note(conversations, self.model.history, start, asked, end)
+        conversations.best = 0
+        state["start"] = state["asked"] = end
+        state["epoch"] += 1
+        state["copy_at"] = state["resume_at"] = -1
+        state["copy_length"] = state["n_nodes"] = 0
         self._nearly_said = NOTHING
 
     def begin(self, tokens: IntArray) -> None:
         """Take ``tokens``, int32 ``(n,)``, as the context so far; learn those that are new."""
-        state = self.model.state
+        state = self._state
         tokens = np.ascontiguousarray(tokens, np.int32)[-(1 << (HISTORY_BITS - 1)) :]
-        held = int(state[HEAD] - state[START])
-        common = int(common_prefix(self.model, tokens))
-        state[N_NODES] = 0
+        held = int(state["head"] - state["start"])
+        common = self._common_prefix(tokens[:held])
+        state["n_nodes"] = 0
         self._nearly_said = NOTHING
         if held == 0 or common < SAME_CONTEXT * held:
             self.reset_context()
             common = 0
         else:
-            state[HEAD] = state[START] + common
-            state[ASKED] = min(state[ASKED], state[HEAD])
+            state["head"] = state["start"] + common
+            state["asked"] = min(state["asked"], state["head"])
             if common < held:
-                state[COPY_AT] = state[RESUME_AT] = -1
-                state[COPY_LENGTH] = 0
+                state["copy_at"] = state["resume_at"] = -1
+                state["copy_length"] = 0
         if common < len(tokens):
-            find_related(self.model, tokens[common:])
-        read(self.model, tokens[common:])
+            find_related(self._block, self.tables, tokens[common:])
+        self._read(tokens[common:])
         if common == 0:
-            state[ASKED] = state[HEAD]
+            state["asked"] = state["head"]
+
+    def _read(self, text: IntArray) -> None:
+        """Learn a text that the target did not choose, such as a prompt: counts only."""
+        learn(self._block, self.tables, text, False, *NOTHING)
+
+    def _common_prefix(self, tokens: IntArray) -> int:
+        """How many tokens the history of this context and ``tokens`` share at the beginning."""
+        history = self.model.history
+        places = (int(self._state["start"]) + np.arange(len(tokens))) & (len(history) - 1)
+        differ = np.flatnonzero(history[places] != tokens)
+        return int(differ[0]) if differ.size else len(tokens)
 
     def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         """Candidates after the last token, likeliest path first.
@@ -252,41 +181,32 @@ class AutoDrafter:
                 With it the search stops where no further node could pay.
         """
         max_nodes = min(max_nodes, MOST_NODES)
-        if max_nodes < 1 or self.model.state[HEAD] == self.model.state[START]:
-            self.model.state[N_NODES] = 0
-            return EMPTY_TREE
         if self.search == "puct":
-            n = draft_puct(
-                self.model, self._scratch, self._chosen, self._shape, self._probabilities,
-                max_nodes, self._rng,
-            )  # fmt: skip
+            iterations = PUCT_ITERATIONS_PER_NODE * max_nodes
+            n = puct(self._block, self.tables, max_nodes, iterations, PUCT_ROLLOUT_DEPTH, self._rng)
         else:
-            n = draft_best_first(
-                self.model, self._scratch, self._chosen, self._shape, self._probabilities,
-                max_nodes, NO_COST if cost is None else cost,
-            )  # fmt: skip
+            n = best_first(self._block, self.tables, max_nodes, NO_COST if cost is None else cost)
         if n == 0:
             return EMPTY_TREE
-        tokens, parents, depths = self._shape[:, :n].copy()
+        tokens, parents, depths = self._tree[:, :n].copy()
         return DraftTree(tokens, parents, depths, self._probabilities[:n].copy())
 
     def predict(self) -> tuple[IntArray, FloatArray]:
         """The next token's distribution, calibrated; see ``Drafter.predict``."""
         tokens = np.zeros(MOST_CANDIDATES, np.int32)
         chances = np.zeros(MOST_CANDIDATES, np.float32)
-        n = 0
-        if self.model.state[HEAD] > self.model.state[START]:
-            n = predict_next(self.model, tokens, chances)
+        n = predict_next(self._block, self.tables, tokens, chances)
         return tokens[:n], chances[:n]
 
     def observe(self, accepted: IntArray) -> None:
         """Judge predictions by, then count, the tokens the target emitted in this step; see ``Drafter``."""
         nearly_said, self._nearly_said = self._nearly_said, NOTHING
-        learn_step(self.model, accepted, *nearly_said)
+        learn(self._block, self.tables, accepted, True, *nearly_said)
 
     def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
         """Keep what the target would have said after the last token and each node, once this step is learnt."""
-        self._nearly_said = (tree.parents, tree.tokens, tokens, shares)
+        contexts = np.zeros((len(tree) + 1, SOFT_ORDERS), np.uint64)
+        self._nearly_said = (tree.parents, tree.tokens, contexts, tokens, shares)
 
     def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
         """Learn earlier conversations, oldest first: see ``Drafter``.
@@ -297,22 +217,20 @@ class AutoDrafter:
         for prompt, answer, continues in exchanges:
             if not continues:
                 self.reset_context()
-            read(self.model, prompt)
+            self._read(prompt)
             if not continues:
-                self.model.state[ASKED] = self.model.state[HEAD]
+                self._state["asked"] = self._state["head"]
             if left <= TAUGHT_TOKENS:
-                learn_step(self.model, answer, *NOTHING)
+                learn(self._block, self.tables, answer, True, *NOTHING)
             else:
-                read(self.model, answer)
+                self._read(answer)
             left -= len(answer)
         self.reset_context()
 
     def _warm_up(self) -> None:
-        """Call every kernel once, then forget it."""
+        """Call every kernel that generation needs once, then forget it."""
         self.begin(np.zeros(8, np.int32))
-        for cost in (None, np.arange(4, dtype=np.float64)):
-            self.draft(4, cost)
-            self.learn_distributions(EMPTY_TREE, np.zeros((1, 2), np.int32), np.full((1, 2), 0.5, np.float32))
-            self.observe(np.zeros(2, np.int32))
-        self.predict()
+        self.draft(4)
+        self.learn_distributions(EMPTY_TREE, np.zeros((1, 2), np.int32), np.full((1, 2), 0.5, np.float32))
+        self.observe(np.zeros(2, np.int32))
         self.reset()

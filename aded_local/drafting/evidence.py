@@ -12,7 +12,7 @@ probabilities but looked up in a table of what they have been worth.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ LONGEST_MEMORY: Final = 1000.0
 UNMET: Final = 0.2
 """Where a cell never met starts to learn, with the weight of one observation; until then it says nothing."""
 
+COUNTERS: Final = 3
+"""Who knows contexts of all orders: the conversation, the memory, the stores."""
+
 MOST_CANDIDATES: Final = 48
 MOST_ENTRIES: Final = 512
 
@@ -63,55 +66,89 @@ Rates = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
 
 
-class Evidence(NamedTuple):
-    """What is known of a node's successors. Scratch: gathered for one node after the other.
+class Evidence(Protocol):
+    """What is known of a node's successors: a record of ``EVIDENCE``. Scratch: gathered for one node after the other.
 
     Attributes:
+        latest: the tokens up to the node, newest first, int32 ``(ORDERS + 1,)``.
+        keys, context_keys: hashes of the contexts they make, for all tables and for that of this conversation,
+            uint64 ``(ORDERS + 1,)``, by order.
+        sparse_keys: of the contexts with a gap, uint64 ``(SPARSES,)``.
+        totals: what each of the ``COUNTERS`` counted in them, int64 ``(COUNTERS, ORDERS + 1)``.
+        orders: of the longest one that each knows, int64 ``(COUNTERS,)``.
         tokens: the candidates, int32 ``(MOST_CANDIDATES,)``.
         odds: their log-odds once mixed, float64 ``(MOST_CANDIDATES,)``.
         raw: the same as probabilities, each for itself, float64.
         chances: the same, adding up to one at most, float64.
         calibrated: scratch for ``prediction``, float64; ``order`` likewise, int64.
+        gradient, trials, hits: scratch for ``mixing``, of each source, float64 ``(SOURCES,)``.
         candidate: of each entry, the candidate's place, int32 ``(MOST_ENTRIES,)``.
         source: of each entry, int32.
         cell: of each entry, int32.
         absent: of each source, the cell of candidates it does not name; -1 where it says nothing;
             int32 ``(SOURCES,)``.
-        size: number of candidates, number of entries, the three weight sets, and the bound of token ids,
-            int64 ``(6,)``.
+        n_candidates, n_entries: of each.
+        first_set, second_set, third_set: of weights, see ``mixing``.
+        bound: token ids are below it.
     """
 
+    latest: Integers
+    keys: npt.NDArray[np.uint64]
+    context_keys: npt.NDArray[np.uint64]
+    sparse_keys: npt.NDArray[np.uint64]
+    totals: npt.NDArray[np.int64]
+    orders: npt.NDArray[np.int64]
     tokens: Integers
     odds: npt.NDArray[np.float64]
     raw: npt.NDArray[np.float64]
     chances: npt.NDArray[np.float64]
     calibrated: npt.NDArray[np.float64]
     order: npt.NDArray[np.int64]
+    gradient: npt.NDArray[np.float64]
+    trials: npt.NDArray[np.float64]
+    hits: npt.NDArray[np.float64]
     candidate: Integers
     source: Integers
     cell: Integers
     absent: Integers
-    size: npt.NDArray[np.int64]
+    n_candidates: int
+    n_entries: int
+    first_set: int
+    second_set: int
+    third_set: int
+    bound: int
 
 
-N_CANDIDATES, N_ENTRIES, FIRST_SET, SECOND_SET, THIRD_SET, BOUND = range(6)
-
-
-def new_evidence() -> Evidence:
-    """Room for one node's evidence."""
-    return Evidence(
-        tokens=np.zeros(MOST_CANDIDATES, np.int32),
-        odds=np.zeros(MOST_CANDIDATES, np.float64),
-        raw=np.zeros(MOST_CANDIDATES, np.float64),
-        chances=np.zeros(MOST_CANDIDATES, np.float64),
-        calibrated=np.zeros(MOST_CANDIDATES, np.float64),
-        order=np.zeros(MOST_CANDIDATES, np.int64),
-        candidate=np.zeros(MOST_ENTRIES, np.int32),
-        source=np.zeros(MOST_ENTRIES, np.int32),
-        cell=np.zeros(MOST_ENTRIES, np.int32),
-        absent=np.full(SOURCES, -1, np.int32),
-        size=np.zeros(6, np.int64),
-    )
+EVIDENCE = np.dtype(
+    [
+        ("latest", np.int32, ORDERS + 1),
+        ("keys", np.uint64, ORDERS + 1),
+        ("context_keys", np.uint64, ORDERS + 1),
+        ("sparse_keys", np.uint64, SPARSES),
+        ("totals", np.int64, (COUNTERS, ORDERS + 1)),
+        ("orders", np.int64, COUNTERS),
+        ("tokens", np.int32, MOST_CANDIDATES),
+        ("odds", np.float64, MOST_CANDIDATES),
+        ("raw", np.float64, MOST_CANDIDATES),
+        ("chances", np.float64, MOST_CANDIDATES),
+        ("calibrated", np.float64, MOST_CANDIDATES),
+        ("order", np.int64, MOST_CANDIDATES),
+        ("gradient", np.float64, SOURCES),
+        ("trials", np.float64, SOURCES),
+        ("hits", np.float64, SOURCES),
+        ("candidate", np.int32, MOST_ENTRIES),
+        ("source", np.int32, MOST_ENTRIES),
+        ("cell", np.int32, MOST_ENTRIES),
+        ("absent", np.int32, SOURCES),
+        ("n_candidates", np.int64),
+        ("n_entries", np.int64),
+        ("first_set", np.int64),
+        ("second_set", np.int64),
+        ("third_set", np.int64),
+        ("bound", np.int64),
+    ],
+    align=True,
+)
 
 
 def _buckets() -> npt.NDArray[np.uint8]:
@@ -141,17 +178,22 @@ def count_cell(own: int, others: int, last: int) -> int:
 @kernel
 def clear(evidence: Evidence) -> None:
     """Begin with another node."""
-    evidence.size[N_CANDIDATES] = 0
-    evidence.size[N_ENTRIES] = 0
-    evidence.absent[:] = -1
+    evidence.n_candidates = 0
+    evidence.n_entries = 0
+    for source in range(SOURCES):
+        evidence.absent[source] = -1
+    for counter in range(COUNTERS):
+        evidence.orders[counter] = 0
+        for k in range(ORDERS + 1):
+            evidence.totals[counter, k] = 0
 
 
 @kernel
 def propose(evidence: Evidence, source: int, token: int, cell: int) -> None:
     """Enter that ``source`` says ``cell`` of ``token``; a new candidate if there is room."""
-    n = evidence.size[N_CANDIDATES]
-    entries = evidence.size[N_ENTRIES]
-    if entries == MOST_ENTRIES or token >= evidence.size[BOUND]:
+    n = evidence.n_candidates
+    entries = evidence.n_entries
+    if entries == MOST_ENTRIES or token >= evidence.bound:
         return
     place = 0
     while place < n and evidence.tokens[place] != token:
@@ -160,11 +202,11 @@ def propose(evidence: Evidence, source: int, token: int, cell: int) -> None:
         if n == MOST_CANDIDATES:
             return
         evidence.tokens[n] = token
-        evidence.size[N_CANDIDATES] = n + 1
+        evidence.n_candidates = n + 1
     evidence.candidate[entries] = place
     evidence.source[entries] = source
     evidence.cell[entries] = cell
-    evidence.size[N_ENTRIES] = entries + 1
+    evidence.n_entries = entries + 1
 
 
 @kernel

@@ -18,16 +18,11 @@ import numpy.typing as npt
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import (
     BIAS,
-    FIRST_SET,
-    N_CANDIDATES,
-    N_ENTRIES,
     ODDS,
     RELATED_ORDERS,
-    SECOND_SET,
     SOFT,
     SOFT_ORDERS,
     SOURCES,
-    THIRD_SET,
     Evidence,
     Rates,
     learn_rate,
@@ -52,25 +47,37 @@ Weights = npt.NDArray[np.float32]
 
 
 @kernel
+def weight_of(evidence: Evidence, weights: Weights, source: int) -> float:
+    """Of a source: the sum over the three sets."""
+    first, second, third = evidence.first_set, evidence.second_set, evidence.third_set
+    weight: float = weights[first, source] + weights[second, source] + weights[third, source]
+    return weight
+
+
+@kernel
+def said_odds(evidence: Evidence, rates: Rates, entry: int) -> float:
+    """What an entry adds to the log-odds of its candidate, before it is weighed."""
+    source = evidence.source[entry]
+    odds: float = rates[ODDS, source, evidence.cell[entry]]
+    if evidence.absent[source] >= 0:
+        odds -= rates[ODDS, source, evidence.absent[source]]
+    return odds
+
+
+@kernel
 def mix(evidence: Evidence, rates: Rates, weights: Weights) -> None:
     """Turn the evidence into a probability for each candidate, in ``evidence.odds`` and ``evidence.raw``."""
-    first, second = weights[evidence.size[FIRST_SET]], weights[evidence.size[SECOND_SET]]
-    third = weights[evidence.size[THIRD_SET]]
-    n = evidence.size[N_CANDIDATES]
-    everyone = (first[BIAS] + second[BIAS] + third[BIAS]) * BIAS_INPUT
+    n = evidence.n_candidates
+    everyone = weight_of(evidence, weights, BIAS) * BIAS_INPUT
     for source in range(SOURCES):
-        if evidence.absent[source] >= 0:
-            everyone += (first[source] + second[source] + third[source]) * rates[
-                ODDS, source, evidence.absent[source]
-            ]
+        absent = evidence.absent[source]
+        if absent >= 0:
+            everyone += weight_of(evidence, weights, source) * rates[ODDS, source, absent]
     for i in range(n):
         evidence.odds[i] = everyone
-    for entry in range(evidence.size[N_ENTRIES]):
-        source = evidence.source[entry]
-        odds = rates[ODDS, source, evidence.cell[entry]]
-        if evidence.absent[source] >= 0:
-            odds -= rates[ODDS, source, evidence.absent[source]]
-        evidence.odds[evidence.candidate[entry]] += (first[source] + second[source] + third[source]) * odds
+    for entry in range(evidence.n_entries):
+        weight = weight_of(evidence, weights, evidence.source[entry])
+        evidence.odds[evidence.candidate[entry]] += weight * said_odds(evidence, rates, entry)
     for i in range(n):
         evidence.odds[i] = min(max(evidence.odds[i], -MOST_ODDS), MOST_ODDS)
         evidence.raw[i] = 1.0 / (1.0 + math.exp(-evidence.odds[i]))
@@ -83,11 +90,9 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
     Args:
         weigh, rate: 0 to leave weights or rates alone.
     """
-    n = evidence.size[N_CANDIDATES]
+    n = evidence.n_candidates
     if n == 0:
         return
-    first, second = weights[evidence.size[FIRST_SET]], weights[evidence.size[SECOND_SET]]
-    third = weights[evidence.size[THIRD_SET]]
     errors = evidence.calibrated
     hit = -1
     total = 0.0  # error over all candidates
@@ -98,27 +103,27 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
         else:
             errors[i] = -evidence.raw[i]
         total += errors[i]
-    gradient = np.zeros(SOURCES, np.float64)
-    trials = np.full(SOURCES, np.float64(n))
-    hits = np.full(SOURCES, 1.0 if hit >= 0 else 0.0)
-    gradient[BIAS] = BIAS_INPUT * total
+    gradient, trials, hits = evidence.gradient, evidence.trials, evidence.hits
     for source in range(SOURCES):
+        gradient[source] = 0.0
+        trials[source] = n
+        hits[source] = 1.0 if hit >= 0 else 0.0
         if evidence.absent[source] >= 0:
             gradient[source] = total * rates[ODDS, source, evidence.absent[source]]
-    for entry in range(evidence.size[N_ENTRIES]):
-        source = evidence.source[entry]
-        odds = rates[ODDS, source, evidence.cell[entry]]
-        if evidence.absent[source] >= 0:
-            odds -= rates[ODDS, source, evidence.absent[source]]
-        gradient[source] += errors[evidence.candidate[entry]] * odds
-    for source in range(SOURCES if weigh else 0):
-        step = np.float32(LEARNING_RATE * gradient[source])
-        first[source] += step
-        second[source] += step
-        third[source] += step
+    gradient[BIAS] = BIAS_INPUT * total
+    for entry in range(evidence.n_entries):
+        gradient[evidence.source[entry]] += errors[evidence.candidate[entry]] * said_odds(
+            evidence, rates, entry
+        )
+    if weigh:
+        for source in range(SOURCES):
+            step = np.float32(LEARNING_RATE * gradient[source])
+            weights[evidence.first_set, source] += step
+            weights[evidence.second_set, source] += step
+            weights[evidence.third_set, source] += step
     if not rate:
         return
-    for entry in range(evidence.size[N_ENTRIES]):
+    for entry in range(evidence.n_entries):
         source = evidence.source[entry]
         came = 1.0 if evidence.candidate[entry] == hit else 0.0
         learn_rate(rates, source, evidence.cell[entry], came, 1.0)

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry
 from aded_local.drafting.statistics import SEED_KEY, claim_pages, extend_hash
 from aded_local.drafting.trigram_matrix import Table, add, new_table, normalise
 from aded_local.drafting.trigram_search import MOST_NODES, new_search, start
@@ -31,7 +31,7 @@ MATRIX_BITS: Final = 18
 """Pairs held: 262,144, 32 MB when full. 800 answers of a chat model hold 100,000."""
 
 
-@kernel
+@entry
 def count_pairs(table: Table, tokens: IntArray, amount: float, limit: float, clock: int) -> None:
     """Add ``amount`` to every tri-gram of ``tokens``, int32 ``(n,)``."""
     for i in range(2, tokens.shape[0]):

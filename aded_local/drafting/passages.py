@@ -13,14 +13,6 @@ from typing import Final
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import BUCKETS
 from aded_local.drafting.memory import (
-    COPY_AT,
-    COPY_LENGTH,
-    COPY_RECORD,
-    HEAD,
-    RESUME_AT,
-    RESUME_HITS,
-    RESUME_MISSES,
-    START,
     Predictor,
 )
 from aded_local.drafting.statistics import SEED_KEY, extend_hash
@@ -76,11 +68,11 @@ def resume_cell(hits: int, misses: int) -> int:
 def leave(model: Predictor, token: int) -> None:
     """The passage did not foretell ``token``: follow it as one that was left."""
     state = model.state
-    state[RESUME_AT] = state[COPY_AT] + 1
-    state[RESUME_HITS] = 0
-    state[RESUME_MISSES] = 1
-    state[COPY_AT] = -1
-    state[COPY_LENGTH] = 0
+    state.resume_at = state.copy_at + 1
+    state.resume_hits = 0
+    state.resume_misses = 1
+    state.copy_at = -1
+    state.copy_length = 0
 
 
 @kernel
@@ -88,28 +80,28 @@ def follow_resumption(model: Predictor, token: int) -> None:
     """Keep beside the text the passage that was left, after ``token`` came."""
     state, history = model.state, model.history
     mask = history.shape[0] - 1
-    at = state[RESUME_AT]
+    at = state.resume_at
     if at < 0:
         return
-    if at >= state[HEAD] - 1:
-        state[RESUME_AT] = -1
+    if at >= state.head - 1:
+        state.resume_at = -1
     elif history[at & mask] == token:
-        state[RESUME_AT] = at + 1
-        state[RESUME_HITS] += 1
+        state.resume_at = at + 1
+        state.resume_hits += 1
     else:
-        state[RESUME_MISSES] += 1
-        state[RESUME_HITS] = 0
-        state[RESUME_AT] = at + 1
+        state.resume_misses += 1
+        state.resume_hits = 0
+        state.resume_at = at + 1
         # Tokens may have been left out: is this one a little further on? Or put in: does the place stay?
         for skipped in range(1, RESUME_REACH + 1):
-            if at + skipped < state[HEAD] - 1 and history[(at + skipped) & mask] == token:
-                state[RESUME_AT] = at + skipped + 1
+            if at + skipped < state.head - 1 and history[(at + skipped) & mask] == token:
+                state.resume_at = at + skipped + 1
                 break
         else:
             if at > 0 and history[(at - 1) & mask] == token:
-                state[RESUME_AT] = at
-        if state[RESUME_MISSES] > RESUME_LONGEST:
-            state[RESUME_AT] = -1
+                state.resume_at = at
+        if state.resume_misses > RESUME_LONGEST:
+            state.resume_at = -1
 
 
 @kernel
@@ -117,18 +109,18 @@ def follow(model: Predictor, token: int) -> None:
     """Keep track of repeated passages after ``token`` became the newest of the history."""
     state, history = model.state, model.history
     mask = history.shape[0] - 1
-    head = state[HEAD]  # the token is at head - 1
+    head = state.head  # the token is at head - 1
     follow_resumption(model, token)
-    at = state[COPY_AT]
+    at = state.copy_at
     if at >= 0:
         hit = history[at & mask] == token
-        state[COPY_RECORD] = (state[COPY_RECORD] << 1 | (0 if hit else 1)) & ((1 << RECORD) - 1)
+        state.copy_record = (state.copy_record << 1 | (0 if hit else 1)) & ((1 << RECORD) - 1)
         if hit:
-            state[COPY_AT] = at + 1
-            state[COPY_LENGTH] += 1
+            state.copy_at = at + 1
+            state.copy_length += 1
         else:
             leave(model, token)
-    if head - state[START] < ANCHOR:
+    if head - state.start < ANCHOR:
         return
     key = SEED_KEY
     for back in range(ANCHOR):
@@ -136,9 +128,9 @@ def follow(model: Predictor, token: int) -> None:
     place = int(key) & (model.positions.shape[0] - 1)
     seen = model.positions[place]  # position after the earlier passage, 0 for none
     model.positions[place] = head
-    if seen == state[COPY_AT] or not (0 < seen < head and seen > head - mask):
+    if seen == state.copy_at or not (0 < seen < head and seen > head - mask):
         return
-    if state[COPY_LENGTH] >= LONGEST_COMPARED:
+    if state.copy_length >= LONGEST_COMPARED:
         return
     length = 0
     while length < min(LONGEST_COMPARED, seen):
@@ -146,6 +138,6 @@ def follow(model: Predictor, token: int) -> None:
             break
         length += 1
     # Of two passages of one length the later one is followed.
-    if length >= max(ANCHOR, state[COPY_LENGTH]):
-        state[COPY_AT] = seen
-        state[COPY_LENGTH] = length
+    if length >= max(ANCHOR, state.copy_length):
+        state.copy_at = seen
+        state.copy_length = length

@@ -9,19 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafting.calibration import calibrated, class_of, shift_factor, shifted, teach, teach_shift
-from aded_local.drafting.compiling import kernel
-from aded_local.drafting.evidence import MOST_CANDIDATES, N_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
+from aded_local.drafting.compiling import entry, kernel
+from aded_local.drafting.evidence import MOST_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
 from aded_local.drafting.ingredients import CALIBRATION, MIXING, RATES
 from aded_local.drafting.memory import (
-    ASKED,
-    COPY_AT,
-    COPY_LENGTH,
-    EPOCH,
-    HEAD,
-    N_NODES,
-    RESUME_AT,
-    START,
+    Block,
     Predictor,
+    Tables,
     epoch_key,
     latest_tokens,
     plant_root,
@@ -30,17 +24,16 @@ from aded_local.drafting.memory import (
 )
 from aded_local.drafting.mixing import learn_mix, mix
 from aded_local.drafting.passages import follow
-from aded_local.drafting.related import ASKED as ASKED_AT
 from aded_local.drafting.related import (
-    BEST,
+    ASKED,
     COUNTED,
     END,
     MOST_RELATED,
     RELATED_TOKENS,
     compare,
     likest,
-    note,
 )
+from aded_local.drafting.soft import list_contexts, soften
 from aded_local.drafting.sources import LONGEST_KEY, gather, sparse_key
 from aded_local.drafting.statistics import ORDERS, SEED_KEY, UNIT, WIDE_ORDERS, add, extend_hash
 
@@ -52,16 +45,16 @@ LEAST_PATH = 0.001
 
 
 @kernel
-def distribution(model: Predictor, node: int) -> int:
+def distribution(model: Predictor, tables: Tables, node: int) -> int:
     """Gather and mix: the candidates, and chances that add up to one at most, lie in ``model.evidence`` afterwards.
 
     Returns:
         The place of the likeliest candidate, -1 for none.
     """
     evidence = model.evidence
-    gather(model, node)
+    gather(model, tables, node)
     mix(evidence, model.rates, model.weights)
-    n = evidence.size[N_CANDIDATES]
+    n = evidence.n_candidates
     total = 0.0
     best = -1
     for i in range(n):
@@ -83,7 +76,7 @@ def copied_token(model: Predictor, node: int) -> int:
 
 
 @kernel
-def expand(model: Predictor, node: int, count: int) -> int:
+def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
     """Append the candidates after ``node`` to the pool of ``count`` nodes, likeliest first.
 
     Returns:
@@ -95,7 +88,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
     parent.n_children = 0
     if count + MOST_CANDIDATES > nodes.shape[0]:
         return count
-    best = distribution(model, node)
+    best = distribution(model, tables, node)
     copied = copied_token(model, node)
     matched = parent.copy_length - parent.depth
     resumed = token_at(model, node, parent.resume_at) if parent.resume_at >= 0 else -1
@@ -105,7 +98,7 @@ def expand(model: Predictor, node: int, count: int) -> int:
     factor, copied_factor = shift_factor(model.shifts, kind), shift_factor(model.shifts, copied_kind)
     kept = 0
     total = 0.0
-    for i in range(evidence.size[N_CANDIDATES]):
+    for i in range(evidence.n_candidates):
         p = evidence.chances[i]
         copies = evidence.tokens[i] == copied
         if p < LEAST_CONDITIONAL or (path * p < LEAST_PATH and not copies):
@@ -152,34 +145,38 @@ def expand(model: Predictor, node: int, count: int) -> int:
     return count + kept
 
 
-@kernel
-def predict_next(model: Predictor, tokens: npt.NDArray[np.int32], chances: npt.NDArray[np.float32]) -> int:
+@entry
+def predict_next(
+    block: Block, tables: Tables, tokens: npt.NDArray[np.int32], chances: npt.NDArray[np.float32]
+) -> int:
     """Write the candidates after the last token, likeliest first; returns their number.
 
     Args:
         tokens: room for ``MOST_CANDIDATES``, int32.
         chances: the same, float32.
     """
-    count = expand(model, 0, plant_root(model))
+    model = block[0]
+    if plant_root(model) == 0:
+        return 0
+    count = expand(model, tables, 0, 1)
     for i in range(1, count):
         tokens[i - 1] = model.nodes[i].token
         chances[i - 1] = model.nodes[i].path
-    model.state[N_NODES] = count
+    model.state.n_nodes = count
     return int(count - 1)
 
 
 @kernel
-def teach_predictor(model: Predictor, token: int) -> None:
+def teach_predictor(model: Predictor, tables: Tables, token: int) -> None:
     """Judge what would be predicted now by the ``token`` that comes: rates, weights, calibration."""
-    if model.state[HEAD] == model.state[START]:
+    if plant_root(model) == 0:
         return
-    plant_root(model)
-    best = distribution(model, 0)
+    best = distribution(model, tables, 0)
     evidence = model.evidence
     if model.used[CALIBRATION]:
         copied = copied_token(model, 0)
         matched = model.nodes[0].copy_length
-        for i in range(evidence.size[N_CANDIDATES]):
+        for i in range(evidence.n_candidates):
             candidate = evidence.tokens[i]
             kind = class_of(1, i == best, matched if candidate == copied else 0)
             teach(model.finals, kind, evidence.odds[i], candidate == token)
@@ -187,82 +184,62 @@ def teach_predictor(model: Predictor, token: int) -> None:
 
 
 @kernel
-def count(model: Predictor, token: int) -> None:
+def count(model: Predictor, tables: Tables, token: int) -> None:
     """Count ``token`` in every context that ends the history, and append it."""
     state, history = model.state, model.history
-    head = state[HEAD]
-    latest = np.empty(ORDERS, np.int32)
-    n = latest_tokens(model, 0, latest)
+    head = state.head
+    latest = model.evidence.latest
+    n = min(latest_tokens(model, 0), ORDERS)
     key = SEED_KEY
-    context_key = epoch_key(state[EPOCH])
-    add(model.memory, key, True, token, UNIT, head)
+    context_key = epoch_key(state.epoch)
+    add(tables.memory, key, True, token, UNIT, head)
     longest = 0
     longest_key = key
     for k in range(1, n + 1):
         key = extend_hash(key, latest[k - 1])
         context_key = extend_hash(context_key, latest[k - 1])
         wide = k <= WIDE_ORDERS
-        before = add(model.memory, key, wide, token, UNIT, head)
-        add(model.context, context_key, wide, token, UNIT, head)
+        before = add(tables.memory, key, wide, token, UNIT, head)
+        add(tables.context, context_key, wide, token, UNIT, head)
         if before > 0 and longest == k - 1:
             longest = k
             longest_key = key
     if 0 < longest < ORDERS:
-        add(model.memory, longest_key ^ LONGEST_KEY, False, token, UNIT, head)
+        add(tables.memory, longest_key ^ LONGEST_KEY, False, token, UNIT, head)
     for kind in range(SPARSES):
         key = sparse_key(kind, latest, n)
         if key != 0:
-            add(model.memory, key, False, token, UNIT, head)
+            add(tables.memory, key, False, token, UNIT, head)
     history[head & (history.shape[0] - 1)] = token
-    state[HEAD] = head + 1
+    state.head = head + 1
     follow(model, token)
 
 
-@kernel
-def find_related(model: Predictor, prompt: npt.NDArray[np.int32]) -> None:
+@entry
+def find_related(block: Block, tables: Tables, prompt: npt.NDArray[np.int32]) -> None:
     """Count again, in a store of their own, the conversations most like ``prompt``, int32 ``(n,)``."""
+    model = block[0]
     conversations, state, history = model.conversations, model.state, model.history
-    compare(conversations, history, state[HEAD], prompt)
+    compare(conversations, history, state.head, prompt)
     mask = history.shape[0] - 1
     for _ in range(MOST_RELATED):
         place = likest(conversations)
         if place < 0:
             return
         like = int(conversations.likeness[place] * 1000.0)
-        conversations.size[BEST] = max(conversations.size[BEST], like)
+        conversations.best = max(conversations.best, like)
         conversations.likeness[place] = 0.0
-        if conversations.places[COUNTED, place] == state[EPOCH]:
+        if conversations.places[COUNTED, place] == state.epoch:
             continue
-        conversations.places[COUNTED, place] = state[EPOCH]
+        conversations.places[COUNTED, place] = state.epoch
         start = conversations.places[0, place]
-        end = min(conversations.places[END, place], conversations.places[ASKED_AT, place] + RELATED_TOKENS)
+        end = min(conversations.places[END, place], conversations.places[ASKED, place] + RELATED_TOKENS)
         for position in range(max(start + 1, end - 2 * RELATED_TOKENS), end):
-            key = related_key(state[EPOCH])
+            key = related_key(state.epoch)
             for k in range(1, min(RELATED_ORDERS, position - start) + 1):
                 key = extend_hash(key, history[(position - k) & mask])
                 token = history[position & mask]
-                add(model.context, key, k <= WIDE_ORDERS, token, UNIT, state[HEAD])
-
-
-@kernel
-def end_conversation(model: Predictor) -> None:
-    """What the history holds since ``START`` was a conversation; the next token begins another."""
-    state = model.state
-    if state[ASKED] > state[START]:
-        note(model.conversations, model.history, state[START], state[ASKED], state[HEAD])
-    model.conversations.size[BEST] = 0
-    state[START] = state[ASKED] = state[HEAD]
-    state[EPOCH] += 1
-    state[COPY_AT] = state[RESUME_AT] = -1
-    state[COPY_LENGTH] = 0
-    state[N_NODES] = 0
-
-
-@kernel
-def read(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
-    """Learn a text that the target did not choose, such as a prompt: counts only."""
-    for token in tokens:
-        count(model, token)
+                add(tables.context, key, k <= WIDE_ORDERS, token, UNIT, state.head)
 
 
 @kernel
@@ -272,8 +249,8 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
     The first candidates are left to ``teach_predictor``, which knows them at every token.
     """
     nodes = model.nodes
-    n = model.state[N_NODES]
-    model.state[N_NODES] = 0
+    n = model.state.n_nodes
+    model.state.n_nodes = 0
     if n == 0 or not model.used[CALIBRATION]:
         return
     node = 0
@@ -294,10 +271,35 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
         node = found
 
 
-@kernel
-def learn(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
-    """Learn what the target said: judge the last draft and the prediction of each token, then count it."""
-    judge_draft(model, tokens)
-    for token in tokens:
-        teach_predictor(model, token)
-        count(model, token)
+@entry
+def learn(
+    block: Block,
+    tables: Tables,
+    text: npt.NDArray[np.int32],
+    said: bool,
+    parents: npt.NDArray[np.int32],
+    drafted: npt.NDArray[np.int32],
+    contexts: npt.NDArray[np.uint64],
+    tokens: npt.NDArray[np.int32],
+    shares: npt.NDArray[np.float32],
+) -> None:
+    """Learn a text. What the target said also judges the last draft and the prediction of each token; what it nearly
+    said is learnt with it: in one call, since after a pass of a large model every call finds its code and data gone
+    from the caches.
+
+    Args:
+        text: int32 ``(m,)``.
+        said: by the target; else, as of a prompt, its tokens are counted and no more.
+        parents, drafted: the verified tree, int32 ``(n,)``.
+        contexts: room for those of the tree, see ``soft.list_contexts``.
+        tokens, shares: what it nearly said, see ``soft.soften``; without rows where that was not read.
+    """
+    model = block[0]
+    list_contexts(model, parents, drafted, contexts)
+    if said:
+        judge_draft(model, text)
+    for token in text:
+        if said:
+            teach_predictor(model, tables, token)
+        count(model, tables, token)
+    soften(model, tables, contexts, tokens, shares)

@@ -8,7 +8,7 @@ store of their own, which speaks of this subject alone.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,66 +28,62 @@ LEAST_LIKENESS: Final = 0.2
 LIKENESS_CLASSES: Final = 6
 
 
-class Conversations(NamedTuple):
+class Conversations(Protocol):
     """Where earlier conversations lie in the history.
 
     Attributes:
         places: positions of the first token, after the first prompt, and after the last token; and in which later
             conversation it was counted again last; int64 ``(4, MOST_CONVERSATIONS)``, a ring.
         documents: prompts in which a token occurred, int32 ``(WORDS,)``.
-        marks: scratch, int64 ``(2, WORDS)``.
+        marks: scratch for ``compare``, int64 ``(2, WORDS)``.
         likeness: of the conversations, scratch, float64 ``(MOST_CONVERSATIONS,)``.
-        size: conversations noted so far, marks used so far, likeness of the best related one in 1/1000, int64 ``(3,)``.
+        noted: conversations so far.
+        marked: marks used so far.
+        best: likeness of the best related one in 1/1000.
     """
 
     places: npt.NDArray[np.int64]
     documents: npt.NDArray[np.int32]
     marks: npt.NDArray[np.int64]
     likeness: npt.NDArray[np.float64]
-    size: npt.NDArray[np.int64]
+    noted: int
+    marked: int
+    best: int
 
 
 START, ASKED, END, COUNTED = 0, 1, 2, 3
-NOTED, MARKS, BEST = 0, 1, 2
 
 
-def no_conversations() -> Conversations:
-    """Nothing was said yet."""
-    return Conversations(
-        places=np.full((4, MOST_CONVERSATIONS), -1, np.int64),
-        documents=np.zeros(WORDS, np.int32),
-        marks=np.zeros((2, WORDS), np.int64),
-        likeness=np.zeros(MOST_CONVERSATIONS, np.float64),
-        size=np.zeros(3, np.int64),
-    )
+CONVERSATIONS = np.dtype(
+    [
+        ("places", np.int64, (4, MOST_CONVERSATIONS)),
+        ("documents", np.int32, WORDS),
+        ("marks", np.int64, (2, WORDS)),
+        ("likeness", np.float64, MOST_CONVERSATIONS),
+        ("noted", np.int64),
+        ("marked", np.int64),
+        ("best", np.int64),
+    ],
+    align=True,
+)
 
 
 @kernel
 def rarity(conversations: Conversations, word: int) -> float:
     """Weight of a word: the logarithm of how many prompts there are for each that holds it."""
-    return math.log((conversations.size[NOTED] + 1.0) / (conversations.documents[word] + 0.5))
+    return math.log((conversations.noted + 1.0) / (conversations.documents[word] + 0.5))
 
 
-@kernel
 def note(
     conversations: Conversations, history: npt.NDArray[np.int32], start: int, asked: int, end: int
 ) -> None:
     """Remember a conversation that ended, by positions in the history."""
-    size = conversations.size
-    place = size[NOTED] % MOST_CONVERSATIONS
-    conversations.places[START, place] = start
-    conversations.places[ASKED, place] = asked
-    conversations.places[END, place] = end
-    conversations.places[COUNTED, place] = -1
-    size[NOTED] += 1
-    size[MARKS] += 1
-    mark = size[MARKS]
-    mask = history.shape[0] - 1
-    for position in range(max(start, asked - COMPARED_TOKENS), asked):
-        word = history[position & mask] & (WORDS - 1)
-        if conversations.marks[1, word] != mark:
-            conversations.marks[1, word] = mark
-            conversations.documents[word] += 1
+    place = conversations.noted % MOST_CONVERSATIONS
+    conversations.places[:, place] = start, asked, end, -1
+    conversations.noted += 1
+    compared = np.arange(max(start, asked - COMPARED_TOKENS), asked)
+    words = history[compared & (len(history) - 1)] & (WORDS - 1)
+    conversations.documents[np.unique(words)] += 1
 
 
 @kernel
@@ -100,23 +96,23 @@ def compare(
         history: the ring; ``head`` the position after its newest token.
         prompt: int32 ``(n,)``.
     """
-    size, marks = conversations.size, conversations.marks
+    marks = conversations.marks
     mask = history.shape[0] - 1
-    size[MARKS] += 1
-    query = size[MARKS]
+    conversations.marked += 1
+    query = conversations.marked
     own = 0.0
-    for token in prompt[-COMPARED_TOKENS:]:
-        word = token & (WORDS - 1)
+    for i in range(max(0, prompt.shape[0] - COMPARED_TOKENS), prompt.shape[0]):
+        word = prompt[i] & (WORDS - 1)
         if marks[0, word] != query:
             marks[0, word] = query
             own += max(0.0, rarity(conversations, word)) ** 2
-    for place in range(min(size[NOTED], MOST_CONVERSATIONS)):
+    for place in range(min(conversations.noted, MOST_CONVERSATIONS)):
         conversations.likeness[place] = 0.0
         start, asked = conversations.places[START, place], conversations.places[ASKED, place]
         if start <= head - history.shape[0]:
             continue  # overwritten
-        size[MARKS] += 1
-        mark = size[MARKS]
+        conversations.marked += 1
+        mark = conversations.marked
         shared = other = 0.0
         for position in range(max(start, asked - COMPARED_TOKENS), asked):
             word = history[position & mask] & (WORDS - 1)
@@ -135,7 +131,7 @@ def compare(
 def likest(conversations: Conversations) -> int:
     """The conversation most like the prompt compared last; -1 where none is like it."""
     best = -1
-    for place in range(min(conversations.size[NOTED], MOST_CONVERSATIONS)):
+    for place in range(min(conversations.noted, MOST_CONVERSATIONS)):
         like = conversations.likeness[place]
         if like >= LEAST_LIKENESS and (best < 0 or like > conversations.likeness[best]):
             best = place
@@ -145,7 +141,7 @@ def likest(conversations: Conversations) -> int:
 @kernel
 def likeness_class(conversations: Conversations) -> int:
     """Of ``LIKENESS_CLASSES``: how like the most related conversation is; 0 for none."""
-    best = conversations.size[BEST] / 1000.0
+    best = conversations.best / 1000.0
     if best <= 0.0:
         return 0
     return 1 + min(int(best * 5.0), LIKENESS_CLASSES - 2)

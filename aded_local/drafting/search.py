@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
-from aded_local.drafting.memory import N_NODES, Predictor, plant_root
+from aded_local.drafting.compiling import entry, kernel
+from aded_local.drafting.memory import Block, Predictor, Tables, plant_root
 from aded_local.drafting.prediction import expand
 from aded_local.drafting.trigram_search import C1, C2, draw
 
@@ -74,20 +74,35 @@ def may_pay(cost: Doubles, chosen: int, expected: float, best: float, p: float) 
 
 
 @kernel
-def best_first(model: Predictor, heap: Integers, chosen: Integers, max_nodes: int, cost: Doubles) -> int:
+def export(model: Predictor, n: int) -> None:
+    """Write the ``n`` chosen nodes as the arrays of a draft tree, parents as indices within the tree."""
+    nodes, tree = model.nodes, model.tree
+    for i in range(n):
+        node = nodes[model.chosen[i]]
+        tree[0, i] = node.token
+        tree[1, i] = nodes[node.parent].visits if node.parent > 0 else -1
+        tree[2, i] = node.depth
+        model.probabilities[i] = node.path
+        node.visits = i  # where this node went, for its children
+
+
+@entry
+def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles) -> int:
     """Choose the ``max_nodes`` likeliest nodes; fewer when no further one can pay.
 
     Args:
-        heap: room for the pool, int32.
-        chosen: receives the nodes' places in the pool, int32.
+        block: its ``tree`` and ``probabilities`` receive the draft.
         cost: see ``may_pay``; shorter than 2 to choose without regard to cost.
 
     Returns:
         The number of nodes chosen.
     """
-    nodes = model.nodes
+    model = block[0]
+    nodes, heap, chosen = model.nodes, model.heap, model.chosen
     count = plant_root(model)
-    count = expand(model, 0, count)
+    if count == 0 or max_nodes < 1:
+        return 0
+    count = expand(model, tables, 0, count)
     size = 0
     for child in range(1, count):
         size = push(heap, nodes, size, child)
@@ -109,10 +124,11 @@ def best_first(model: Predictor, heap: Integers, chosen: Integers, max_nodes: in
         if n == max_nodes:
             break
         before = count
-        count = expand(model, node, count)
+        count = expand(model, tables, node, count)
         for child in range(before, count):
             size = push(heap, nodes, size, child)
-    model.state[N_NODES] = count
+    model.state.n_nodes = count
+    export(model, n)
     return n
 
 
@@ -138,7 +154,9 @@ def select_child(nodes: npt.NDArray[Any], node: int) -> int:
 
 
 @kernel
-def rollout(model: Predictor, node: int, count: int, depth: int, rng: npt.NDArray[np.uint64]) -> float:
+def rollout(
+    model: Predictor, tables: Tables, node: int, count: int, depth: int, rng: npt.NDArray[np.uint64]
+) -> float:
     """Sum of the probabilities along successors sampled from below ``node``, ``depth`` deep at most.
 
     The nodes it walks over are appended behind ``count`` and forgotten.
@@ -147,7 +165,7 @@ def rollout(model: Predictor, node: int, count: int, depth: int, rng: npt.NDArra
     total = 0.0
     for _ in range(depth):
         if nodes[node].n_children < 0:
-            grown = expand(model, node, count)
+            grown = expand(model, tables, node, count)
             first, n = count, grown - count
             nodes[node].n_children = -1
             count = grown
@@ -170,23 +188,25 @@ def rollout(model: Predictor, node: int, count: int, depth: int, rng: npt.NDArra
 
 
 @kernel
-def grow_by_puct(model: Predictor, iterations: int, depth: int, rng: npt.NDArray[np.uint64]) -> int:
-    """Monte Carlo tree search from the root; visits are left in the nodes. Returns the number of nodes."""
+def grow_by_puct(
+    model: Predictor, tables: Tables, iterations: int, depth: int, rng: npt.NDArray[np.uint64]
+) -> int:
+    """Monte Carlo tree search from the root (planted before); visits are left in the nodes. Returns the number of
+    nodes."""
     nodes = model.nodes
-    count = plant_root(model)
-    count = expand(model, 0, count)
+    count = expand(model, tables, 0, 1)
     for _ in range(iterations):
         node = 0
         while nodes[node].n_children > 0:
             node = select_child(nodes, node)
         if nodes[node].n_children < 0:
-            count = expand(model, node, count)
-        value = 1.0 + rollout(model, node, count, depth, rng)
+            count = expand(model, tables, node, count)
+        value = 1.0 + rollout(model, tables, node, count, depth, rng)
         while node >= 0:
             nodes[node].visits += 1
             nodes[node].value += value
             node = nodes[node].parent
-    model.state[N_NODES] = count
+    model.state.n_nodes = count
     return count
 
 
@@ -240,30 +260,32 @@ def sort_by_path(nodes: npt.NDArray[Any], chosen: Integers, n: int) -> None:
         chosen[j + 1] = node
 
 
-@kernel
+@entry
 def puct(
-    model: Predictor,
-    scratch: Integers,
-    chosen: Integers,
+    block: Block,
+    tables: Tables,
     max_nodes: int,
-    prefixes: int,
     iterations: int,
     depth: int,
     rng: npt.NDArray[np.uint64],
 ) -> int:
-    """The ``prefixes`` most visited prefixes of a PUCT search, each extended greedily by one token.
+    """The ``max_nodes`` most visited prefixes of a PUCT search, each extended greedily by one token.
+
+    The tree is cut to ``max_nodes`` nodes, the least visited prefixes first. It is compiled when it is first called:
+    that takes seconds, and it is seldom asked for.
 
     Args:
-        scratch: room for ``prefixes`` nodes, int32.
-        chosen: receives the nodes' places in the pool, int32.
-        max_nodes: the tree is cut to this many nodes, the least visited prefixes first.
+        block: its ``tree`` and ``probabilities`` receive the draft.
 
     Returns:
         The number of nodes chosen.
     """
-    nodes = model.nodes
-    count = grow_by_puct(model, iterations, depth, rng)
-    found = most_visited(nodes, count, prefixes, scratch)
+    model = block[0]
+    nodes, scratch, chosen = model.nodes, model.heap, model.chosen
+    if plant_root(model) == 0 or max_nodes < 1:
+        return 0
+    count = grow_by_puct(model, tables, iterations, depth, rng)
+    found = most_visited(nodes, count, max_nodes, scratch)
     n = 0
     for i in range(found):
         node = scratch[i]
@@ -272,29 +294,10 @@ def puct(
         node = scratch[i]
         if nodes[node].visits == -1:
             if nodes[node].n_children < 0:
-                count = expand(model, node, count)
+                count = expand(model, tables, node, count)
             if nodes[node].n_children > 0:
                 n = add_path(nodes, nodes[node].first_child, chosen, n, max_nodes)
     sort_by_path(nodes, chosen, n)
-    model.state[N_NODES] = count
+    model.state.n_nodes = count
+    export(model, n)
     return n
-
-
-@kernel
-def export(
-    nodes: npt.NDArray[Any],
-    chosen: Integers,
-    n: int,
-    tokens: Integers,
-    parents: Integers,
-    depths: Integers,
-    probabilities: npt.NDArray[np.float32],
-) -> None:
-    """Write chosen nodes as the arrays of a draft tree, parents as indices within the tree."""
-    for i in range(n):
-        node = nodes[chosen[i]]
-        tokens[i] = node.token
-        depths[i] = node.depth
-        probabilities[i] = node.path
-        parents[i] = nodes[node.parent].visits if node.parent > 0 else -1
-        node.visits = i  # where this node went, for its children

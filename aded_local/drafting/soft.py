@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import SOFT_ORDERS
-from aded_local.drafting.memory import HEAD, Predictor, latest_tokens
+from aded_local.drafting.memory import Predictor, Tables, latest_tokens
 from aded_local.drafting.statistics import SEED_KEY, add, check_of, extend_hash, first_entry, halve
 
 WHOLE: Final = 256
@@ -24,20 +24,21 @@ WHOLE: Final = 256
 
 
 @kernel
-def contexts_of(
-    model: Predictor, parents: npt.NDArray[np.int32], drafted: npt.NDArray[np.int32]
-) -> npt.NDArray[np.uint64]:
-    """Hashes of the contexts that end at the last token and at every node of a draft; 0 where the text is too short.
+def list_contexts(
+    model: Predictor,
+    parents: npt.NDArray[np.int32],
+    drafted: npt.NDArray[np.int32],
+    keys: npt.NDArray[np.uint64],
+) -> None:
+    """Hashes of the contexts that end at the last token and at every node of a draft.
 
     Args:
         parents, drafted: the draft's tree, int32 ``(n,)``.
-
-    Returns:
-        uint64 ``(n + 1, SOFT_ORDERS)``; row 0 for the last token, row i + 1 for node i.
+        keys: written, zeros before, uint64 ``(n + 1, SOFT_ORDERS)``: row 0 for the last token, row i + 1 for node i.
+            It stays 0 where the text is too short.
     """
-    keys = np.zeros((drafted.shape[0] + 1, SOFT_ORDERS), np.uint64)
-    before = np.empty(SOFT_ORDERS, np.int32)
-    n_before = latest_tokens(model, 0, before)
+    before = model.evidence.latest
+    n_before = latest_tokens(model, 0)
     for row in range(keys.shape[0]):
         key = SEED_KEY
         node = row - 1
@@ -52,12 +53,12 @@ def contexts_of(
             else:
                 break
             keys[row, k] = key
-    return keys
 
 
 @kernel
 def soften(
     model: Predictor,
+    tables: Tables,
     keys: npt.NDArray[np.uint64],
     tokens: npt.NDArray[np.int32],
     shares: npt.NDArray[np.float32],
@@ -68,19 +69,20 @@ def soften(
     would be believed far too much.
 
     Args:
-        keys: of ``contexts_of``.
+        keys: of ``list_contexts``.
         tokens: likeliest first, -1 for none, int32 ``(n + 1, k)``.
         shares: of their probability, float32 ``(n + 1, k)``.
     """
     for row in range(tokens.shape[0]):
         if tokens[row, 0] < 0:
             continue
-        for key in keys[row]:
+        for k in range(SOFT_ORDERS):
+            key = keys[row, k]
             if key == 0:
                 break
-            halve(model.soft, first_entry(model.soft, key, True), True, check_of(key))
+            halve(tables.soft, first_entry(tables.soft, key, True), True, check_of(key))
             # The likeliest comes last and bears the mark of what came last.
             for i in range(tokens.shape[1] - 1, -1, -1):
                 units = int(shares[row, i] * WHOLE + 0.5)
                 if tokens[row, i] >= 0 and units > 0:
-                    add(model.soft, key, True, tokens[row, i], units, model.state[HEAD])
+                    add(tables.soft, key, True, tokens[row, i], units, model.state.head)

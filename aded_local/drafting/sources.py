@@ -11,22 +11,18 @@ import numpy as np
 
 from aded_local.drafting.compiling import kernel
 from aded_local.drafting.evidence import (
-    BOUND,
     CONTEXT,
     COPY,
-    FIRST_SET,
     LONGEST,
     MEMORY,
     RELATED,
     RELATED_ORDERS,
     RESUME,
-    SECOND_SET,
     SOFT,
     SOFT_ORDERS,
     SPARSE,
     SPARSES,
     STATIC,
-    THIRD_SET,
     UNIGRAM,
     Evidence,
     clear,
@@ -34,13 +30,9 @@ from aded_local.drafting.evidence import (
     propose,
 )
 from aded_local.drafting.memory import (
-    COPY_RECORD,
-    EPOCH,
-    N_VOCAB,
-    RESUME_MISSES,
-    START,
     Integers,
     Predictor,
+    Tables,
     epoch_key,
     latest_tokens,
     related_key,
@@ -129,86 +121,82 @@ def prefetch_context(table: Table, key: np.uint64, order: int) -> None:
 
 
 @kernel
-def gather(model: Predictor, node: int) -> None:
+def gather(model: Predictor, tables: Tables, node: int) -> None:
     """Fill ``model.evidence`` with what is known of the tokens after ``node``."""
     evidence, used = model.evidence, model.used
     clear(evidence)
-    evidence.size[BOUND] = model.state[N_VOCAB]
-    latest = np.empty(ORDERS + 1, np.int32)
-    n = latest_tokens(model, node, latest)
-    keys = np.empty(ORDERS + 1, np.uint64)
-    context_keys = np.empty(ORDERS + 1, np.uint64)
-    sparse_keys = np.empty(SPARSES, np.uint64)
-    totals = np.zeros((3, ORDERS + 1), np.int64)
-    orders = np.zeros(3, np.int64)
+    evidence.bound = model.state.n_vocab
+    n = latest_tokens(model, node)
+    latest, totals, orders = evidence.latest, evidence.totals, evidence.orders
+    keys, context_keys, sparse_keys = evidence.keys, evidence.context_keys, evidence.sparse_keys
     own_static = 0
     keys[0] = SEED_KEY
-    context_keys[0] = epoch_key(model.state[EPOCH])
+    context_keys[0] = epoch_key(model.state.epoch)
     for k in range(1, min(ORDERS, n) + 1):
         keys[k] = extend_hash(keys[k - 1], latest[k - 1])
         context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
-        prefetch_context(model.memory, keys[k], k)
-        prefetch_context(model.static, keys[k], k)
-        prefetch_context(model.phrases, keys[k], k)
-        prefetch_context(model.context, context_keys[k], k)
+        prefetch_context(tables.memory, keys[k], k)
+        prefetch_context(tables.static, keys[k], k)
+        prefetch_context(tables.phrases, keys[k], k)
+        prefetch_context(tables.context, context_keys[k], k)
     for kind in range(SPARSES):
         sparse_keys[kind] = sparse_key(kind, latest, n)
-        prefetch_context(model.memory, sparse_keys[kind], ORDERS)
+        prefetch_context(tables.memory, sparse_keys[kind], ORDERS)
     for k in range(1, min(ORDERS, n) + 1):
         # Whoever met a longer context has met this one.
         wide = k <= WIDE_ORDERS
         if orders[0] == k - 1 and used[CONTEXT + k - 1]:
-            totals[0, k] = total_of(model.context, context_keys[k], wide)
+            totals[0, k] = total_of(tables.context, context_keys[k], wide)
             orders[0] = k if totals[0, k] > 0 else orders[0]
         if orders[1] == k - 1 and used[MEMORY + k - 1]:
-            totals[1, k] = total_of(model.memory, keys[k], wide)
+            totals[1, k] = total_of(tables.memory, keys[k], wide)
             orders[1] = k if totals[1, k] > 0 else orders[1]
         if orders[2] == k - 1 and used[STATIC + k - 1]:
-            totals[2, k] = total_of(model.static, keys[k], wide) if own_static == k - 1 else 0
+            totals[2, k] = total_of(tables.static, keys[k], wide) if own_static == k - 1 else 0
             if totals[2, k] > 0:
                 own_static = k
             else:
-                totals[2, k] = total_of(model.phrases, keys[k], wide)
+                totals[2, k] = total_of(tables.phrases, keys[k], wide)
             orders[2] = k if totals[2, k] > 0 else orders[2]
     copy_class = ask_passages(model, node)
     for k in range(ORDERS, 0, -1):
         wide = k <= WIDE_ORDERS
-        ask(evidence, CONTEXT + k - 1, model.context, context_keys[k], wide, totals[0, k])
-        ask(evidence, MEMORY + k - 1, model.memory, keys[k], wide, totals[1, k])
-        static = model.static if k <= own_static else model.phrases
+        ask(evidence, CONTEXT + k - 1, tables.context, context_keys[k], wide, totals[0, k])
+        ask(evidence, MEMORY + k - 1, tables.memory, keys[k], wide, totals[1, k])
+        static = tables.static if k <= own_static else tables.phrases
         ask(evidence, STATIC + k - 1, static, keys[k], wide, totals[2, k])
         if k <= SOFT_ORDERS and k <= n and used[SOFT + k - 1]:
-            ask(evidence, SOFT + k - 1, model.soft, keys[k], True, total_of(model.soft, keys[k], True))
-    known = ask_related(model, latest, n)
-    evidence.size[THIRD_SET] = FIRST_SETS + SECOND_SETS + known
+            ask(evidence, SOFT + k - 1, tables.soft, keys[k], True, total_of(tables.soft, keys[k], True))
+    known = ask_related(model, tables, latest, n)
+    evidence.third_set = FIRST_SETS + SECOND_SETS + known
     order = orders[1]
     if 0 < order < ORDERS and used[LONGEST]:
         key = keys[order] ^ LONGEST_KEY
-        ask(evidence, LONGEST, model.memory, key, False, total_of(model.memory, key, False))
+        ask(evidence, LONGEST, tables.memory, key, False, total_of(tables.memory, key, False))
     for kind in range(SPARSES):
         key = sparse_keys[kind]
         if key != 0 and used[SPARSE + kind]:
-            ask(evidence, SPARSE + kind, model.memory, key, False, total_of(model.memory, key, False))
+            ask(evidence, SPARSE + kind, tables.memory, key, False, total_of(tables.memory, key, False))
     if max(orders[0], orders[1]) < UNIGRAM_BELOW and used[UNIGRAM]:
-        ask(evidence, UNIGRAM, model.memory, SEED_KEY, True, total_of(model.memory, SEED_KEY, True))
-    evidence.size[FIRST_SET] = orders[0] * (ORDERS + 1) + orders[1]
-    evidence.size[SECOND_SET] = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
+        ask(evidence, UNIGRAM, tables.memory, SEED_KEY, True, total_of(tables.memory, SEED_KEY, True))
+    evidence.first_set = orders[0] * (ORDERS + 1) + orders[1]
+    evidence.second_set = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
 
 
 @kernel
-def ask_related(model: Predictor, latest: Integers, n: int) -> int:
+def ask_related(model: Predictor, tables: Tables, latest: Integers, n: int) -> int:
     """Enter what related conversations say; returns the number of the weight set within its kind."""
     likeness = likeness_class(model.conversations)
     order = 0
     if likeness > 0:
-        key = related_key(model.state[EPOCH])
+        key = related_key(model.state.epoch)
         for k in range(1, min(RELATED_ORDERS, n) + 1):
             key = extend_hash(key, latest[k - 1])
-            total = total_of(model.context, key, k <= WIDE_ORDERS) if model.used[RELATED + k - 1] else 0
+            total = total_of(tables.context, key, k <= WIDE_ORDERS) if model.used[RELATED + k - 1] else 0
             if total == 0:
                 break
             order = k
-            ask(model.evidence, RELATED + k - 1, model.context, key, k <= WIDE_ORDERS, total)
+            ask(model.evidence, RELATED + k - 1, tables.context, key, k <= WIDE_ORDERS, total)
     return likeness * (RELATED_ORDERS + 1) + order
 
 
@@ -222,14 +210,14 @@ def ask_passages(model: Predictor, node: int) -> int:
         token = token_at(model, node, at)
         if token >= 0:
             length = model.nodes[node].copy_length
-            local = 1 if at >= state[START] else 0
-            record = state[COPY_RECORD]
+            local = 1 if at >= state.start else 0
+            record = state.copy_record
             propose(evidence, COPY, token, copy_cell(length, local, record))
             found = 1 + length_class(length) * (COPY_BUCKETS - 1) // 16
     at = model.nodes[node].resume_at
     if at >= 0 and model.used[RESUME]:
         token = token_at(model, node, at)
         if token >= 0:
-            cell = resume_cell(model.nodes[node].resume_hits, state[RESUME_MISSES])
+            cell = resume_cell(model.nodes[node].resume_hits, state.resume_misses)
             propose(evidence, RESUME, token, cell)
     return found

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry, kernel
 
 Table = npt.NDArray[np.int64]
 """Entries, int64 ``(2 ** bits,)``, aligned to a cache line."""
@@ -165,7 +165,7 @@ def halve(table: Table, first: int, wide: bool, check: int) -> None:
                 table[i] = entry - ((count - (count >> 1)) << COUNT_SHIFT)
 
 
-@kernel
+@entry
 def count_text(table: Table, tokens: npt.NDArray[np.int32], clock: int) -> None:
     """Count every token of a text, int32 ``(n,)``, as a successor of its contexts of up to ``ORDERS`` tokens.
 

@@ -13,17 +13,20 @@ exponential for every token of the vocabulary would cost more than the draft it 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry, kernel
 from aded_local.tree import FloatArray, IntArray
 
 TOP_K: Final = 8
 """Tokens taken from each distribution: Token Recycling keeps as many successors (arXiv 2408.08696), and the first
 look in the field notes was taken with as many."""
+
+Longs = npt.NDArray[np.int64]
 
 NO_TOKEN: Final = -1
 """In place of a token where there are fewer than k finite logits, and throughout a row that was skipped."""
@@ -52,8 +55,8 @@ def order_of(bits: int) -> int:
 
 
 @kernel
-def block_maximum(bits: IntArray) -> int:
-    """Bits of the largest of ``BLOCK`` logits, bits int32 ``(BLOCK,)``, at the processor's full width.
+def block_maximum(bits: IntArray, start: int) -> int:
+    """Bits of the largest of the ``BLOCK`` logits from ``start`` on, at the processor's full width.
 
     Compilers vectorise the maximum of integers; that of floats they do not, since NaNs forbid it. Where a logit
     is not negative, the largest integer is the largest float; where all are, it is the smallest integer.
@@ -62,10 +65,11 @@ def block_maximum(bits: IntArray) -> int:
     highest = np.int32(-0x80000000)
     lowest = np.int32(0x7FFFFFFF)
     for i in range(BLOCK):
-        value = bits[i]
+        value = bits[start + i]
         highest = max(highest, value)
         lowest = min(lowest, value)
-    return int(highest) if highest >= 0 else int(lowest)
+    found: int = highest if highest >= 0 else lowest
+    return found
 
 
 @kernel
@@ -74,36 +78,32 @@ def careful_maximum(bits: IntArray, start: int, stop: int) -> int:
 
     ``NOTHING`` where there is none; less than that of any finite logit where all are NaN or infinite.
     """
-    largest = np.int64(NOTHING)
+    largest = NOTHING
     for i in range(start, stop):
-        value = np.int64(bits[i])
-        if value < INFINITY_BITS:
-            largest = max(largest, np.int64(order_of(value)))
-    return int(largest)
+        if bits[i] < INFINITY_BITS:
+            largest = max(largest, order_of(bits[i]))
+    return largest
 
 
 @kernel
-def top_k(logits: FloatArray, tokens: IntArray, shares: FloatArray) -> None:
+def top_k(logits: FloatArray, bits: IntArray, tokens: IntArray, shares: FloatArray, blocks: Longs) -> None:
     """The largest logits, the first of equal ones first, as ``argmax`` and llama.cpp's greedy sampler have it.
 
     Args:
-        logits: float32 ``(n_vocab,)``, contiguous. What is not finite counts as absent.
+        logits: float32 ``(n_vocab,)``. What is not finite counts as absent.
+        bits: the same memory as int32.
         tokens: written, int32 ``(k,)``: token ids, likeliest first; ``NO_TOKEN`` beyond the finite logits.
         shares: written, float32 ``(k,)``: softmax over these k alone; 0 for ``NO_TOKEN``.
+        blocks: room for the largest maxima of blocks and where these start, int64 ``(2, k)``.
     """
     k = tokens.shape[0]
-    bits = logits.view(np.int32)
+    maxima, starts = blocks[0], blocks[1]
     n_vocab = bits.shape[0]
-    maxima = np.empty(k, np.int64)
-    starts = np.empty(k, np.int64)
     n = 0
     for start in range(0, n_vocab, BLOCK):
-        whole = start + BLOCK <= n_vocab
-        value = np.int64(block_maximum(bits[start : start + BLOCK])) if whole else np.int64(INFINITY_BITS)
-        if value >= INFINITY_BITS:
-            maximum = np.int64(careful_maximum(bits, start, min(start + BLOCK, n_vocab)))
-        else:
-            maximum = np.int64(order_of(value))
+        stop = min(start + BLOCK, n_vocab)
+        value = block_maximum(bits, start) if start + BLOCK <= n_vocab else INFINITY_BITS
+        maximum = order_of(value) if value < INFINITY_BITS else careful_maximum(bits, start, stop)
         if maximum == NOTHING or (n == k and maximum <= maxima[k - 1]):
             continue
         place = n if n < k else k - 1
@@ -116,10 +116,10 @@ def top_k(logits: FloatArray, tokens: IntArray, shares: FloatArray) -> None:
         n = min(n + 1, k)
 
     found = 0
-    after = np.int64(-1)
+    after = -1
     for _ in range(n):
         # In the vocabulary's order, so that of equal logits the first stays first.
-        start = np.int64(n_vocab)
+        start = n_vocab
         for i in range(n):
             if after < starts[i] < start:
                 start = starts[i]
@@ -129,7 +129,7 @@ def top_k(logits: FloatArray, tokens: IntArray, shares: FloatArray) -> None:
             logit = logits[token]
             if found == k and logit <= shares[k - 1]:
                 continue
-            if not np.isfinite(logit):
+            if bits[token] & INFINITY_BITS == INFINITY_BITS:  # infinite, or no number
                 continue
             place = found if found < k else k - 1
             while place > 0 and shares[place - 1] < logit:
@@ -139,19 +139,38 @@ def top_k(logits: FloatArray, tokens: IntArray, shares: FloatArray) -> None:
             shares[place] = logit
             tokens[place] = token
             found = min(found + 1, k)
-    tokens[found:] = NO_TOKEN
-    shares[found:] = np.float32(0)
     if found > 0:
         largest = shares[0]
         total = np.float32(0)
         for i in range(found):
-            shares[i] = np.exp(shares[i] - largest)
+            shares[i] = math.exp(shares[i] - largest)
             total += shares[i]
         for i in range(found):
             shares[i] /= total
+    clear_from(found, tokens, shares)
 
 
 @kernel
+def clear_from(start: int, tokens: IntArray, shares: FloatArray) -> None:
+    """No token from ``start`` on."""
+    for i in range(start, tokens.shape[0]):
+        tokens[i] = NO_TOKEN
+        shares[i] = 0.0
+
+
+@entry
+def fill_rows(
+    logits: FloatArray, bits: IntArray, rows: IntArray, tokens: IntArray, shares: FloatArray, blocks: Longs
+) -> None:
+    """See ``top_k_rows``, and ``top_k`` for ``bits`` and ``blocks``."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        if 0 <= row < logits.shape[0]:
+            top_k(logits[row], bits[row], tokens[i], shares[i], blocks)
+        else:
+            clear_from(0, tokens[i], shares[i])
+
+
 def top_k_rows(logits: FloatArray, rows: IntArray, tokens: IntArray, shares: FloatArray) -> None:
     """``top_k`` of several rows in one call.
 
@@ -162,13 +181,8 @@ def top_k_rows(logits: FloatArray, rows: IntArray, tokens: IntArray, shares: Flo
         tokens: written, int32 ``(m, k)``.
         shares: written, float32 ``(m, k)``.
     """
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        if 0 <= row < logits.shape[0]:
-            top_k(logits[row], tokens[i], shares[i])
-        else:
-            tokens[i] = NO_TOKEN
-            shares[i] = np.float32(0)
+    blocks = np.empty((2, tokens.shape[1]), np.int64)
+    fill_rows(logits, logits.view(np.int32), rows, tokens, shares, blocks)
 
 
 def new_rows(n: int) -> tuple[IntArray, npt.NDArray[np.float32]]:

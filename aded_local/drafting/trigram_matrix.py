@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry, kernel
 
 SUCCESSORS = 12
 """Successors kept per context: the pruning of the ADED paper (arXiv 2407.12021)."""
@@ -124,7 +124,7 @@ def add(table: Table, key: np.uint64, token: int, amount: float, limit: float, c
     slot.counts[place] = np.float32(amount)
 
 
-@kernel
+@entry
 def normalise(table: Table) -> None:
     """Divide every count by its context's total, so that counts become probabilities."""
     for i in range(table.shape[0]):

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry, kernel
 from aded_local.drafting.statistics import SEED_KEY, extend_hash
 from aded_local.drafting.trigram_matrix import SUCCESSORS, Table, find
 
@@ -221,7 +221,7 @@ def rollout_pairs(table: Table, search: Search, node: int) -> float:
     return total
 
 
-@kernel
+@entry
 def start(table: Table, search: Search, before: int, last: int) -> int:
     """Make ``last`` the root (0) and append its successors; returns the number of nodes."""
     search.token[0] = last

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry, kernel
 from aded_local.drafting.trigram_matrix import Table
 from aded_local.drafting.trigram_search import (
     FREE,
@@ -177,7 +177,7 @@ def sort_likeliest(search: Search, n: int) -> None:
         chosen[j + 1] = node
 
 
-@kernel
+@entry
 def search_tree(
     table: Table, search: Search, before: int, last: int, most: int, shape: Integers, probabilities: Floats
 ) -> int:

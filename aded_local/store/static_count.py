@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafting.compiling import kernel
+from aded_local.drafting.compiling import entry
 from aded_local.drafting.statistics import (
     BUCKET,
     CHECK_MASK,
@@ -48,7 +48,7 @@ FEW_TOKENS: Final = 1 << 18
 """A corpus of fewer is counted when all of it is there, in tables of its size; until then it takes 4 bytes a token."""
 
 
-@kernel
+@entry
 def count_orders(table: Table, tokens: npt.NDArray[np.int32], lowest: int, highest: int) -> None:
     """Count every token of a text, int32 ``(n,)``, as a successor of its contexts of ``lowest`` … ``highest`` tokens.
 
@@ -63,7 +63,7 @@ def count_orders(table: Table, tokens: npt.NDArray[np.int32], lowest: int, highe
                 add(table, key, k <= WIDE_ORDERS, tokens[i], UNIT, 0)
 
 
-@kernel
+@entry
 def used(table: Table) -> int:
     """Entries in use."""
     n = 0
@@ -73,7 +73,7 @@ def used(table: Table) -> int:
     return n
 
 
-@kernel
+@entry
 def fold(source: Table, target: Table, wide: bool) -> int:
     """Put the entries of a table into one of its size or smaller, the most counted staying where room is short.
 
