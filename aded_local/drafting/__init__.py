@@ -17,7 +17,6 @@ the tokens, not only their number; ``draft`` may block; and nothing else is call
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -106,10 +105,11 @@ class Drafter(Protocol):
 
 
 def kernels_are_kept() -> bool:
-    """Whether kernels were compiled before and lie in the cache; otherwise the first drafter takes some 20 seconds."""
-    from aded_local.drafting.compiling import CACHE_FOLDER
+    """Whether the kernels of ``auto`` were compiled before and are kept; otherwise its first drafter takes some ten
+    seconds, and ``ahead.compile_all`` does the same in a process of its own."""
+    from aded_local.drafting import kept
 
-    return CACHE_FOLDER is not None and any(Path(CACHE_FOLDER).glob("**/*.nbc"))
+    return kept.kernels_are_kept()
 
 
 def make_drafter(
