@@ -174,7 +174,10 @@ def test_a_memory_makes_the_same_answer_cheaper(
         assert passes[1] <= passes[0]
 
 
-def test_a_store_of_ones_own_text_is_drafted_from(smollm2: Path, measured: None, tmp_path: Path) -> None:
+def test_a_store_of_ones_own_text_is_drafted_from(
+    smollm2: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADED_CACHE_DIR", str(measured))
     from aded_cli.store import main as store
 
     notes = tmp_path / "notes.txt"

@@ -84,8 +84,8 @@ POSITION_BITS: Final = 18
 class Predictor(Protocol):
     """What a drafter remembers beside its tables, and room to work in: a record of ``PREDICTOR``, changed in place.
 
-    One address is handed from kernel to kernel: as some thirty arrays of seven values each, it took a second for every
-    few kernels to compile, and seven microseconds at every call from Python.
+    One address is handed from kernel to kernel. When it was thirty arrays, every call from Python took seven
+    microseconds longer; ``compiling`` says what else.
 
     Attributes:
         history: the newest tokens, a ring, int32 ``(2 ** HISTORY_BITS,)``.
@@ -125,7 +125,7 @@ class Predictor(Protocol):
 def predictor_type(
     history_bits: int = HISTORY_BITS, position_bits: int = POSITION_BITS, pool_size: int = POOL_SIZE
 ) -> np.dtype[Any]:
-    """The type of a record of these sizes. Kernels are compiled for one; other sizes are for tests of overflow."""
+    """The type of a record of these sizes. Kernels are compiled for one: others are for tests of what overflows."""
     return np.dtype(
         [
             ("positions", np.int64, 1 << position_bits),

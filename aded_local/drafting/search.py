@@ -271,8 +271,8 @@ def puct(
 ) -> int:
     """The ``max_nodes`` most visited prefixes of a PUCT search, each extended greedily by one token.
 
-    The tree is cut to ``max_nodes`` nodes, the least visited prefixes first. A kernel of its own, since it takes
-    seconds to compile and is seldom asked for.
+    The tree is cut to ``max_nodes`` nodes, the least visited prefixes first. It is compiled when it is first called:
+    that takes seconds, and it is seldom asked for.
 
     Args:
         block: its ``tree`` and ``probabilities`` receive the draft.

@@ -55,21 +55,24 @@ def order_of(bits: int) -> int:
 
 
 @kernel
-def block_maximum(bits: IntArray, start: int) -> int:
-    """Bits of the largest of the ``BLOCK`` logits from ``start`` on, at the processor's full width.
+def block_maximum(bits: IntArray) -> int:
+    """Bits of the largest of ``BLOCK`` logits, bits int32 ``(BLOCK,)``, at the processor's full width.
 
     Compilers vectorise the maximum of integers; that of floats they do not, since NaNs forbid it. Where a logit
     is not negative, the largest integer is the largest float; where all are, it is the smallest integer.
     With a positive NaN or infinity among them the result is such a one.
+
+    They come as an array of their own: with an offset Numba would look at each index for whether it counts from the end,
+    and the width would be lost (half the speed).
     """
     highest = np.int32(-0x80000000)
     lowest = np.int32(0x7FFFFFFF)
     for i in range(BLOCK):
-        value = bits[start + i]
+        value = bits[i]
         highest = max(highest, value)
         lowest = min(lowest, value)
-    best: int = highest if highest >= 0 else lowest
-    return best
+    found: int = highest if highest >= 0 else lowest
+    return found
 
 
 @kernel
@@ -102,7 +105,7 @@ def top_k(logits: FloatArray, bits: IntArray, tokens: IntArray, shares: FloatArr
     n = 0
     for start in range(0, n_vocab, BLOCK):
         stop = min(start + BLOCK, n_vocab)
-        value = block_maximum(bits, start) if start + BLOCK <= n_vocab else INFINITY_BITS
+        value = block_maximum(bits[start:stop]) if start + BLOCK <= n_vocab else INFINITY_BITS
         maximum = order_of(value) if value < INFINITY_BITS else careful_maximum(bits, start, stop)
         if maximum == NOTHING or (n == k and maximum <= maxima[k - 1]):
             continue
