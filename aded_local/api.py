@@ -218,7 +218,11 @@ class LocalADED:
                 "this LocalADED is already generating; finish or close that answer first, "
                 "or use one object per thread"
             )
-        self._engine.turns.begin_answer()
+        try:
+            self._engine.turns.begin_answer()
+        except BaseException:
+            self._busy.release()
+            raise
 
     def _end(self) -> None:
         self._engine.turns.end_answer()

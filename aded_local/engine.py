@@ -77,12 +77,13 @@ class Engine:
 
     def close(self) -> None:
         """Stop what is made ready, write refined measurements back and free everything."""
-        self.preparation.close()
+        stopped = self.preparation.close()
         try:
             if self.curve is not None:
                 self.tuner.save_refined(self.curve)
         finally:
-            self.target.close()
+            if stopped:  # else a pass still reads the weights, and they stay until the program ends
+                self.target.close()
 
     def remember(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Keep an exchange, as token ids, where a memory is. What goes wrong is told once and stops nothing."""

@@ -80,6 +80,11 @@ class Preparation:
             pass
         except (ADEDError, OSError) as error:
             self._notice(f"not all could be measured here, so decoding goes on as it is: {error}")
+        except Exception as error:  # whatever it is, answers go on
+            what = f"{type(error).__name__}: {error}"
+            self._notice(
+                f"measuring ended unexpectedly ({what}), so decoding goes on as it is; please report it"
+            )
         finally:
             self.stage = READY
 
@@ -98,11 +103,12 @@ class Preparation:
             self._thread.join(seconds)
         return not self.running
 
-    def close(self) -> None:
-        """Stop, within a pass."""
+    def close(self) -> bool:
+        """Stop, within a pass; tells whether nobody uses the model any more."""
         self.turns.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSING_SECONDS)
+        return not self.running
 
     def describe(self) -> str:
         """The state in a few words, for people."""

@@ -58,7 +58,11 @@ class Turns:
         with self._changed:
             self._answering = True
             self._began = time.perf_counter()
-        self._exchange.acquire()
+        try:
+            self._exchange.acquire()
+        except BaseException:  # Ctrl-C while an exchange is under way
+            self._answering = False
+            raise
 
     def end_answer(self) -> None:
         """The answer has ended."""

@@ -142,3 +142,17 @@ def test_with_exact_the_sizes_are_known_before_the_first_answer(tiny: dict[str, 
     with LocalADED(tiny["llama"], exact=True, on_progress=lines.append, on_notice=str, **SETTING) as llm:
         assert llm.description()["exact_batch_sizes"] is not None
     assert any("exact" in line for line in lines)
+
+
+def test_an_unforeseen_failure_is_one_notice_too(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Tuner, "settle", fail)
+    told: list[str] = []
+    with LocalADED(tiny["llama"], on_notice=told.append, **SETTING) as llm:
+        llm.prepare()
+        assert said(llm)
+    assert len(told) == 1 and "ZeroDivisionError: oops" in told[0]

@@ -166,7 +166,11 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("its SHA-256", llama["sha256"] or "unknown"),
         ("its compiler", "; ".join(llama["compilers"]) or "unknown"),
         ("its options", llama["system_info"] or f"unknown: {llama['system_info_failure']}"),
-        ("OpenMP", " ".join(f"{name}={value}" for name, value in found["openmp"].items()) or "no settings"),
+        (
+            "OpenMP",
+            " ".join(f"{name}={value}" for name, value in found["openmp"].items())
+            or "nothing set by the user",
+        ),
     ]
     for name, folder in found["folders"].items():
         state = "writable" if folder["writable"] else "cannot be written"
