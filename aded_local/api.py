@@ -152,6 +152,11 @@ class LocalADED:
         """What is still made ready beside and between answers: ``kernels``, ``measuring``, or ``ready``."""
         return self._engine.preparation.stage
 
+    @property
+    def machine_is_busy(self) -> bool:
+        """Whether other programs ran beside what was measured: it is used and not kept."""
+        return self._engine.tuner.busy
+
     def prepare(self, timeout: float | None = None) -> bool:
         """Wait until drafting is ready, for whoever would rather wait than have the first answers decoded plainly.
 
@@ -165,6 +170,8 @@ class LocalADED:
             Whether all is ready.
         """
         self._require_open()
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 <= timeout < 1e9):
+            raise OptionError(f"timeout is {timeout!r}; it must be seconds, or None")
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
             self._on_progress(preparation.describe())

@@ -170,6 +170,9 @@ def from_measurements(near: dict[int, float], far: dict[int, float], far_fill: i
         far: the same at ``far_fill`` cells, for fewer sizes; may be empty.
         far_fill: cells of ``far``.
     """
+    # A wider pass is never cheaper than one token: where it seems so, something held the single one up. What plain
+    # decoding costs is the lower figure, so that a draft has to beat that.
+    near = {**near, 1: min(near.values())}
     sizes = sorted(near)
     every = np.arange(LARGEST_BATCH + 1)
     base = np.interp(every, sizes, [near[n] for n in sizes])

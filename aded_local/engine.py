@@ -26,6 +26,11 @@ Say = Callable[[str], None]
 """Takes a line for the person who waits."""
 
 
+AGAIN = (
+    "; other programs ran meanwhile, so what was measured is not kept, and measured again at the next start"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How to open a model; see ``LocalADED`` for each."""
@@ -77,7 +82,16 @@ class Engine:
 
     def close(self) -> None:
         """Stop what is made ready, write refined measurements back and free everything."""
-        stopped = self.preparation.close()
+        stopped = False
+        try:
+            stopped = self.preparation.close()
+        except KeyboardInterrupt:
+            stopped = not self.preparation.running
+            raise
+        finally:
+            self._free(stopped)
+
+    def _free(self, stopped: bool) -> None:
         try:
             if self.curve is not None:
                 self.tuner.save_refined(self.curve)
@@ -125,7 +139,7 @@ class Engine:
             "memory": _memory_kind(model),
             "threads_wait": waiting(),
             "draft": options.draft,
-            "preparation": self.preparation.describe(),
+            "preparation": self.preparation.describe() + (AGAIN if self.tuner.busy else ""),
             "exact": options.exact,
             "drafts": self._draft_shape(),
             "largest_draft": self.largest_draft,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from aded_local import device
-from aded_local.drafting import Drafter, kernels_are_kept, make_drafter
+from aded_local.drafting import Drafter, kept, kernels_are_kept, make_drafter
 from aded_local.drafting.statistics import Table
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
+from aded_local.folders import cache_folder
 from aded_local.joining import JoiningPlanner
 from aded_local.planning import PlainPlanner, Planner, make_planner
 from aded_local.preparing import KERNELS, MEASURING, Preparation, compile_beside, giving_way
@@ -155,6 +157,7 @@ def _open_context(
         tuner.settle()  # which words are said depends on it
     target = tuner.open()
     turns = Turns()
+    tuner.on_busy = turns.hold_nobody_up
     engine = Engine(
         target, PlainPlanner(), None, tuner, options, notice, turns, Preparation(turns, notice), memory
     )
@@ -175,6 +178,11 @@ def _open_context(
         tuner.progress = lambda line: None  # from here on nobody waits
         joining = JoiningPlanner()
         if not kernels_are_kept():
+            if kept.FOLDER is None:
+                notice(
+                    f"compiled kernels cannot be kept below {cache_folder()} (it cannot be written, or others can "
+                    "write to it), so drafting starts some 15 s late each time; name another folder with ADED_CACHE_DIR"
+                )
             engine.planner = joining
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
             return engine
@@ -193,9 +201,11 @@ def _open_context(
 def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None) -> None:
     """Make the drafter, compiling it first, then measure; runs in a thread of its own."""
     preparation = engine.preparation
-    preparation.compiled = compile_beside(engine.turns)
+    started = time.perf_counter()
+    compile_beside(engine.turns)
     with giving_way():
         drafter = _make_drafter(engine, earlier)
+    preparation.compiled = time.perf_counter() - started
     if engine.curve is not None:
         _join(engine, joining, drafter)
     preparation.stage = MEASURING

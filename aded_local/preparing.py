@@ -59,6 +59,9 @@ class Preparation:
         self._notice = notice
         self._started = time.perf_counter()
         self._thread: threading.Thread | None = None
+        # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
+        self._ended = threading.Event()
+        self._ended.set()
 
     def start(self, steps: Callable[[Preparation], None], stage: str) -> None:
         """Run ``steps`` in a thread; they may raise ``Closed`` or an ADEDError, which ends them.
@@ -68,6 +71,7 @@ class Preparation:
             stage: the first.
         """
         self.stage = stage
+        self._ended.clear()
         self._thread = threading.Thread(target=self._run, args=(steps,), name="aded-prepare", daemon=True)
         # A thread inside llama.cpp must not outlive the library at the interpreter's end.
         atexit.register(_close_at_exit, weakref.ref(self))
@@ -87,6 +91,7 @@ class Preparation:
             )
         finally:
             self.stage = READY
+            self._ended.set()
 
     def has_joined(self) -> None:
         """Drafting is ready."""
@@ -95,19 +100,27 @@ class Preparation:
     @property
     def running(self) -> bool:
         """Whether something is still made ready."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self._ended.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until all is ready, for at most so many seconds; tells whether it is."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return not self.running
+        return self._ended.wait(seconds)
 
     def close(self) -> bool:
-        """Stop, within a pass; tells whether nobody uses the model any more."""
+        """Stop, within a pass; tells whether nobody uses the model any more.
+
+        An interrupt meanwhile takes effect when the pass has ended: weights must not be freed under it.
+        """
         self.turns.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(CLOSING_SECONDS)
+        interrupt: KeyboardInterrupt | None = None
+        until = time.monotonic() + CLOSING_SECONDS
+        while self.running and time.monotonic() < until:
+            try:
+                self._ended.wait(POLL_SECONDS)
+            except KeyboardInterrupt as came:
+                interrupt = came
+        if interrupt is not None:
+            raise interrupt
         return not self.running
 
     def describe(self) -> str:
@@ -136,24 +149,32 @@ def compile_beside(turns: Turns) -> float:
     Raises:
         Closed: the model is being closed.
     """
+    from aded_local.drafting import kept
     from aded_local.drafting.ahead import COMMAND
 
     started = time.perf_counter()
-    try:
-        child = subprocess.Popen(
-            [sys.executable, *COMMAND],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is not for it
-        )
-    except OSError:
-        return 0.0  # then the kernels are compiled here
-    while child.poll() is None and time.perf_counter() - started < COMPILING_LIMIT:
+    if kept.FOLDER is None:
+        return 0.0  # nothing can be handed over: they are compiled here
+    child = None
+    if not kept.somebody_compiles():
+        try:
+            child = subprocess.Popen(
+                [sys.executable, *COMMAND],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is not for it
+            )
+        except OSError:
+            return 0.0  # likewise
+    while time.perf_counter() - started < COMPILING_LIMIT:
         if turns.closing:
-            _left_running.append(child)
+            if child is not None:
+                _left_running.append(child)
             raise Closed
         time.sleep(POLL_SECONDS)
+        if child.poll() is not None if child is not None else not kept.somebody_compiles():
+            break
     return time.perf_counter() - started
 
 

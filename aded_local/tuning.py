@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from aded_local.cost import LARGEST_BATCH, SIGHTINGS, CostCurve
+from aded_local.cost import LARGEST_BATCH, MOST_SECONDS, SIGHTINGS, CostCurve
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache_folder, write_privately
 from aded_local.probe import Gate, OpenGate, Probe
 from aded_local.target import ContextSettings, Model, Target
 
-FORMAT = 6
+FORMAT = 7
 """Version of the file's layout; another one is measured anew."""
 
 Setting = tuple[bool, str]
@@ -101,8 +101,15 @@ def _exactness(found: object) -> Exactness:
     return sizes, fills
 
 
+def _trial(found: object) -> tuple[float, list[int]]:
+    """What a file says of a candidate's trial, checked; raises ValueError or TypeError."""
+    if not isinstance(found, list) or len(found) != 2 or not 0.0 < float(found[0]) < MOST_SECONDS:
+        raise ValueError("not a trial")
+    return float(found[0]), [int(n) for n in found[1]]
+
+
 class Measurements:
-    """The file's content: curves and exact sizes by setting, and the winners.
+    """The file's content: curves and exact sizes by setting, the winners, and trials while there is no winner.
 
     Exact sizes have a place of their own: they hold however busy the machine was, and a curve may not.
     """
@@ -112,6 +119,7 @@ class Measurements:
         self.curves: dict[str, CostCurve] = {}
         self.exact: dict[str, Exactness] = {}
         self.winners: dict[str, str] = {}
+        self.trial: dict[str, tuple[float, list[int]]] = {}
         self._told = False
         with contextlib.suppress(
             OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError
@@ -120,6 +128,7 @@ class Measurements:
             if data["format"] == FORMAT:
                 self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
                 self.exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
+                self.trial = {str(name): _trial(found) for name, found in data["trial"].items()}
                 self.winners = {str(k): str(v) for k, v in data["winners"].items()}
 
     def save(self, model: Model, notice: Say) -> None:
@@ -130,6 +139,7 @@ class Measurements:
             "device": device_name(),
             "winners": self.winners,
             "exact": self.exact,
+            "trial": self.trial,
             "curves": {name: curve.to_dict() for name, curve in self.curves.items()},
         }
         try:
@@ -154,6 +164,10 @@ class _Score:
         return sum(1 for n in self.exact if n <= EXACT_SIZES_THAT_MATTER)
 
 
+def _nothing() -> None:
+    return
+
+
 class Tuner:
     """Chooses the settings that suit a model on this machine, and keeps what was measured.
 
@@ -168,6 +182,8 @@ class Tuner:
 
     Attributes:
         progress: as given; replaced where nobody waits any more.
+        busy: other programs ran beside a measurement of this start.
+        on_busy: called when that is noticed.
     """
 
     def __init__(
@@ -197,6 +213,8 @@ class Tuner:
             )
         )
         self._goal = "exact" if exact else "fast"
+        self.busy = False
+        self.on_busy: Callable[[], None] = _nothing
         self.kept: Final = Measurements(measurements_path(model, wanted, n_gpu_layers))
         names = {setting_name(*candidate): candidate for candidate in self._candidates}
         free = len(self._candidates) > 1
@@ -239,16 +257,22 @@ class Tuner:
             self._winner, contended = self._try_all(OpenGate() if gate is None else gate)
             if not contended:
                 self.kept.winners[self._goal] = setting_name(*self._winner)
+                self.kept.trial = {}
                 self.save()
         return self._settings(self._winner)
 
     def _try_all(self, gate: Gate) -> tuple[Setting, bool]:
         """The best candidate, and whether other programs ran beside the trial."""
-        scores: dict[Setting, _Score] = {}
+        # Trials of earlier starts count: a program that answers once may not live long enough for all of them.
+        scores = {
+            each: _Score(self.kept.trial[name][0], frozenset(self.kept.trial[name][1]))
+            for each in self._candidates
+            if not self._exact and (name := setting_name(*each)) in self.kept.trial
+        }
         failure: DeviceError | None = None
         contended = False
         for turn in range(TRIAL_ROUNDS):
-            for candidate in self._candidates if turn == 0 else list(scores):
+            for candidate in [each for each in self._candidates if turn or each not in scores]:
                 try:
                     score, disturbed = self._score(candidate, gate, scores.get(candidate))
                 except DeviceError as error:
@@ -257,6 +281,9 @@ class Tuner:
                     continue
                 scores[candidate] = score
                 contended |= disturbed
+                if not disturbed and not self._exact:
+                    self.kept.trial[setting_name(*candidate)] = score.seconds, sorted(score.exact)
+                    self.save()
         if not scores:
             raise failure or DeviceError("no attention setting works here; run with --verbose")
         if self._exact:
@@ -277,6 +304,7 @@ class Tuner:
             for fill in fills:
                 times = probe.time_sizes(TRIAL_WEIGHTS, fill, seconds=TRIAL_SECONDS)
                 seconds += sum(TRIAL_WEIGHTS[n] * taken for n, taken in times.items())
+                self._note(probe.contended)
             if earlier is not None:
                 return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
             if self._exact:
@@ -289,6 +317,11 @@ class Tuner:
             return _Score(seconds, frozenset(exact)), probe.contended
         finally:
             trial.context.close()
+
+    def _note(self, contended: bool) -> None:
+        if contended and not self.busy:
+            self.busy = True
+            self.on_busy()
 
     def _opened(self, candidate: Setting) -> Target:
         try:
@@ -339,6 +372,7 @@ class Tuner:
             curve = Probe(trial.context, gate=gate).curve()
         finally:
             trial.context.close()
+        self._note(curve.contended)
         if earlier is not None:
             if not curve.contended:
                 earlier.see_again(curve)

@@ -47,6 +47,7 @@ class Turns:
         self._quiet_since = -math.inf
         self._began = 0.0
         self._credit = 0.0
+        self._generous = True
 
     @property
     def wanted(self) -> bool:
@@ -76,10 +77,14 @@ class Turns:
     def leave_a_moment(self) -> None:
         """Where measurements are due and answers follow each other at once, hold the caller up for their sake."""
         with self._changed:
-            if self._measuring and self._credit >= SHORTEST_SLICE:
+            if self._measuring and self._generous and self._credit >= SHORTEST_SLICE:
                 until = min(self._credit, LONGEST_SLICE)
                 self._credit = 0.0
                 self._changed.wait_for(lambda: self._closing or self._answering or not self._measuring, until)
+
+    def hold_nobody_up(self) -> None:
+        """From here on measure in quiet moments only: beside other programs nothing is found that lasts."""
+        self._generous = False
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:

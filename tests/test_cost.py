@@ -37,6 +37,13 @@ def test_a_fuller_cache_costs_more_and_by_the_measured_amount() -> None:
     assert np.all(np.diff([curve.seconds(cells)[4] for cells in (0, 512, 1024, 4096)]) > 0)
 
 
+def test_a_single_token_is_never_taken_to_cost_more_than_several() -> None:
+    """Beside other programs it may look so, and drafts would seem to be free."""
+    curve = from_measurements({1: 10.8e-3, 2: 12.3e-3, 4: 5.4e-3, 6: 3.3e-3}, {}, 0)
+    cost = curve.seconds(BASE_FILL)
+    assert cost[1] == pytest.approx(3.3e-3) and (cost[1:] >= cost[1] * 0.999).all()
+
+
 def test_real_steps_move_the_curve_towards_them() -> None:
     curve = from_measurements(JAGGED, {}, 0)
     for _ in range(300):

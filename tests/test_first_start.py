@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 
 from aded_local import LocalADED, opening
-from aded_local.errors import DeviceError
+from aded_local.errors import DeviceError, OptionError
 from aded_local.probe import Probe
-from aded_local.tuning import Tuner
+from aded_local.tuning import CANDIDATES, Tuner, setting_name
+from aded_local.turns import Closed
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 PROMPT = "one two three one two three one two three"
 SETTING = {"n_ctx": 512, "n_threads": 1}
@@ -156,3 +160,63 @@ def test_an_unforeseen_failure_is_one_notice_too(
         llm.prepare()
         assert said(llm)
     assert len(told) == 1 and "ZeroDivisionError: oops" in told[0]
+
+
+def test_an_interrupt_of_whoever_waits_leaves_the_measuring_thread_known(
+    tiny: dict[str, Path], slow_machine: threading.Event
+) -> None:
+    """CPython 3.11 takes a thread for ended whose join was interrupted, and weights were freed under it."""
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            llm.prepare(timeout=20)
+        assert llm.preparing == "measuring" and llm._engine.preparation.running
+        assert not llm.prepare(timeout=0)
+    assert not llm._engine.preparation.running
+
+
+def test_trials_of_earlier_starts_count(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    score = Tuner._score
+
+    def counted(tuner: Tuner, candidate: Any, gate: Any, earlier: Any) -> Any:
+        if earlier is None:
+            if len(tried) == 1:
+                tried.append("interrupted")
+                raise Closed
+            tried.append(setting_name(*candidate))
+        return score(tuner, candidate, gate, earlier)
+
+    monkeypatch.setattr(Tuner, "_score", counted)
+    for _ in range(2):
+        with LocalADED(tiny["llama"], **SETTING) as llm:
+            llm.prepare()
+    assert len(tried) == len(set(tried)) == 1 + len(CANDIDATES)
+
+
+def test_beside_other_programs_nobody_is_held_up(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        llm.prepare()
+        assert llm.machine_is_busy
+        assert "other programs" in llm.description()["preparation"]
+        assert not llm._engine.turns._generous
+
+
+def test_kernels_that_cannot_be_kept_are_a_notice(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening.kept, "FOLDER", None)
+    told: list[str] = []
+    with LocalADED(tiny["llama"], on_notice=told.append, **SETTING) as llm:
+        llm.prepare()
+        assert said(llm)
+    assert len(told) == 1 and "ADED_CACHE_DIR" in told[0]
+
+
+@pytest.mark.parametrize("timeout", ["x", float("nan"), -1])
+def test_a_timeout_that_is_none_is_refused(tiny: dict[str, Path], timeout: Any) -> None:
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm, pytest.raises(OptionError, match="timeout"):
+        llm.prepare(timeout=timeout)

@@ -136,6 +136,21 @@ def put_stamp(folder: Path) -> None:
         raise
 
 
+def somebody_compiles() -> bool:
+    """Whether another process compiles ahead into the folder now."""
+    if FOLDER is None:
+        return False
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        with open(FOLDER / "lock", "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Within the block no other process compiles ahead into ``folder``: each would compile the same.
