@@ -62,8 +62,8 @@ def block_maximum(bits: IntArray) -> int:
     is not negative, the largest integer is the largest float; where all are, it is the smallest integer.
     With a positive NaN or infinity among them the result is such a one.
 
-    They come as an array of their own: with an offset Numba would look at each index for whether it counts from the end,
-    and the width would be lost (half the speed).
+    They come as an array of their own: with an offset Numba would look at each index for whether it counts from the
+    end, and the width would be lost (half the speed).
     """
     highest = np.int32(-0x80000000)
     lowest = np.int32(0x7FFFFFFF)
