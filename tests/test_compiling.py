@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aded_local.drafting import kept
 from aded_local.drafting.compiling import entry, failures, forgive, kernel
 from aded_local.tree import IntArray
 
@@ -64,35 +65,35 @@ def test_what_is_sound_is_taken_as_it_is() -> None:
     forgive(None)  # a kernel without a cache
 
 
-@kernel
-def doubled(number: int) -> int:
-    return 2 * number
+@pytest.fixture
+def compiling_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "FOLDER", None)
 
 
-@entry
-def add_doubled(short: IntArray, long: npt.NDArray[np.int64]) -> int:
-    return doubled(short[0]) + doubled(long[0]) + doubled(1) + doubled(2)
-
-
+@pytest.mark.usefixtures("compiling_anew")
 def test_a_kernel_is_compiled_once_whatever_integers_it_is_handed() -> None:
+    @kernel
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    @entry
+    def add_doubled(short: IntArray, long: npt.NDArray[np.int64]) -> int:
+        return doubled(short[0]) + doubled(long[0]) + doubled(1) + doubled(2)
+
     assert add_doubled(np.full(1, 10, np.int32), np.full(1, 100, np.int64)) == 226
     assert len(doubled._compiled.signatures) == 1  # type: ignore[attr-defined]
+    assert doubled(4) == 8  # from Python too, which compiles it once more
 
 
-def test_a_kernel_can_be_called_from_python_too() -> None:
-    assert doubled(4) == 8
-
-
-@kernel
-def halved(number: float) -> float:
-    return number / 2
-
-
-@entry
-def halve_both(single: npt.NDArray[np.float32], double: npt.NDArray[np.float64]) -> None:
-    single[0], double[0] = halved(single[0]), halved(double[0])
-
-
+@pytest.mark.usefixtures("compiling_anew")
 def test_numbers_that_are_not_whole_keep_their_precision() -> None:
+    @kernel
+    def halved(number: float) -> float:
+        return number / 2
+
+    @entry
+    def halve_both(single: npt.NDArray[np.float32], double: npt.NDArray[np.float64]) -> None:
+        single[0], double[0] = halved(single[0]), halved(double[0])
+
     halve_both(np.ones(1, np.float32), np.ones(1, np.float64))
     assert len(halved._compiled.signatures) == 2  # type: ignore[attr-defined]

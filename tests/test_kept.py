@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from aded_local.drafting import ahead, kept, kernels_are_kept
+from aded_local.drafting import ahead, kept, kernels_are_kept, make_drafter
 
 
 @pytest.fixture
@@ -181,6 +181,22 @@ def test_one_that_is_killed_lets_the_next_one_in(folder: Path) -> None:
     child.stdout.close()
     with kept.alone(folder):
         pass
+
+
+def test_one_that_was_stopped_is_not_waited_for_forever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "LONGEST_WAIT", 0.1)
+    with kept.alone(folder), kept.alone(folder):
+        pass
+
+
+def test_making_a_drafter_leaves_all_kernels_for_the_next_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_compile", lambda: kept.put_stamp(folder))
+    make_drafter("auto", n_vocab=10)
+    assert kernels_are_kept()
 
 
 def test_a_folder_that_vanishes_costs_time_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def make_drafter(
     phrases: npt.NDArray[np.int64] | None = None,
     without: Iterable[str] = (),
 ) -> Drafter:
-    """The drafter of a preset, with its kernels compiled.
+    """The drafter of a preset, with its kernels compiled, and kept for the next start.
 
     Args:
         preset: ``auto`` or ``paper``.
@@ -134,8 +134,10 @@ def make_drafter(
         OptionError: there is no such preset, or no such part to leave out.
     """
     if preset == "auto":
+        from aded_local.drafting.ahead import compile_all
         from aded_local.drafting.auto import AutoDrafter
 
+        compile_all()
         return AutoDrafter(
             n_vocab=n_vocab, seed=seed, search=search, static=static, phrases=phrases, without=without
         )

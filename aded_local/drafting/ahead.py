@@ -28,8 +28,8 @@ def compile_all() -> float:
     waited for. What was compiled before one was killed is taken over; nothing is ever half written.
 
     Returns:
-        Seconds it took; next to nothing where all was kept before, and where nothing can be kept: then each process
-        compiles for itself.
+        Seconds it took: next to none where all was kept before, or where nothing can be kept. Then every process
+        compiles for itself what it calls.
     """
     started = time.perf_counter()
     if kept.FOLDER is not None and not kept.kernels_are_kept():
@@ -45,12 +45,13 @@ def compile_all() -> float:
 def _compile() -> None:
     """Make one call of each kernel, as a start does, and say so in the folder if all could be kept."""
     assert kept.FOLDER is not None
-    from aded_local.drafting import compiling, make_drafter, phrase_entries, topk
+    from aded_local.drafting import compiling, phrase_entries, topk
+    from aded_local.drafting.auto import AutoDrafter
 
     collecting = gc.isenabled()
     gc.disable()  # looking for garbage among a compiler's objects takes 0.8 of 11 s, and finds 50 MB
     try:
-        make_drafter("auto", n_vocab=1)  # the size of a vocabulary is a value, not a type
+        AutoDrafter(n_vocab=1)  # the size of a vocabulary is a value, not a type
         topk.warm_up()
         phrase_entries.warm_up()
     finally:

@@ -19,6 +19,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,11 @@ VERSIONS_KEPT: Final = 3
 """Kernel folders of other versions left alone: a megabyte each."""
 
 PRIVATE: Final = 0o700
+
+LONGEST_WAIT: Final = 300.0
+"""Seconds for which another process that compiles is waited for, which may have been stopped: twenty times what it
+takes."""
+RETRY_SECONDS: Final = 0.05
 
 
 def sources() -> list[Path]:
@@ -155,14 +161,27 @@ def somebody_compiles() -> bool:
 def alone(folder: Path) -> Iterator[None]:
     """Within the block no other process compiles ahead into ``folder``: each would compile the same.
 
-    Where a file system has no locks they do, which costs time only. A process that is killed lets the next one in.
+    Where a file system has no locks, or after ``LONGEST_WAIT``, they do, which costs time only. A process that is
+    killed lets the next one in.
 
     Raises:
         OSError: the lock file cannot be made.
     """
     with open(folder / "lock", "wb") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LONGEST_WAIT
+        while not _locked(file.fileno()) and time.monotonic() < deadline:
+            time.sleep(RETRY_SECONDS)
         yield
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock of a file; False where another process has it."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass  # there are no locks here
+    return True
