@@ -78,4 +78,6 @@ def contended(waiting: Iterable[float], samples: Mapping[int, Sequence[float]]) 
         waiting: of ``Watch.waiting``, of each stretch of timings.
         samples: seconds by batch size.
     """
-    return max(waiting, default=0.0) > WAITING_LIMIT or spread(samples) > SPREAD_LIMIT
+    # The median, as of the timings: a moment's disturbance moves neither.
+    typical = median([*waiting] or [0.0])
+    return typical > WAITING_LIMIT or spread(samples) > SPREAD_LIMIT

@@ -7,13 +7,13 @@ and costs are measured while nobody asks, in contexts of their own; drafting joi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from aded_local.errors import ADEDError
@@ -25,6 +25,10 @@ READY: Final = "ready"
 
 POLL_SECONDS: Final = 0.1
 """How often the compiling child is looked at."""
+
+FIRST_ANSWER_SECONDS: Final = 1.0
+"""Where nobody has asked so long after the start, compiling begins; else when the first answer has ended, since an
+answer beside it streams at half its speed (SmolLM2, two cores)."""
 
 COMPILING_LIMIT: Final = 600.0
 """Seconds after which a compiling child is no longer waited for: forty times what it takes on a quiet core."""
@@ -156,21 +160,22 @@ def compile_beside(turns: Turns) -> float:
     if kept.FOLDER is None:
         return 0.0  # nothing can be handed over: they are compiled here
     child = None
-    if not kept.somebody_compiles():
-        try:
-            child = subprocess.Popen(
-                [sys.executable, *COMMAND],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a terminal's Ctrl-C is not for it
-            )
-        except OSError:
-            return 0.0  # likewise
+    try:
+        turns.wait_for_a_first_answer(FIRST_ANSWER_SECONDS)
+    finally:  # also where this program ends now: the next start has them then
+        if not kept.somebody_compiles():
+            # Its own session: a terminal's Ctrl-C is not for it.
+            with contextlib.suppress(OSError):
+                child = subprocess.Popen(
+                    [sys.executable, *COMMAND],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+                _left_running.append(child)
     while time.perf_counter() - started < COMPILING_LIMIT:
         if turns.closing:
-            if child is not None:
-                _left_running.append(child)
             raise Closed
         time.sleep(POLL_SECONDS)
         if child.poll() is not None if child is not None else not kept.somebody_compiles():
@@ -178,7 +183,7 @@ def compile_beside(turns: Turns) -> float:
     return time.perf_counter() - started
 
 
-@contextmanager
+@contextlib.contextmanager
 def giving_way() -> Iterator[None]:
     """Python code in the block, which runs beside an answer, hands the interpreter over often."""
     before = sys.getswitchinterval()

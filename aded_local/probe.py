@@ -164,7 +164,7 @@ class Probe:
         self._time(1)  # the first pass pays for memory that nobody touched yet
         spent, met = 0.0, 0
         for _ in range(rounds):
-            watch = Watch()
+            watch, before = Watch(), met
             for n in wanted:
                 if spent > seconds and met >= min(LEAST_SIZES, len(wanted)):
                     continue
@@ -182,7 +182,8 @@ class Probe:
                         break
                 met += 1
                 yield n, taken
-            self._waiting.append(watch.waiting())
+            if met > before:
+                self._waiting.append(watch.waiting())
         self._context.clear()
 
     def time_sizes(

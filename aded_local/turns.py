@@ -42,6 +42,7 @@ class Turns:
         self._changed = threading.Condition()
         self._exchange = threading.Lock()
         self._answering = False
+        self._answered = False
         self._closing = False
         self._measuring = False
         self._quiet_since = -math.inf
@@ -59,6 +60,7 @@ class Turns:
         with self._changed:
             self._answering = True
             self._began = time.perf_counter()
+            self._changed.notify_all()
         try:
             self._exchange.acquire()
         except BaseException:  # Ctrl-C while an exchange is under way
@@ -70,6 +72,7 @@ class Turns:
         self._exchange.release()
         with self._changed:
             self._answering = False
+            self._answered = True
             self._quiet_since = time.perf_counter()
             self._credit += MEASURING_SHARE * (self._quiet_since - self._began)
             self._changed.notify_all()
@@ -129,6 +132,18 @@ class Turns:
                     return waited
                 waited = True
                 self._changed.wait(None if self._answering else rest)
+
+    def wait_for_a_first_answer(self, seconds: float) -> None:
+        """Return when the first answer has ended, or when nobody has asked for so many seconds.
+
+        Raises:
+            Closed: the model is being closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._answering or self._answered, seconds)
+            self._changed.wait_for(lambda: self._closing or not self._answering)
+            if self._closing:
+                raise Closed
 
     def undisturbed(self) -> bool:
         """Whether no answer has begun since ``wait`` returned."""

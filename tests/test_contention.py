@@ -28,8 +28,12 @@ def test_too_few_timings_say_nothing() -> None:
 
 def test_waiting_for_a_core_is_contention_however_even_the_timings_are() -> None:
     even = {1: [1.0, 1.0, 1.0]}
-    assert contended([0.0, WAITING_LIMIT * 2], even)
-    assert not contended([0.0, WAITING_LIMIT / 2], even)
+    assert contended([WAITING_LIMIT * 2, 0.0, WAITING_LIMIT * 2], even)
+    assert not contended([WAITING_LIMIT / 2] * 3, even)
+
+
+def test_a_moment_s_disturbance_is_none() -> None:
+    assert not contended([0.0, 0.0, 0.5], {1: [1.0, 1.0, 2.0]})
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="this system does not count it")
