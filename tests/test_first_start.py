@@ -167,7 +167,9 @@ def test_an_interrupt_of_whoever_waits_leaves_the_measuring_thread_known(
 ) -> None:
     """CPython 3.11 takes a thread for ended whose join was interrupted, and weights were freed under it."""
     with LocalADED(tiny["llama"], **SETTING) as llm:
-        threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT)).start()
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
             llm.prepare(timeout=20)
         assert llm.preparing == "measuring" and llm._engine.preparation.running
