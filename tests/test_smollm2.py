@@ -49,8 +49,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ADED_CACHE_DIR", str(folder))
         environment.setattr("aded_local.probe.contended", lambda waiting, samples: False)
-        # Fewer positions are compared than a user's start compares: a size that is wrong shows in the answers below.
-        environment.setattr("aded_local.probe.LEAST_EXACT_POSITIONS", 64)
+        # As many positions are compared as on a slow machine: the least that the product believes.
         environment.setattr("aded_local.probe.EXACT_SECONDS", 0.0)
         yield folder
 
