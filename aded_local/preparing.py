@@ -62,7 +62,6 @@ class Preparation:
         self.joined = 0.0
         self._notice = notice
         self._started = time.perf_counter()
-        self._thread: threading.Thread | None = None
         # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
         self._ended = threading.Event()
         self._ended.set()
@@ -76,10 +75,10 @@ class Preparation:
         """
         self.stage = stage
         self._ended.clear()
-        self._thread = threading.Thread(target=self._run, args=(steps,), name="aded-prepare", daemon=True)
+        thread = threading.Thread(target=self._run, args=(steps,), name="aded-prepare", daemon=True)
         # A thread inside llama.cpp must not outlive the library at the interpreter's end.
         atexit.register(_close_at_exit, weakref.ref(self))
-        self._thread.start()
+        thread.start()
 
     def _run(self, steps: Callable[[Preparation], None]) -> None:
         try:
@@ -145,8 +144,8 @@ def _close_at_exit(preparation: weakref.ref[Preparation]) -> None:
         found.close()
 
 
-def compile_beside(turns: Turns) -> float:
-    """Have a child process compile the drafter's kernels into the cache; seconds it took.
+def compile_beside(turns: Turns) -> None:
+    """Have a child process compile the drafter's kernels into the cache.
 
     The child goes on when this process ends, so that short runs get there too.
 
@@ -158,7 +157,7 @@ def compile_beside(turns: Turns) -> float:
 
     started = time.perf_counter()
     if kept.FOLDER is None:
-        return 0.0  # nothing can be handed over: they are compiled here
+        return  # nothing can be handed over: they are compiled here
     child = None
     try:
         turns.wait_for_a_first_answer(FIRST_ANSWER_SECONDS)
@@ -179,8 +178,7 @@ def compile_beside(turns: Turns) -> float:
             raise Closed
         time.sleep(POLL_SECONDS)
         if child.poll() is not None if child is not None else not kept.somebody_compiles():
-            break
-    return time.perf_counter() - started
+            return
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def test_drafting_joins_in_the_middle_of_an_answer(
         llm.prepare()
     free = threading.Event()
     monkeypatch.setattr(opening, "kernels_are_kept", lambda: False)
-    monkeypatch.setattr(opening, "compile_beside", lambda turns: free.wait(20) and 0.0)
+    monkeypatch.setattr(opening, "compile_beside", lambda turns: free.wait(20))
     with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
         assert llm.preparing == "kernels"
         stream = llm.stream(PROMPT, max_tokens=400, temperature=0.0)
