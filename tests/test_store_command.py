@@ -26,7 +26,6 @@ from aded_local.store.conversations import memory_folder
 from aded_local.store.identity import identity_of
 from aded_local.store.static import open_static
 from aded_local.target.gguf import read_header
-from aded_local.target.model import LONGEST_RUN
 from aded_local.target.vocabulary import Vocabulary
 from aded_models import builtin_path
 
@@ -161,12 +160,11 @@ def test_long_texts_are_kept_in_pieces_that_make_the_whole(tmp_path: Path, unit:
     assert "".join(Corpus.at([str(tmp_path / "long.jsonl")]).texts()) == whole
 
 
-def test_text_without_breaks_does_not_reach_llama_cpp_in_one_piece(model: Path) -> None:
+def test_text_without_breaks_is_encoded_whole(model: Path) -> None:
     vocabulary = Vocabulary(model)
-    for text in ("a" * 3 * LONGEST_RUN, "x " + "\n" * 2 * LONGEST_RUN + "y"):
-        parts = list(vocabulary.encode(text))
-        assert len(parts) >= 2
-        assert "".join(vocabulary.decode(part) for part in parts) == text
+    for text in ("a" * 12_000, "x " + "\n" * 8000 + "y"):
+        (tokens,) = vocabulary.encode(text)
+        assert vocabulary.decode(tokens) == text
     assert list(vocabulary.encode("")) == []
     vocabulary.close()
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -18,6 +15,7 @@ from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check
 from aded_local.target.interrupts import held_back
 from aded_local.target.loading import lib
+from aded_local.target.tokenizing import piece_of, tokenized
 from aded_local.tree import IntArray
 
 ALL_LAYERS = -1
@@ -54,14 +52,6 @@ def start_backend(
     if not _backend_started:
         lib.llama_backend_init()
         _backend_started = True
-
-
-LONGEST_RUN: Final = 4096
-"""Characters without a change between white space and others that llama.cpp is given in one piece. Its splitting
-of words recurses: of 32,000 letters in a row it ended the process (deepseek-coder's vocabulary, 8 MB of stack; 16,000
-went well), and 260,000 line ends took SentencePiece 7 s."""
-
-LONG_RUN = re.compile(rf"\s{{{LONGEST_RUN}}}|\S{{{LONGEST_RUN}}}")
 
 
 class Model:
@@ -249,43 +239,19 @@ class Model:
             text: any text; lone surrogates are replaced.
             add_special: begin (and end) with the tokens the model wants around a text.
             parse_special: read control-token texts as control tokens. Never for what a person typed.
-        """
-        tokens: list[int] = []
-        start = 0
-        for run in LONG_RUN.finditer(text):
-            tokens += self._tokenize(text[start : run.end()], add_special and start == 0, parse_special)
-            start = run.end()
-        if start < len(text) or start == 0:
-            tokens += self._tokenize(text[start:], add_special and start == 0, parse_special)
-        return tokens
 
-    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        raw = text.encode("utf-8", errors="replace")
-        capacity = len(raw) + 8
-        while True:
-            buffer = (lib.llama_token * capacity)()
-            n = int(
-                lib.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special)
-            )
-            if n >= 0:
-                return list(buffer[:n])
-            capacity = -n
+        Raises:
+            DeviceError: no memory for the stack that a very long run without white space takes.
+        """
+        parts = tokenized(self._vocab, text, add_special=add_special, parse_special=parse_special)
+        return [token for part in parts for token in part.tolist()]
 
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for in running text; empty for control tokens."""
         known = self._pieces.get(token)
         if known is None:
-            known = self._pieces[token] = self._read_piece(token)
+            known = self._pieces[token] = piece_of(self._vocab, token, False)
         return known
-
-    def _read_piece(self, token: int) -> bytes:
-        capacity = 64
-        while True:
-            buffer = ctypes.create_string_buffer(capacity)
-            n = int(lib.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, False))
-            if n >= 0:
-                return buffer.raw[:n]
-            capacity = -n
 
     def random_tokens(self, n: int, seed: int) -> IntArray:
         """``n`` varied ordinary tokens, int32 ``(n,)``: what the cost probe feeds.

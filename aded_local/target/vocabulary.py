@@ -5,21 +5,19 @@ Loads in a fraction of a second from any GGUF, one that holds nothing but a voca
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from aded_local.errors import ModelFormatError
 from aded_local.target import logs, soundness
 from aded_local.target.gguf import GGUFHeader, read_header
 from aded_local.target.interrupts import held_back
 from aded_local.target.loading import lib
-from aded_local.target.model import LONG_RUN, Model, start_backend
+from aded_local.target.model import Model, start_backend
+from aded_local.target.tokenizing import tokenized
 from aded_local.tree import IntArray
 
 
@@ -56,31 +54,18 @@ class Vocabulary(Model):
     def encode(self, text: str) -> Iterator[IntArray]:
         """Token ids of running text, int32 ``(n,)`` each; control tokens are never read from it.
 
-        One array, save where the text has a run longer than ``LONGEST_RUN``: it is cut there.
-        """
-        start = 0
-        for run in LONG_RUN.finditer(text):
-            yield self._encode(text[start : run.end()])
-            start = run.end()
-        if start < len(text):
-            yield self._encode(text[start:])
+        None of an empty text, else one array, save where the text has a run longer than ``tokenizing.LONGEST_RUN``.
 
-    def _encode(self, text: str) -> IntArray:
-        raw = text.encode("utf-8", errors="replace")
-        # A token stands for a byte at least; some vocabularies put a space before.
-        room = np.empty(len(raw) + 8, np.int32)
-        while True:
-            pointer = room.ctypes.data_as(ctypes.POINTER(lib.llama_token))
-            n = int(lib.llama_tokenize(self._vocab, raw, len(raw), pointer, len(room), False, False))
-            if n >= 0:
-                tokens: IntArray = room[:n].copy()
-                return tokens
-            room = np.empty(-n, np.int32)
+        Raises:
+            DeviceError: no memory for the stack that a very long run takes.
+        """
+        if text:
+            yield from tokenized(self._vocab, text, add_special=False, parse_special=False)
 
     @cached_property
     def _adds_space(self) -> bool:
         """Whether the vocabulary puts a space before a text (SentencePiece)."""
-        return b"".join(self.piece(int(token)) for token in self._encode("a")) == b" a"
+        return self.decode(next(self.encode("a")), is_start=False) == " a"
 
     def decode(self, tokens: IntArray, *, is_start: bool = True) -> str:
         """The text of token ids; what is no UTF-8 is replaced, control tokens are left out.
