@@ -30,6 +30,7 @@ from aded_local.messages import ChatTemplate
 from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
+from aded_local.shown import visible
 from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.text import TextStream
@@ -47,7 +48,7 @@ REMEMBERED_ANSWERS = 512
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    warnings.warn(visible(message), RuntimeWarning, stacklevel=3)  # Python prints it as it is
 
 
 def _quiet(_message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class FakeEngine:
         self.says: list[str] | None = None
         self.pause = 0.0
         self.reason = "stop"
+        self.at_the_end: Callable[[], None] = lambda: None
         self.failure: BaseException | None = None
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.resets = 0
@@ -72,6 +74,7 @@ class FakeEngine:
                 break
             yield FakePiece(word, [number])
             time.sleep(self.pause)
+        self.at_the_end()
         yield FakePiece("", [], "cancelled" if self._cancelled else self.reason, FakeStats())
 
     def stream(self, prompt: str, **sampling: Any) -> Any:
@@ -93,9 +96,6 @@ class FakeEngine:
     def reset(self) -> None:
         self.resets += 1
 
-    def measure_exactness(self) -> None:
-        return
-
     def description(self) -> dict[str, Any]:
         return {"architecture": "fa\x1bke", "size_bytes": 12345, "exact_sizes": [1, 2], "draft": "auto"}
 
@@ -109,11 +109,13 @@ def _from_environment(settings: Any, _say: Any) -> FakeEngine:
     engine.pause = float(os.environ.get("FAKE_PAUSE", "0"))
     if "FAKE_FAILURE" in os.environ:
         engine.failure = RuntimeError(os.environ["FAKE_FAILURE"])
+    if "FAKE_NOTICE" in os.environ:
+        engine.at_the_end = lambda: display.notices(os.environ["FAKE_NOTICE"])
     return engine
 
 
 if __name__ == "__main__":
-    from aded_cli import chat
+    from aded_cli import chat, display
 
     chat.open_model = _from_environment
     chat.main(sys.argv[1:], prog_name="aded-chat")

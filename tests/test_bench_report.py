@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import sys
 from html.parser import HTMLParser
@@ -16,6 +17,8 @@ from aded_bench.commands.report import command
 from aded_bench.report import charts
 from aded_bench.report import write as report
 from aded_bench.report.panels import DARK, LIGHT, style_of
+from aded_bench.report.sections import by_size
+from aded_bench.report.untrusted import words
 from aded_local.errors import OptionError, StoreError
 
 EVIL = "<script>alert('x')</script>|$\\frac{"
@@ -339,3 +342,54 @@ def test_a_method_has_one_look_and_no_two_of_a_run_share_it() -> None:
     looks = [style_of(method) for method in METHODS]
     assert len(set(looks)) == len(METHODS)
     assert style_of("something new") == style_of("something new")
+
+
+EXTREME = (1.8e308, -1.8e308, 5e-324, 1e300, 1e-300, 1e15, -1e15, 1e-12, -1, 0, 10**400, 2**63)
+
+
+def with_extremes(value: Any, choose: random.Random, share: float) -> Any:
+    """The same, with a share of its numbers replaced."""
+    if isinstance(value, dict):
+        return {key: with_extremes(inner, choose, share) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_extremes(inner, choose, share) for inner in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and choose.random() < share:
+        return choose.choice(EXTREME)
+    return value
+
+
+@pytest.mark.parametrize("kind", ["curve", "replay", "run"])
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_extreme_values_are_drawn_or_left_out(kind: str, share: float, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sample = {"curve": curve(), "replay": replay() | {"rows": replay()["rows"][2:3]}, "run": run()}[kind]
+    content = with_extremes(sample | {"provenance": {}}, random.Random(1), share)
+    found = report.collect([saved(tmp_path, "odd", content)])
+    assert report.markdown(found, charts=True)
+    for chart in (chart for section in found.sections for chart in section.charts):
+        assert charts.svg(chart.panels[0], "key").startswith("<svg")
+
+
+@pytest.mark.parametrize("count", [1.8e308, 10**400, 2**70, -3, 0])
+def test_bins_that_hold_an_absurd_number_are_drawn_or_left_out(count: float, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    row = replay()["rows"][2]
+    for figures in row["curves"].values():
+        figures["calibration"]["bins"][3]["count"] = count
+        figures["low"], figures["high"] = -1.8e308, 1.8e308
+    found = report.collect([saved(tmp_path, "odd", replay() | {"rows": [row]})])
+    drawn = {chart.key: chart.panels[0] for section in found.sections for chart in section.charts}
+    for key in ("replay-calibration", "replay-total"):
+        assert charts.svg(drawn[key], "key").startswith("<svg")
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "9" * 400, "0", "-1", "x", "²"])
+def test_a_size_that_no_pass_has_is_left_out(size: str) -> None:
+    assert by_size({size: 1.0, "2": 1.5}) == {2: 1.5}
+
+
+def test_words_hold_nothing_that_a_terminal_obeys_and_scripts_are_unharmed() -> None:
+    assert words("a\x1b[31m\u202eb\n\x9bc") == "a[31mb c"
+    assert (
+        words("\N{WOMAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}") == "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}"
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ from aded_cli import chat, display, history
 from aded_cli.repl import Repl
 from aded_cli.session import Conversation
 from aded_local.errors import ADEDError, DeviceError, ModelNotFoundError
+from aded_local.shown import visible
 from aded_models import BuiltinModelMissing, builtin_path
 
 FAKE_PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
@@ -88,10 +89,43 @@ def test_system_prompt_comes_first(engine: FakeEngine) -> None:
     assert engine.calls[0][1][0] == {"role": "system", "content": "be brief"}
 
 
-def test_raw_completes_the_text_without_the_template(engine: FakeEngine) -> None:
-    result = run("--raw", "-p", "Once")
+@pytest.mark.parametrize("spelling", ["--raw", "-no-cnv", "--no-conversation"])
+def test_raw_completes_the_text_without_the_template(engine: FakeEngine, spelling: str) -> None:
+    result = run(spelling, "-p", "Once")
     assert result.stdout == " and so on\n"
     assert engine.calls[0][:2] == ("stream", "Once")
+
+
+@pytest.mark.parametrize("text", ["Once\n", "\r\n", "\ufeffdef f():\n    return 1\n\n", "  "])
+def test_raw_text_is_continued_as_it_is_to_the_last_byte(
+    engine: FakeEngine, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "file").write_text(text, newline="")
+    run("--raw", stdin=text)
+    run("--raw", "-f", str(tmp_path / "file"))
+    run("--raw", "-p", text)
+    assert [call[1] for call in engine.calls] == [text] * 3
+
+
+def test_the_text_of_a_file_is_the_prompt_without_its_line_end(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"first\r\n")
+    (tmp_path / "b").write_text("  second\n\n")
+    run("-f", str(tmp_path / "a"), stdin="not read")
+    run("--file", str(tmp_path / "a"), "-p", "Compare:", "-f", str(tmp_path / "b"))
+    assert [call[1][-1]["content"] for call in engine.calls] == ["first", "Compare:\nfirst\n  second\n"]
+
+
+def test_a_file_that_is_no_text_or_without_end_is_refused(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    refused(run("-f", str(tmp_path / "latin")), "latin", "UTF-8", "byte 3")
+    monkeypatch.setattr(chat, "LARGEST_PROMPT", 1 << 20)
+    (tmp_path / "large").write_bytes(bytes((1 << 20) + 1))
+    refused(run("-f", str(tmp_path / "large")), "large", "1 MiB")
+    refused(run(stdin=bytes((1 << 20) + 1)), "standard input", "1 MiB")
+    refused(run("-f", str(tmp_path / "none\x1b[31m")), "none[31m", "No such file")
+    assert engine.calls == []
 
 
 def test_json_is_one_object(engine: FakeEngine) -> None:
@@ -103,6 +137,23 @@ def test_json_is_one_object(engine: FakeEngine) -> None:
     assert reply["token_ids"] == [0, 1, 2]
     assert reply["finish_reason"] == "stop"
     assert reply["stats"] == FakeStats().to_dict()
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(engine: FakeEngine) -> None:
+    engine.says = ["a\x9b31m\u202eb\x7f"]
+    result = run("--json", "-p", "q")
+    assert visible(result.stdout) == result.stdout
+    assert json.loads(result.stdout)["text"] == engine.says[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locales of POSIX")
+def test_text_on_the_command_line_is_utf8_in_every_locale() -> None:
+    said = {}
+    for locale in ("C", "C.UTF-8"):
+        process = start_fake("--json", "-p", "café", "--system", "грибы", LC_ALL=locale, PYTHONUTF8="0")
+        out, complaint = process.communicate(timeout=20)
+        said[locale] = (json.loads(out)["text"], complaint)
+    assert said == {"C": ("you said café", b""), "C.UTF-8": ("you said café", b"")}
 
 
 def test_options_reach_the_engine_under_its_names(engine: FakeEngine) -> None:
@@ -146,10 +197,16 @@ def test_a_store_is_no_use_to_other_presets(engine: FakeEngine, preset: str) -> 
 
 
 def test_what_is_not_given_is_left_to_the_engine(engine: FakeEngine) -> None:
-    run("-p", "q", "-n", "-1", "--seed", "-1", "-ngl", "-1")
+    run("-p", "q", "-n", "-1", "--seed", "-1", "-ngl", "-1", "-c", "0", "-t", "-1")
     assert engine.model is None
     assert engine.calls[0][2] == {}
-    assert engine.options["n_gpu_layers"] is None
+    assert [engine.options[name] for name in ("n_gpu_layers", "n_ctx", "n_threads")] == [None] * 3
+
+
+@pytest.mark.parametrize("spelling", [["-m", "m.gguf"], ["--model", "m.gguf"], ["m.gguf"]])
+def test_a_model_is_named_by_an_option_or_alone(engine: FakeEngine, spelling: list[str]) -> None:
+    assert run("-p", "q", *spelling).exit_code == 0
+    assert engine.model == "m.gguf"
 
 
 @pytest.mark.parametrize("spelling", [["--predict", "5"], ["--n-predict", "5"], ["-n5"], ["-n", "5"]])
@@ -166,7 +223,7 @@ def test_llama_cpp_spellings_of_one_option(engine: FakeEngine, spelling: list[st
     [
         ["-n", "0"],
         ["-n", "99999999999"],
-        ["-c", "0"],
+        ["-c", "-1"],
         ["-t", "0"],
         ["-t", "513"],
         ["-ngl", "-2"],
@@ -182,6 +239,13 @@ def test_llama_cpp_spellings_of_one_option(engine: FakeEngine, spelling: list[st
         ["--draft", "fast"],
         ["--what"],
         ["one.gguf", "two.gguf"],
+        ["one.gguf", "-m", "two.gguf"],
+        ["-m", ""],
+        ["-f", "/no/such/file"],
+        ["-f", "."],
+        ["-f", "a\0b"],
+        ["-cnv"],
+        ["-no-cnv", "--system", "s"],
         [""],
         ["--raw", "--system", "s"],
         ["-p", "-", "-p", "-"],
@@ -220,12 +284,41 @@ def test_an_error_of_the_engine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     refused(run("x.gguf", "-p", "q"), "there is no file x.gguf")
 
 
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("how do I list files", "-p"),
+        ("smolm2", "builtin and smollm2"),
+        ("what is in /etc", "-p"),
+        ("models/my file.gguf", ""),
+        ("missing.gguf", ""),
+        ("models/missing", ""),
+    ],
+)
+def test_a_model_that_is_not_there_may_have_been_a_question_or_a_name(
+    monkeypatch: pytest.MonkeyPatch, model: str, hint: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ModelNotFoundError("there is no file")
+
+    monkeypatch.setattr(chat, "open_model", fail)
+    result = run(model, stdin="q")
+    refused(result, hint)
+    assert bool(hint) == (result.stderr != "aded-chat: there is no file\n")
+
+
+def test_words_without_quotes_are_refused_with_the_way_to_ask(engine: FakeEngine) -> None:
+    refused(run("how", "do", "I", "list", "files"), "one MODEL", "-p")
+
+
 def test_a_surprise_is_one_line_unless_verbose(engine: FakeEngine) -> None:
     engine.failure = RuntimeError("boom")
     quiet = run("-p", "q")
     assert quiet.exit_code == 1
     assert quiet.stderr == "aded-chat: unexpected RuntimeError: boom; --verbose shows where\n"
-    assert "Traceback" in run("-p", "q", "--verbose").stderr
+    engine.failure = RuntimeError("boom\x1b[31m")
+    loud = run("-p", "q", "--verbose").stderr
+    assert "Traceback" in loud and visible(loud) == loud
 
 
 # Signals and pipes
@@ -276,9 +369,8 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert process.returncode == 141
 
 
-def test_escape_sequences_pass_through_a_pipe_but_not_to_a_terminal() -> None:
+def test_escape_sequences_pass_through_a_pipe() -> None:
     text = "a\x1b[31mb\x9bc\x07\td\r\n\x7f"
-    assert display.visible(text) == "a[31mbc\td\n"
     with start_fake("-p", "q", FAKE_SAYS=text) as process:
         out, _ = process.communicate(timeout=20)
     assert out.decode() == text + "\n"
@@ -322,15 +414,38 @@ def test_turns_are_sent_with_all_that_was_said(capsys: pytest.CaptureFixture[str
 
 def test_empty_lines_are_ignored_and_quit_leaves() -> None:
     engine = FakeEngine()
-    talk(engine, "", "   ", "/quit", "never sent")
+    talk(engine, "", "   ", "/quit ", "never sent")
     assert engine.calls == []
 
 
-def test_a_double_slash_sends_one(capsys: pytest.CaptureFixture[str]) -> None:
+MESSAGES = (
+    "//etc/hosts?",
+    "// a comment\n    int x;",
+    "/etc/passwd: what is it?",
+    "/etc/passwd",
+    "/helpme please",
+    " /help",
+    "    if x:\n\treturn y",
+    "\n  after a blank line",
+)
+
+
+def test_only_commands_are_commands_and_a_message_is_sent_as_it_is_typed() -> None:
     engine = FakeEngine()
-    talk(engine, "//etc/hosts?", "/etc/hosts?")
-    assert [call[1][-1]["content"] for call in engine.calls] == ["/etc/hosts?"]
-    assert "unknown command /etc/hosts?" in capsys.readouterr().err
+    talk(engine, *MESSAGES)
+    assert [call[1][-1]["content"] for call in engine.calls] == list(MESSAGES)
+
+
+@pytest.mark.parametrize("line", ["/hlep", "/", "/?", "/Quit", "/quit now", "/reset the server"])
+def test_what_was_meant_as_a_command_is_neither_sent_nor_guessed(
+    capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    engine = FakeEngine()
+    talk(engine, line, "still here")
+    assert [call[1][-1]["content"] for call in engine.calls] == ["still here"]
+    assert engine.resets == 0
+    said = "takes nothing after it" if " " in line else f"unknown command {line}:"
+    assert said in capsys.readouterr().err
 
 
 def test_reset_forgets_the_turns_but_not_the_system_prompt() -> None:
@@ -347,6 +462,80 @@ def test_help_and_stats(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in shown.replace("\x1b[2m", "").replace("\x1b[0m", "")
     assert "fake" in shown and "12,345" in shown
     assert "seconds verify" in shown
+
+
+def test_stats_says_what_is_known_at_once_and_measures_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    engine.description = lambda: {"exact_sizes": None, "draft": "auto"}  # type: ignore[method-assign]
+    talk(engine, "/stats")
+    assert "not known" in capsys.readouterr().err
+    assert not hasattr(engine, "measure_exactness")
+
+
+@pytest.mark.parametrize("method", ["description", "reset", "count_chat_tokens"])
+def test_ctrl_c_ends_what_the_chat_is_at_and_not_the_chat(
+    capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    engine = FakeEngine()
+    works = getattr(engine, method)
+
+    def interrupted(*_: Any) -> None:
+        setattr(engine, method, works)
+        signal.raise_signal(signal.SIGINT)
+
+    setattr(engine, method, interrupted)
+    talk(engine, {"description": "/stats", "reset": "/reset"}.get(method, "lost"), "one")
+    assert [call[1][-1]["content"] for call in engine.calls] == ["one"]
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_notices_wait_for_the_end_of_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+
+    def notice_from_a_thread() -> None:
+        thread = threading.Thread(target=display.notices, args=("not remembered",))
+        thread.start()
+        thread.join()
+        assert "not remembered" not in capsys.readouterr().err
+
+    engine.at_the_end = notice_from_a_thread
+    talk(engine, "one")
+    assert capsys.readouterr().err.splitlines()[-1] == "not remembered"
+    display.notices("at once")
+    assert capsys.readouterr().err == "at once\n"
+
+
+@pytest.mark.parametrize("words", [["half a li"], ["half a line\n"]])
+def test_an_answer_that_fails_midway_leaves_its_error_a_line_of_its_own(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = FakeEngine()
+
+    def fail() -> None:
+        raise ADEDError("it failed")
+
+    engine.says, engine.at_the_end = words, fail
+    talk(engine, "one")
+    shown = capsys.readouterr()
+    assert shown.out == words[0].rstrip("\n") + "\n"
+    assert "aded-chat: it failed\n" in shown.err
+
+
+def test_a_prompt_may_begin_a_conversation(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = iter(["/quit"])
+    monkeypatch.setattr(display, "is_terminal", lambda _stream: True)
+    monkeypatch.setattr(history, "line_reader", lambda **_: lambda: next(lines))
+    monkeypatch.setenv("TERM", "xterm")
+    result = run("-cnv", "-p", "/help")
+    assert result.exit_code == 0
+    assert [call[1][-1]["content"] for call in engine.calls] == ["/help"]
+    assert list(lines) == []
+
+
+@pytest.mark.parametrize("other", ["--json", "--raw", "-no-cnv"])
+def test_a_conversation_is_no_single_answer(engine: FakeEngine, other: str) -> None:
+    refused(run("-cnv", other, "-p", "q"), "-cnv", "--json" if other == "--json" else "--raw")
+    refused(run("-cnv", "-p", "-"), "-cnv")
 
 
 def test_ctrl_c_at_an_empty_prompt_says_how_to_leave(capsys: pytest.CaptureFixture[str]) -> None:
@@ -466,57 +655,6 @@ def test_a_folder_that_cannot_be_written_costs_the_history_only(
     said: list[str] = []
     history.open_history(remember=True, warn=said.append).store_string("x")
     assert len(said) == 1 and "not kept" in said[0]
-
-
-# At a real terminal
-
-PROMPT_SHOWN = b"\x1b[?2004h"  # line editing begins: it asks the terminal to bracket what is pasted
-
-
-@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
-def test_a_chat_at_a_terminal(tmp_path: Path) -> None:
-    import pty
-
-    child, terminal = pty.fork()
-    if child == 0:
-        variables = {
-            "FAKE_WORDS": "200",
-            "FAKE_PAUSE": "0.05",
-            "PROMPT_TOOLKIT_NO_CPR": "1",
-            "ADED_DATA_DIR": str(tmp_path),
-        }
-        os.execve(sys.executable, FAKE_PROGRAM, {**os.environ, **variables})
-    seen = b""
-
-    def wait_for(text: bytes) -> None:
-        nonlocal seen
-        deadline = time.monotonic() + 20
-        while text not in seen:
-            ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, seen
-            try:
-                seen += os.read(terminal, 4096)
-            except OSError:  # Linux's way of saying that the program has left
-                break
-        assert text in seen, seen
-        seen = seen.split(text, 1)[1]
-
-    try:
-        wait_for(PROMPT_SHOWN)
-        os.write(terminal, b"hello\r")
-        wait_for(b"w3 ")
-        os.write(terminal, b"\x03")
-        wait_for(b"stopped")
-        wait_for(PROMPT_SHOWN)
-        os.write(terminal, b"\x03")
-        wait_for(b"/quit")
-        wait_for(PROMPT_SHOWN)
-        os.write(terminal, b"\x04")
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-    finally:
-        os.close(terminal)
-    assert "+hello" in (tmp_path / "history").read_text()
 
 
 # The built-in model

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections import deque
 
+from aded_local.shown import visible
 from aded_local.target.loading import lib
 
 ERROR_LEVEL = 4
@@ -27,7 +28,7 @@ def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     if _last_level == ERROR_LEVEL and line.strip():
         _recent_errors.append(line.strip())
     if _verbose:
-        sys.stderr.write(line)
+        sys.stderr.write(visible(line))  # it quotes what stands in the file
 
 
 def capture(verbose: bool) -> None:

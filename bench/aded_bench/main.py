@@ -12,6 +12,7 @@ import click
 from aded_bench.commands import body, curve, lossless, priors, replay, report, run
 from aded_bench.options import EXIT_BAD_INPUT, EXIT_BROKEN_PIPE, EXIT_STOPPED, PROGRAM
 from aded_local.errors import ADEDError
+from aded_local.shown import one_line
 
 
 class _Group(click.Group):
@@ -59,7 +60,7 @@ def _silence_stdout() -> None:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"{PROGRAM}: {' '.join(message.split())}", err=True)
+    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
     sys.exit(EXIT_BAD_INPUT)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from aded_local.errors import StoreError
+from aded_local.shown import one_line, visible
 from aded_models import find
 
 PROGRAM = "aded-bench"
@@ -32,6 +33,16 @@ class ModelFile(click.Path):
 GGUF = ModelFile()
 
 
+def note(message: str) -> None:
+    """A line on standard error, beside the results."""
+    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
+
+
+def say(message: str) -> None:
+    """A line on standard output."""
+    click.echo(visible(message))
+
+
 def model_path(given: Path | None) -> Path:
     """The model given, else the one that any program takes; with a line on standard error where that knows little.
 
@@ -42,7 +53,7 @@ def model_path(given: Path | None) -> Path:
         return given
     found = find()
     if found.note is not None:
-        click.echo(f"{PROGRAM}: {found.note}", err=True)
+        note(found.note)
     return found.path
 
 
@@ -97,5 +108,5 @@ def finish(complete: bool, failure: str | None = None) -> None:
     if failure is not None:
         raise StoreError(f"{failure}; the results are printed above")
     if not complete:
-        click.echo(f"{PROGRAM}: stopped; this is what there was", err=True)
+        note("stopped; this is what there was")
         sys.exit(EXIT_STOPPED)

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aded_local.shown import one_line
+
 
 @contextlib.contextmanager
 def bytes_progress(what: str) -> Iterator[Callable[[int, int], None]]:
@@ -27,7 +29,7 @@ def bytes_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(one_line(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -42,5 +44,5 @@ def steps_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda note: bar.update(task, advance=1, description=f"{what} {note}".rstrip())
+        task = bar.add_task(one_line(what), total=total)
+        yield lambda note: bar.update(task, advance=1, description=one_line(f"{what} {note}"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aded_local.errors import ADEDError, OptionError, StoreError
+from aded_local.shown import one_line
 
 SAVE_SECONDS = 5.0  # between saves of a running measurement: what a crash may cost
 PACKAGES = ("aded-local", "llama-cpp-python", "numpy", "numba", "gguf")
@@ -245,5 +246,5 @@ class ResultFile:
             first = self.failure is None
             self.failure = f"{self.path} was not written: {error.strerror or error}"
             if first and not now:
-                print(f"{self.failure}; going on", file=sys.stderr)
+                print(one_line(f"{self.failure}; going on"), file=sys.stderr)
         self._saved_at = time.monotonic()

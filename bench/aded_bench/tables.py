@@ -8,18 +8,24 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from aded_bench.wording import attention
+from aded_local.shown import visible
 
 PIPED_WIDTH = 140  # columns where there is no terminal to ask
 
 
 class Output(Console):
-    """A console that leaves it to the command line what to do when the reader has gone."""
+    """A console whose texts hold nothing that a terminal obeys, but for rich's own styles."""
 
     def on_broken_pipe(self) -> None:
-        """Rich would exit with 1."""
+        """Rich would exit with 1; the command line knows better what to do when the reader has gone."""
         raise BrokenPipeError
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Every string of a line or a table comes through here."""
+        return super().render_str(visible(text), **how)
 
 
 def console() -> Console:
@@ -28,8 +34,10 @@ def console() -> Console:
 
 
 def literal(text: str) -> str:
-    """``text`` as it is: square brackets in it are no markup, and what UTF-8 cannot write is a question mark."""
-    return escape(text.encode("utf-8", errors="replace").decode())
+    """``text`` as it is: square brackets in it are no markup."""
+    return escape(
+        visible(text)
+    )  # in this order: what is removed may part a bracket from what makes it markup
 
 
 def title(result: dict[str, Any], *more: str) -> str:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aded_local.errors import ADEDError, EmptyPromptError
+from aded_local.errors import ADEDError, EmptyPromptError, ModelNotFoundError
+from aded_local.shown import json_text, visible
+from aded_local.starting import EXIT_INTERRUPTED
 
 from . import display
-from .options import STDIN, Settings, chat_options
+from .keyboard import Keyboard
+from .options import STDIN, Settings, chat_options, help_for_missing
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 2
 EXIT_UNEXPECTED = 1
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 MEASURING = "answered; measuring what a pass costs here, once per model (Ctrl-C leaves it for next time)…"
@@ -35,6 +37,9 @@ MEASURING_SECONDS_UNSEEN = 6.0
 """The same where nobody sees why: what was measured so far is kept, and the next answers add to it."""
 LOOK_SECONDS = 0.1
 """How often it looks whether the machine is busy."""
+
+LARGEST_PROMPT = 2**26
+"""Bytes of a file or of standard input: 64 for each token of the largest context. More is a mistake (/dev/zero)."""
 
 
 class OneLineCommand(click.Command):
@@ -67,8 +72,8 @@ def main(**given: Any) -> int:
 
     MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed, or
     builtin, which answers questions about shell commands. Without MODEL, smollm2 answers where it is
-    installed, else builtin. In the chat, /help lists the commands. With -p, or text on standard input, one
-    answer is printed, and nothing else goes to standard output.
+    installed, else builtin. In the chat, /help lists the commands. With -p, -f, or text on standard input,
+    one answer is printed, and nothing else goes to standard output.
     """
     if sys.stdout is None:
         display.error("standard output is closed, so there is nowhere to write an answer; leave it open")
@@ -80,7 +85,8 @@ def main(**given: Any) -> int:
     except click.ClickException:
         raise
     except ADEDError as failure:
-        display.error(str(failure))
+        is_missing = isinstance(failure, ModelNotFoundError) and settings.model is not None
+        display.error(str(failure) + (help_for_missing(settings.model or "") if is_missing else ""))
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -95,63 +101,93 @@ def main(**given: Any) -> int:
         return EXIT_ERROR
     except Exception as failure:
         if settings.verbose:
-            traceback.print_exc()
+            click.echo(visible(traceback.format_exc()), err=True, nl=False)
         what = f"unexpected {type(failure).__name__}" + (f": {failure}" if str(failure) else "")
         display.error(what if settings.verbose else f"{what}; --verbose shows where")
         return EXIT_UNEXPECTED
 
 
 def _run(settings: Settings) -> int:
-    one_shot = bool(settings.prompt) or not display.is_terminal(sys.stdin)
-    if not one_shot:
-        for name, given in (("--json", settings.as_json), ("--raw", settings.raw)):
-            if given:
-                raise click.UsageError(f"{name} answers once: give a prompt with -p or on standard input")
-        return _converse(settings)
-    return _answer_once(settings, read_prompt(settings.prompt))
+    at_terminal = display.is_terminal(sys.stdin)
+    has_prompt = bool(settings.prompt or settings.files)
+    if settings.conversation and not at_terminal:
+        raise click.UsageError(
+            "-cnv reads messages from a terminal, and standard input is none: leave it out"
+        )
+    if not settings.conversation and (has_prompt or not at_terminal):
+        return _answer_once(settings, read_prompt(settings))
+    for name, given in (("--json", settings.as_json), ("--raw", settings.raw)):
+        if given:
+            raise click.UsageError(f"{name} answers once: give a prompt with -p, -f or on standard input")
+    return _converse(settings, read_prompt(settings) if has_prompt else None)
 
 
-def read_prompt(parts: Sequence[str]) -> str:
-    """The prompt of a single answer: the parts joined by line ends; standard input where none is given.
+def read_prompt(settings: Settings) -> str:
+    """The prompt: the parts of -p and the texts of -f, joined by line ends; standard input where neither is given.
+
+    With --raw every text stays as it is, else the line end that closes a file goes.
 
     Raises:
-        click.UsageError: standard input is not valid UTF-8.
-        EmptyPromptError: nothing but white space.
+        click.UsageError: a file cannot be read, is not valid UTF-8, or is larger than any prompt.
+        EmptyPromptError: nothing, or without --raw nothing but white space.
     """
-    prompt = "\n".join(_read_stdin() if part == STDIN else part for part in (parts or (STDIN,)))
-    if not prompt.strip():
-        raise EmptyPromptError("the prompt is empty: give some text with -p or on standard input")
+    parts = settings.prompt or (() if settings.files else (STDIN,))
+    texts = [_standard_input(settings.raw) if part == STDIN else part for part in parts]
+    prompt = "\n".join([*texts, *(_text_of(path, settings.raw) for path in settings.files)])
+    if not (prompt if settings.raw else prompt.strip()):
+        raise EmptyPromptError("the prompt is empty: give some text with -p, -f or on standard input")
     return prompt
 
 
-def _read_stdin() -> str:
-    """All of standard input as text, without the line end that closes it."""
+def _standard_input(raw: bool) -> str:
     if sys.stdin is None or sys.stdin.closed:
         return ""
+    return _decoded("standard input", sys.stdin.buffer.read(LARGEST_PROMPT + 1), raw)
+
+
+def _text_of(path: str, raw: bool) -> str:
     try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_PROMPT + 1)
+    except (OSError, ValueError) as failure:  # ValueError: a null byte in the path
+        raise click.UsageError(
+            f"-f {path} cannot be read: {getattr(failure, 'strerror', None) or failure}"
+        ) from None
+    return _decoded(path, data, raw)
+
+
+def _decoded(name: str, data: bytes, raw: bool) -> str:
+    if len(data) > LARGEST_PROMPT:
+        raise click.UsageError(f"{name} is larger than any prompt ({LARGEST_PROMPT >> 20} MiB): give less")
+    try:
+        text = data.decode("utf-8" if raw else "utf-8-sig")
     except UnicodeDecodeError as failure:
-        raise click.UsageError(f"standard input is not valid UTF-8 text (byte {failure.start:,})") from None
-    return text.removesuffix("\n").removesuffix("\r")
+        raise click.UsageError(f"{name} is not valid UTF-8 text (byte {failure.start:,})") from None
+    return text if raw else text.removesuffix("\n").removesuffix("\r")
 
 
 def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalADED:
     """Load the model that the command line names; ``on_progress`` is told what takes seconds."""
     from aded_local import LocalADED
 
-    return LocalADED(settings.model, **settings.engine, on_progress=on_progress, on_notice=display.note)
+    return LocalADED(settings.model, **settings.engine, on_progress=on_progress, on_notice=display.notices)
 
 
-def _converse(settings: Settings) -> int:
-    from .history import line_reader
+def _converse(settings: Settings, first: str | None) -> int:
+    from .history import PROMPT, line_reader
     from .repl import Repl
     from .session import Conversation
 
-    with display.loading("loading the model…", quiet=settings.verbose) as say:
-        llm = open_model(settings, say)
-    with llm:
-        read_line = line_reader(remember=settings.remember, warn=display.note)
-        Repl(llm, Conversation(settings.system), settings.sampling, read_line).run()
+    edited = not display.is_dumb()
+    with Keyboard(edited=edited) as keyboard:
+        with display.loading("loading the model…", quiet=settings.verbose) as say:
+            llm = open_model(settings, say)
+        with llm:
+            if edited:
+                read_line = line_reader(remember=settings.remember, warn=display.note)
+            else:
+                read_line = functools.partial(keyboard.read_line, PROMPT)
+            Repl(llm, Conversation(settings.system), settings.sampling, read_line).run(first)
     return 0
 
 
@@ -164,16 +200,21 @@ def _answer_once(settings: Settings, prompt: str) -> int:
             return llm.stream(prompt, **settings.sampling)
         return llm.stream_chat(Conversation(settings.system).messages(prompt), **settings.sampling)
 
-    with display.loading("loading the model…", quiet=settings.verbose) as say:
-        llm = open_model(settings, say)
-    with llm:
-        answer = relay(llm, start, _keep_silent if settings.as_json else display.write_answer)
-        if settings.as_json:
-            _print_json(answer)
-        else:
-            _close_text(answer)
-        if not answer.stopped:
-            _measure_after_answer(llm)
+    with Keyboard(edited=False):
+        with display.loading("loading the model…", quiet=settings.verbose) as say:
+            llm = open_model(settings, say)
+        with llm:
+            with display.notices.kept():
+                if settings.as_json:
+                    answer = relay(llm, start, _keep_silent)
+                    _print_json(answer)
+                else:
+                    with display.answering() as write:
+                        answer = relay(llm, start, write)
+            if not settings.as_json and display.is_terminal(sys.stderr):
+                display.note(display.closing_line(answer))
+            if not answer.stopped:
+                _measure_after_answer(llm)
     return EXIT_INTERRUPTED if answer.stopped else 0
 
 
@@ -193,24 +234,14 @@ def _keep_silent(_text: str) -> None:
     """The writer of an answer that is printed whole at its end."""
 
 
-def _close_text(answer: Answer) -> None:
-    """End the streamed text with a line end, and show the figures where a person is looking."""
-    if not answer.text.endswith("\n"):
-        sys.stdout.write("\n")
-    sys.stdout.flush()
-    if display.is_terminal(sys.stderr):
-        display.note(display.closing_line(answer))
-
-
 def _print_json(answer: Answer) -> None:
-    readable = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     fields = {
         "text": answer.text,
         "token_ids": answer.tokens,
         "finish_reason": answer.finish_reason,
         "stats": answer.stats.to_dict() if answer.stats is not None else None,
     }
-    sys.stdout.write(json.dumps(fields, ensure_ascii=not readable) + "\n")
+    sys.stdout.write(json_text(fields, sys.stdout.encoding) + "\n")
     sys.stdout.flush()
 
 

@@ -1,30 +1,30 @@
-"""What the terminal shows: model text without control sequences, dim lines, tables.
+"""What the terminal shows: answers, notices, errors, dim lines, tables.
 
-Strings from a model or its file never reach a terminal raw: an escape sequence in them could retitle the
-window, recolour it, or type on the user's behalf.
+Text of others goes through ``aded_local.shown`` on its way.
 """
 
 from __future__ import annotations
 
-import re
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from aded_local.shown import one_line, visible
+
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .answer import Answer
 
 PROGRAM = "aded-chat"
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 without tab and line feed, DEL, C1
-
-
-def visible(text: str) -> str:
-    """The text without control characters (tab and line feed stay) and without lone surrogates."""
-    return _CONTROL.sub("", text).encode("utf-8", "replace").decode("utf-8")
+DUMB = ("dumb", "unknown")
+"""Values of TERM for terminals that obey no escape sequence."""
 
 
 def is_terminal(stream: IO[Any] | None) -> bool:
@@ -35,6 +35,16 @@ def is_terminal(stream: IO[Any] | None) -> bool:
         return False
 
 
+def is_dumb() -> bool:
+    """Whether the terminal shows text and nothing else."""
+    return os.environ.get("TERM", "").lower() in DUMB
+
+
+def is_styled(stream: IO[Any] | None) -> bool:
+    """Whether dim and bold are for a stream: a terminal that knows them, and a user who wants them (NO_COLOR)."""
+    return is_terminal(stream) and not is_dumb() and not os.environ.get("NO_COLOR")
+
+
 def tolerate_narrow_encodings() -> None:
     """Let a terminal that cannot show a character show "?" instead of ending the chat with an error."""
     for stream in (sys.stdout, sys.stderr):
@@ -43,26 +53,93 @@ def tolerate_narrow_encodings() -> None:
             reconfigure(errors="replace")
 
 
-def write_answer(text: str) -> None:
-    """Write a piece of model text to standard output at once."""
-    sys.stdout.write(visible(text) if is_terminal(sys.stdout) else text)
+@contextmanager
+def answering() -> Iterator[Callable[[str], None]]:
+    """Yields what writes an answer to standard output, piece by piece and at once.
+
+    Its last line is ended with the block, also where the answer fails in the middle: what comes next stands below it.
+    """
+    is_shown = is_terminal(sys.stdout)
+    last = ""
+
+    def write(text: str) -> None:
+        nonlocal last
+        said = visible(text) if is_shown else text
+        sys.stdout.write(said)
+        sys.stdout.flush()
+        last = said[-1:] or last
+
+    try:
+        yield write
+    except OSError:  # nobody takes what is written
+        raise
+    except BaseException:
+        if last:
+            _end_line(last)
+        raise
+    _end_line(last)
+
+
+def _end_line(last: str) -> None:
+    sys.stdout.write("" if last == "\n" else "\n")
     sys.stdout.flush()
 
 
 def error(message: str, *, program: str = PROGRAM) -> None:
     """One line on standard error: the program's name and what went wrong."""
-    click.echo(f"{program}: {visible(' '.join(message.split()))}", err=True)
+    click.echo(f"{program}: {one_line(message)}", err=True)
 
 
 def note(message: str) -> None:
-    """A dim line on standard error, beside the conversation."""
-    click.secho(visible(message), dim=True, err=True)
+    """A dim line on standard error, beside the conversation; none where there is nothing to say."""
+    said = visible(message)
+    if said:
+        click.echo(click.style(said, dim=True) if is_styled(sys.stderr) else said, err=True)
+
+
+class Notices:
+    """Notices of the engine. They come at any moment and from any thread, and are shown where a line begins."""
+
+    def __init__(self) -> None:
+        """Nothing is kept back yet."""
+        self._lock = threading.Lock()
+        self._kept: list[str] | None = None
+
+    def __call__(self, message: str) -> None:
+        """Show a notice, or keep it for ``show``."""
+        with self._lock:
+            if self._kept is not None:
+                self._kept.append(message)
+                return
+        note(message)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within the block an answer is written or a line typed: notices wait for ``show``, or for its end."""
+        self._show([])
+        try:
+            yield
+        finally:
+            self._show(None)
+
+    def show(self) -> None:
+        """Within ``kept``: a line begins here, so show what waits."""
+        self._show([])
+
+    def _show(self, kept_next: list[str] | None) -> None:
+        with self._lock:
+            due, self._kept = self._kept or [], kept_next
+        for message in due:
+            note(message)
+
+
+notices = Notices()
 
 
 def closing_line(answer: Answer) -> str:
     """The line below an answer: speed, tokens per pass, and why it ended where that is not plain."""
     parts = []
-    if answer.stats is not None:
+    if answer.stats is not None and answer.stats.tokens_per_second > 0:  # of one token there is no rate
         parts.append(f"{answer.stats.tokens_per_second:.1f} tokens/s")
         parts.append(f"{answer.stats.tokens_per_pass:.2f} tokens per pass")
     if answer.stopped:
@@ -81,20 +158,28 @@ def loading(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet or not is_terminal(sys.stderr):
         yield lambda _what: None
         return
-    from rich.console import Console
+    if is_dumb():
+        note(what)
+        yield note
+        return
     from rich.text import Text
 
-    with Console(stderr=True).status(what) as status:
+    with _console().status(Text(what)) as status:
         yield lambda what: status.update(Text(visible(what)))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, color_system="auto" if is_styled(sys.stderr) else None)
 
 
 def show_stats(description: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> None:
     """Print what holds for the loaded model, then the last answer's figures beside those of all answers."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(stderr=True)
+    console = _console()
     model = Table("model", "", box=None, header_style="bold", pad_edge=False)
     for name, value in description.items():
         model.add_row(Text(visible(_label(name))), Text(visible(_shown(value))))
@@ -159,7 +244,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     if value is None:
-        return "-"
+        return "not known"
     if isinstance(value, Mapping):
         return ", ".join(f"{_label(name)} {_shown(inner)}" for name, inner in value.items())
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -7,8 +7,10 @@ import sys
 
 import click
 
+from aded_local.starting import EXIT_INTERRUPTED
+
 from . import display
-from .chat import EXIT_BROKEN_PIPE, EXIT_ERROR, EXIT_INTERRUPTED, OneLineCommand, silence_stdout
+from .chat import EXIT_BROKEN_PIPE, EXIT_ERROR, OneLineCommand, silence_stdout
 
 PROGRAM = "aded-doctor"
 

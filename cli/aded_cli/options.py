@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+
+from aded_models import NAMES
 
 STDIN = "-"
 """As a value of -p: standard input."""
@@ -16,7 +19,8 @@ MAX_THREADS = 512  # GGML_MAX_N_THREADS; ggml aborts the process above it
 MAX_INT32 = 2**31 - 1  # llama.cpp keeps token counts and top-k in an int32
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's LLAMA_DEFAULT_SEED, which means a random one
 CHOSEN_BY_ENGINE = "-1"
-"""llama.cpp's value for "not limited" (-n), "all" (-ngl) and "random" (--seed): the engine's default here."""
+"""llama.cpp's value for "not limited" (-n), "all" (-ngl), "random" (--seed) and its own choice (-t): the engine's
+default here. Of -c, llama.cpp's value is 0."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,16 +40,17 @@ class Whole(click.IntRange):
     """An integer from ``min`` up, within llama.cpp's int32 unless ``largest`` says otherwise.
 
     The upper end is not part of the range that --help shows: nobody needs to read 2147483647 there.
+    ``auto`` is the value that leaves the choice to the engine.
     """
 
-    def __init__(self, min: int, *, largest: int = MAX_INT32, auto: bool = False) -> None:
+    def __init__(self, min: int, *, largest: int = MAX_INT32, auto: str | None = None) -> None:
         super().__init__(min)
         self._largest = largest
         self._auto = auto
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value as an int; None for -1 where that leaves the choice to the engine."""
-        if self._auto and str(value).strip() == CHOSEN_BY_ENGINE:
+        """The value as an int; None where the choice is left to the engine."""
+        if str(value).strip() == self._auto:
             return None
         number = super().convert(value, param, ctx)
         if number > self._largest:
@@ -62,7 +67,9 @@ class Settings:
         engine: keyword arguments of LocalADED besides the model's path.
         sampling: keyword arguments of each generation; only what was given on the command line.
         prompt: the parts given with -p, in order, possibly ``STDIN``.
+        files: the paths given with -f, in order; their texts follow the parts.
         system: the system prompt, None without one.
+        conversation: chat, where the prompt is only the first message.
         raw: complete the prompt's text without a chat template.
         as_json: print one JSON object instead of streaming text.
         remember: keep a history of typed lines on disk; the engine's ``memory`` likewise.
@@ -73,7 +80,9 @@ class Settings:
     engine: dict[str, Any]
     sampling: dict[str, Any]
     prompt: tuple[str, ...]
+    files: tuple[str, ...]
     system: str | None
+    conversation: bool
     raw: bool
     as_json: bool
     remember: bool
@@ -86,12 +95,17 @@ class Settings:
         Raises:
             click.UsageError: two options contradict each other, or a text is not valid UTF-8.
         """
-        prompt: tuple[str, ...] = given["prompt"]
-        for name, text in [("-p", part) for part in prompt] + [("--system", given["system"] or "")]:
-            _require_utf8(name, text)
+        prompt = tuple(_utf8("-p", part) for part in given["prompt"])
+        system = _utf8("--system", given["system"] or "")
+        model = _model(given["models"], given["model_option"])
         if prompt.count(STDIN) > 1:
             raise click.UsageError("-p - reads all of standard input, so it can be given only once")
-        if given["raw"] and given["system"]:
+        for name, is_given in (("--raw", given["raw"]), ("--json", given["as_json"])):
+            if given["conversation"] and is_given:
+                raise click.UsageError(f"-cnv chats, and {name} answers once: give one of them")
+        if given["conversation"] and STDIN in prompt:
+            raise click.UsageError("-cnv reads messages from standard input, so it has no place for -p -")
+        if given["raw"] and system:
             raise click.UsageError(
                 "--raw uses no chat template, so --system has no place in it: give one of them"
             )
@@ -99,8 +113,6 @@ class Settings:
             raise click.UsageError(
                 f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
             )
-        if given["model"] == "":
-            raise click.UsageError("MODEL is an empty string: give a path or a name, or leave it out")
         engine = {
             name: given[name]
             for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
@@ -108,11 +120,13 @@ class Settings:
         engine["memory"] = not given["no_memory"]
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
-            model=given["model"],
+            model=model,
             engine=engine,
             sampling=sampling,
             prompt=prompt,
-            system=given["system"] or None,
+            files=given["files"],
+            system=system or None,
+            conversation=given["conversation"],
             raw=given["raw"],
             as_json=given["as_json"],
             remember=not given["no_memory"],
@@ -123,12 +137,56 @@ class Settings:
 SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
 
 
-def _require_utf8(name: str, text: str) -> None:
-    """Refuse text that holds undecodable bytes (Python carries them as lone surrogates)."""
+def _model(arguments: Sequence[str], option: str | None) -> str | None:
+    """The one model that was named.
+
+    Raises:
+        click.UsageError: there are several, or the name is empty.
+    """
+    named = [*arguments, *([] if option is None else [option])]
+    if len(arguments) > 1:
+        raise click.UsageError(
+            f"there is one MODEL, not {len(arguments)}: to ask something, put it in quotes behind -p"
+        )
+    if len(named) > 1:
+        raise click.UsageError(f"-m {option} names a model, and so does {arguments[0]}: give one of them")
+    if "" in named:
+        raise click.UsageError("MODEL is an empty string: give a path or a name, or leave it out")
+    return named[0] if named else None
+
+
+def help_for_missing(model: str) -> str:
+    """What to add to an error where there is no such file: somebody may have meant a question, or a name."""
+    is_file = model.lower().endswith(".gguf") or os.path.lexists(os.path.expanduser(model))
+    if model in NAMES or is_file:
+        return ""
+    if any(character.isspace() for character in model):
+        return "; to ask it, put -p before it"
+    if os.path.basename(model) == model:
+        return f"; models have the names {' and '.join(sorted(NAMES))}, and -p answers a question"
+    return ""
+
+
+def utf8(text: str) -> str | None:
+    """A text from outside; None where its bytes are not UTF-8.
+
+    Where the locale is not UTF-8, Python reads bytes beyond ASCII as lone surrogates, and they still are UTF-8.
+    """
     try:
         text.encode("utf-8")
+        return text
     except UnicodeEncodeError:
-        raise click.UsageError(f"{name} is not valid UTF-8 text") from None
+        try:
+            return os.fsencode(text).decode("utf-8")
+        except UnicodeError:
+            return None
+
+
+def _utf8(name: str, text: str) -> str:
+    found = utf8(text)
+    if found is None:
+        raise click.UsageError(f"{name} is not valid UTF-8 text")
+    return found
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
@@ -147,39 +205,76 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 
 
 _DECLARATIONS: list[Callable[[Any], Any]] = [
-    click.argument("model", required=False),
+    click.argument("models", nargs=-1, metavar="[MODEL]"),
+    click.option("-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."),
     click.option(
         "-p",
         "--prompt",
         multiple=True,
         metavar="TEXT",
         help="Answer TEXT once and exit. May be repeated: the parts are joined by line ends, and the part '-'"
-        " is standard input, which is otherwise not read when -p is given.",
+        " is standard input, which is otherwise not read when -p or -f is given.",
     ),
     click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON object; with -p or standard input only."
+        "-f",
+        "--file",
+        "files",
+        multiple=True,
+        metavar="FILE",
+        help="The same with the text of FILE, without the line end that closes it; behind all of -p.",
     ),
-    click.option("--raw", is_flag=True, help="Complete the prompt's text itself, without the chat template."),
+    click.option(
+        "-cnv",
+        "--conversation",
+        is_flag=True,
+        help="Chat at the terminal, as without -p and -f; these give the first message.",
+    ),
+    click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print one JSON object; with -p, -f or standard input only.",
+    ),
+    click.option(
+        "--raw",
+        "-no-cnv",
+        "--no-conversation",
+        "raw",
+        is_flag=True,
+        help="Complete the prompt's text itself, to the last byte, without the chat template.",
+    ),
     click.option("-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."),
     click.option(
         "-n",
         "--predict",
         "--n-predict",
         "max_tokens",
-        type=Whole(1, auto=True),
+        type=Whole(1, auto=CHOSEN_BY_ENGINE),
         metavar="N",
         help="Tokens in an answer at most (-1: until it ends).",
     ),
-    click.option("-c", "--ctx-size", "n_ctx", type=Whole(1), metavar="N", help="Context in tokens."),
     click.option(
-        "-t", "--threads", "n_threads", type=Whole(1, largest=MAX_THREADS), metavar="N", help="CPU threads."
+        "-c",
+        "--ctx-size",
+        "n_ctx",
+        type=Whole(1, auto="0"),
+        metavar="N",
+        help="Context in tokens (0: what the model was trained with and memory allows, at most 8,192, the default).",
+    ),
+    click.option(
+        "-t",
+        "--threads",
+        "n_threads",
+        type=Whole(1, largest=MAX_THREADS, auto=CHOSEN_BY_ENGINE),
+        metavar="N",
+        help="CPU threads (-1: one per physical core, the default).",
     ),
     click.option(
         "-ngl",
         "--gpu-layers",
         "--n-gpu-layers",
         "n_gpu_layers",
-        type=Whole(0, auto=True),
+        type=Whole(0, auto=CHOSEN_BY_ENGINE),
         metavar="N",
         help="Layers on the GPU (-1: all, the default where the build has one).",
     ),
@@ -202,7 +297,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
     click.option(
         "-s",
         "--seed",
-        type=Whole(0, largest=MAX_SEED, auto=True),
+        type=Whole(0, largest=MAX_SEED, auto=CHOSEN_BY_ENGINE),
         metavar="N",
         help="Seed of the sampler (-1: random). The same seed and prompt give the same answer,"
         " up to the rounding of wider passes (see --exact).",

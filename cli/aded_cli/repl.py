@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +10,23 @@ from aded_local.errors import ADEDError, DeviceError
 
 from . import display
 from .answer import relay
+from .options import utf8
 from .session import Conversation
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED
 
+QUIT = "/quit"
 HELP = """\
 /help    this list
 /reset   begin a new conversation
 /stats   what holds for the loaded model, and the figures of the answers
 /quit    leave (or Ctrl-D)
-//text   send "/text" as a message
-Ctrl-C   stop the answer"""
+Ctrl-C   stop the answer
+All else is a message, also a command's name behind a space."""
+
+LIKE_A_COMMAND = re.compile(r"/[\w?-]*")
+"""A line that was meant as a command, known or not. ``/etc/hosts`` and ``// a comment`` are messages."""
 
 
 class Repl:
@@ -46,57 +51,67 @@ class Repl:
         self._sampling = sampling
         self._read_line = read_line
         self._figures: list[dict[str, Any]] = []
-        self._commands: dict[str, Callable[[], None]] = {
+        self._commands: dict[str, Callable[[], object]] = {
             "/help": lambda: display.note(HELP),
             "/reset": self._reset,
-            "/stats": self._show_stats,
+            "/stats": lambda: display.show_stats(self._llm.description(), self._figures),
+            QUIT: lambda: None,
         }
 
-    def run(self) -> None:
-        """Talk until the user leaves. What goes wrong with one message is said, and the chat goes on."""
+    def run(self, first: str | None = None) -> None:
+        """Talk until the user leaves. What goes wrong with one message is said, and the chat goes on.
+
+        Args:
+            first: a message that is answered before any is read.
+        """
         display.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
+        with display.notices.kept():
+            if first is not None:
+                self._attempt(self._answer, first)
+            while (line := self._next_line()) != QUIT:
+                self._attempt(self._take, line)
+
+    def _next_line(self) -> str:
+        """What is typed next, without white space at its end, which nobody sees."""
         while True:
+            display.notices.show()
             try:
-                line = self._read_line().strip()
+                return self._read_line().rstrip()
             except EOFError:
-                return
+                return QUIT
             except KeyboardInterrupt:
                 display.note("/quit or Ctrl-D leaves")
-                continue
-            if line == "/quit":
-                return
-            if line.startswith("/") and not line.startswith("//"):
-                self._obey(line)
-            elif line:
-                self._answer(line[1:] if line.startswith("//") else line)
 
-    def _obey(self, line: str) -> None:
-        command = self._commands.get(line)
-        if command is None:
-            name = line.split()[0]
-            display.error(
-                f"unknown command {name}: /help lists them, a leading // sends the line as a message"
-            )
-        else:
+    def _attempt(self, act: Callable[[str], None], line: str) -> None:
+        """Ctrl-C ends what the chat is at, never the chat."""
+        try:
+            act(line)
+        except KeyboardInterrupt:
+            display.note("stopped")
+
+    def _take(self, line: str) -> None:
+        """Obey or answer a line. Only what begins with a command's name is one."""
+        name, _, rest = line.partition(" ")
+        command = self._commands.get(name)
+        if command is not None and rest:
+            display.error(f"{name} takes nothing after it; a space before it sends the line as a message")
+        elif command is not None:
             command()
+        elif LIKE_A_COMMAND.fullmatch(line):
+            display.error(
+                f"unknown command {line}: /help lists them, a space before it sends it as a message"
+            )
+        elif line:
+            self._answer(line)
 
     def _reset(self) -> None:
         self._conversation.clear()
         self._llm.reset()
         display.note("a new conversation begins")
 
-    def _show_stats(self) -> None:
-        with display.loading("probing which batch sizes are exact (once per model)…", quiet=False):
-            try:
-                self._llm.measure_exactness()
-            except DeviceError as failure:
-                display.note(f"exactness not probed: {failure}")
-        display.show_stats(self._llm.description(), self._figures)
-
-    def _answer(self, text: str) -> None:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
+    def _answer(self, typed: str) -> None:
+        text = utf8(typed)
+        if text is None:
             display.error("the message is not valid UTF-8 text")
             return
         try:
@@ -115,9 +130,8 @@ class Repl:
             what = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
             display.note(f"the context of {llm.n_ctx:,} tokens is full: {what} dropped")
         messages = conversation.messages(text)
-        answer = relay(llm, lambda: llm.stream_chat(messages, **self._sampling), display.write_answer)
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        with display.answering() as write:
+            answer = relay(llm, lambda: llm.stream_chat(messages, **self._sampling), write)
         conversation.record(text, answer.text, stopped=answer.stopped)
         if answer.stats is not None:
             self._figures.append(answer.stats.to_dict())

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from aded_local.errors import ADEDError
+from aded_local.shown import one_line
 
 from . import display
 from .store_commands import build, erase, export, inspect, merge, prune
@@ -98,7 +99,7 @@ def _silence_stdout() -> None:
 
 
 def _fail(message: str, code: int = EXIT_ERROR) -> None:
-    click.echo(f"{PROGRAM}: {display.visible(' '.join(message.split()))}", err=True)
+    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aded_bench.options import GGUF
+from aded_bench.options import GGUF, say
 from aded_models import BUILTIN, find
 
 
@@ -78,4 +78,4 @@ def command(
             n_threads=threads,
             progress=progress,
         )
-    click.echo(f"{out}: {out.stat().st_size / 1e9:.2f} GB, {describe(made)}")
+    say(f"{out}: {out.stat().st_size / 1e9:.2f} GB, {describe(made)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aded_bench.options import CONTEXT, JSON, MODEL, PATH, PROGRAM, THREADS, finish, listed, model_path
+from aded_bench.options import CONTEXT, JSON, MODEL, PATH, THREADS, finish, listed, model_path, note
 
 LARGEST = 64  # aded_local.cost.LARGEST_BATCH, which is not imported here so that --help is quick
 ATTENTION = {"off": False, "on": True}
@@ -127,7 +127,7 @@ def command(
         keep=keep,
     )
     with steps_progress("curve", bench.total_steps(plan)) as step:
-        result = bench.run(plan, file, step, lambda note: click.echo(f"{PROGRAM}: {note}", err=True))
+        result = bench.run(plan, file, step, note)
     print_curves(result, console())
     if png_path is not None:
         from aded_bench.report.charts import curve_chart
@@ -136,5 +136,5 @@ def command(
         if curve_panels(result):
             curve_chart(result, png_path)
         else:
-            click.echo(f"{PROGRAM}: there is no curve to draw: {png_path} was not written", err=True)
+            note(f"there is no curve to draw: {png_path} was not written")
     finish(result["complete"], file.failure)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aded_bench.options import GGUF, PATH
+from aded_bench.options import GGUF, PATH, say
 
 if TYPE_CHECKING:
     from aded_bench.replay.traces import Trace
@@ -51,7 +51,7 @@ def command(
     raw = packed(priors, lessons)
     out.write_bytes(raw)
     answers, tokens = sum(len(trace.answers) for trace in read), sum(trace.tokens for trace in read)
-    click.echo(f"{out}: {len(raw):,} bytes, from {len(read)} traces, {answers} answers, {tokens} tokens")
+    say(f"{out}: {len(raw):,} bytes, from {len(read)} traces, {answers} answers, {tokens} tokens")
     if len(raw) >= LARGEST_FILE:
         raise StoreError(f"{out} is too large to be shipped: {LARGEST_FILE:,} bytes at most")
 

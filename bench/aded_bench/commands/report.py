@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aded_bench.options import PATH
+from aded_bench.options import PATH, say
 
 
 @click.command(name="report")
@@ -21,4 +21,4 @@ def command(paths: tuple[Path, ...], folder: Path, charts: bool) -> None:
     from aded_bench.report.write import collect, write
 
     for path in write(collect(paths), folder, charts):
-        click.echo(path)
+        say(str(path))

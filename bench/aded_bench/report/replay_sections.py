@@ -222,7 +222,9 @@ def _calibration(heads: Heads) -> list[Chart]:
             found = mapping(outcome.found.get("calibration"))
             read = [tuple(number(b.get(key)) for key in ("predicted", "observed", "count"))
                     for b in objects(found.get("bins"))]  # fmt: skip
-            bins = tuple((p, o, int(c)) for p, o, c in read if p is not None and o is not None and c)
+            bins = tuple((p, o, int(c)) for p, o, c in read
+                         if p is not None and o is not None and c is not None
+                         and 0 <= p <= 1 and 0 <= o <= 1 and c >= 1)  # fmt: skip
             if bins:
                 title = f"{head}{curve}, {outcome.label} {outcome.phase}".strip()
                 panels.append(Reliability(title, outcome.method, bins, number(found.get("ece"))))

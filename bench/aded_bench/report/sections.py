@@ -12,6 +12,7 @@ from aded_bench.report.untrusted import interval, mapping, number, objects, show
 from aded_bench.wording import attention
 
 SHOWN_SIZES = (1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)  # columns of the cost table; the chart has all
+LONGEST_SIZE = 6  # digits of a number of tokens in a pass: a million is more than any context
 MARGIN = 0.04  # of the axis, left free beyond the outermost value
 
 
@@ -89,7 +90,8 @@ def setting_of(curve: Mapping[str, Any]) -> str:
 def by_size(value: Any) -> dict[int, float]:
     """The numbers of {"1": 1.0, ...} by tokens in the pass, ascending."""
     read = {key: number(found) for key, found in mapping(value).items()}
-    kept = {int(key): found for key, found in read.items() if found is not None and key.isdecimal()}
+    read = {key: found for key, found in read.items() if key.isdecimal() and len(key) <= LONGEST_SIZE}
+    kept = {int(key): found for key, found in read.items() if found is not None}
     return {size: kept[size] for size in sorted(kept) if size > 0}
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from aded_local.shown import one_line
+
 LONGEST = 2_000  # characters of one value shown
+SMALLEST, LARGEST = (
+    1e-12,
+    1e15,
+)  # beside 0: drawing adds, multiplies and takes logarithms, and stays far from infinity
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None. True and False are no numbers."""
+    """A number that something measured can have been, else None. True and False are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        found = float(value)
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
+    is_possible = value == 0 or SMALLEST <= abs(value) <= LARGEST  # false of nan, and right of any int
+    return float(value) if is_possible else None
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -31,8 +33,8 @@ def objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def words(value: Any) -> str:
-    """A value as one line of printable text, cut where it is absurdly long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(value)[: LONGEST + 1]).split())
+    """A value as one line of text, cut where it is absurdly long."""
+    line = one_line(str(value)[: LONGEST + 1])
     return line if len(line) <= LONGEST else line[:LONGEST] + "…"
 
 

@@ -11,6 +11,7 @@ import click
 
 from aded_cli import display
 from aded_local.errors import StoreError
+from aded_local.shown import visible
 
 from .shared import FORCE, MEMORY, OUTPUT, open_vocabulary, plural, say, size_text, tokens_progress
 
@@ -100,7 +101,7 @@ def _tokenized(files: Corpus, vocabulary: Vocabulary, origin: Origin) -> Iterato
 
     for text in files.texts():
         yield from vocabulary.encode(text)
-    origin.sources = [Source(display.visible(name), size) for name, size in files.read[:MOST_SOURCES]]
+    origin.sources = [Source(visible(name), size) for name, size in files.read[:MOST_SOURCES]]
     origin.more_sources = max(0, len(files.read) - MOST_SOURCES)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from aded_cli import display
 from aded_local.errors import StoreError
+from aded_local.shown import json_text
 
 from .shared import FORCE, PATH, open_any, open_vocabulary, plural, say
 
@@ -62,23 +62,19 @@ def command(file: Path, model: str, out: Path | None, force: bool) -> None:
             _require_same(file, found.facts.tokenizer_key, found.facts.tokenizer_name, vocabulary)
             lines = _texts(found, vocabulary)
         if out is None or str(out) == "-":
-            _write(lines, sys.stdout.write, ensure_ascii=not _is_utf8(sys.stdout.encoding))
+            _write(lines, sys.stdout.write, sys.stdout.encoding)
             return
         with new_file(out) as target:
-            count = _write(lines, lambda line: target.write(line.encode("utf-8")), ensure_ascii=False)
+            count = _write(lines, lambda line: target.write(line.encode("utf-8")), "utf-8")
     finally:
         vocabulary.close()
     say(f"{out}: {plural(count, 'line')}")
 
 
-def _is_utf8(encoding: str | None) -> bool:
-    return (encoding or "").lower().replace("-", "") == "utf8"
-
-
-def _write(lines: Iterator[dict[str, Any]], write: Callable[[str], Any], *, ensure_ascii: bool) -> int:
+def _write(lines: Iterator[dict[str, Any]], write: Callable[[str], Any], encoding: str | None) -> int:
     count = 0
     for line in lines:
-        write(json.dumps(line, ensure_ascii=ensure_ascii) + "\n")
+        write(json_text(line, encoding) + "\n")
         count += 1
     return count
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aded_cli import display
 from aded_local.errors import StoreError
+from aded_local.shown import visible
 
 if TYPE_CHECKING:
     from aded_local.store import ConversationMemory
@@ -106,7 +106,7 @@ def date_text(seconds: int | None) -> str:
 
 def say(message: str) -> None:
     """A line on standard output, without control characters."""
-    click.echo(display.visible(message))
+    click.echo(visible(message))
 
 
 def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
@@ -117,7 +117,7 @@ def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Non
         right: columns of numbers.
     """
     # A name may hold a line end, which must not look like another row.
-    rows = [[display.visible(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
+    rows = [[visible(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [

@@ -1,0 +1,50 @@
+"""Text of others as a terminal may show it: what models say, what stands in files, paths, llama.cpp's messages.
+
+A terminal obeys what is in a text: an escape sequence retitles the window, recolours it or types on the user's behalf,
+and a bidi control makes ``rm -rf`` read as something else. So all such text goes through here before a person sees it.
+
+What stays: tab, line feed, and everything that only looks like something, among it the joiners of emoji and scripts
+(U+200C, U+200D) and the marks of ordinary Arabic and Hebrew (U+061C, U+200E, U+200F), which begin no nested direction.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_UNSEEN = (
+    "\x00-\x08\x0b-\x1f"  # C0 without tab and line feed
+    "\x7f-\x9f"  # DEL, and C1, whose U+009B begins an escape sequence as ESC [ does
+    "\u202a-\u202e\u2066-\u2069"  # embeddings, overrides and isolates, and their ends
+)
+_SURROGATES = "\ud800-\udfff"
+"""Halves of a character. In a path they stand for bytes that are not UTF-8; no terminal could be sent them."""
+
+_REMOVED = re.compile(f"[{_UNSEEN}]")
+_REPLACED = re.compile(f"[{_SURROGATES}]")
+_ESCAPED = re.compile(f"[{_UNSEEN}{_SURROGATES}]")
+
+
+def visible(text: str) -> str:
+    """The text without control characters and bidi controls; a lone surrogate becomes "?". Ordinary text is unchanged.
+
+    Every character is judged alone, so a text may be shown in pieces.
+    """
+    return _REPLACED.sub("?", _REMOVED.sub("", text))
+
+
+def one_line(text: str) -> str:
+    """The same on one line: white space of any kind is a space."""
+    return visible(" ".join(text.split()))
+
+
+def json_text(value: Any, encoding: str | None) -> str:
+    """``value`` as JSON on one line, of the same meaning as ever, with what ``visible`` removes written as escapes.
+
+    Args:
+        encoding: of the stream it goes to; other characters stand for themselves in UTF-8 only.
+    """
+    is_utf8 = (encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, ensure_ascii=not is_utf8)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

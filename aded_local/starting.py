@@ -1,0 +1,40 @@
+"""How a program begins and ends: whenever Ctrl-C comes, no traceback is shown. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as a shell reports it."""
+
+
+def start(module: str) -> None:
+    """Import a program's module and call its ``main``, which handles Ctrl-C from there on and ends the process.
+
+    While modules are imported, and while the interpreter ends, an interrupt would be raised at any place in code of
+    others, which prints it or loses it. There is nothing to save in either: the process ends at once.
+    """
+    try:
+        import signal
+        from importlib import import_module
+
+        handled = (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )  # else it is ignored: nohup, `&`
+        if handled:
+            signal.signal(signal.SIGINT, _leave)
+        main = import_module(module).main
+        if handled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            sys.exit(main())
+        finally:
+            if handled:
+                signal.signal(signal.SIGINT, _leave)
+    except KeyboardInterrupt:
+        _leave()
+
+
+def _leave(*_: object) -> None:
+    os._exit(EXIT_INTERRUPTED)
