@@ -1,45 +1,365 @@
-"""Where files of a user live. Imports nothing heavy."""
+"""Where files of a user live, and how those that are ours are opened. Imports nothing heavy.
+
+In a container there may be no home folder, one that cannot be written, or a user whom the system does not know. Then
+what can be made again goes to a private folder among temporary files, what was said is not kept, and ``complaint`` says
+so.
+
+What lies where a file of ours should be may be anything: a link to a file that means something to somebody, a pipe, a
+device that never ends, another user's file, gigabytes. ``open_private`` takes no such file, and all reading is bounded.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import os
+import stat
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 
-APP = "aded-local"
+from aded_local.errors import StoreError
+
+APP: Final = "aded-local"
+
+CACHE_VARIABLE, DATA_VARIABLE = "ADED_CACHE_DIR", "ADED_DATA_DIR"
+
+NO_MEMORY_VARIABLE: Final = "ADED_NO_MEMORY"
+"""Set to anything but 0, nothing that was said or typed is kept or read, whatever a program asks for."""
+
+NOWHERE: Final = Path(os.devnull, "nowhere")
+"""A folder that cannot be: there is nothing to read in it, and writing fails as on a disk that refuses."""
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+
+SMALL: Final = 4 << 20
+"""Bytes of a small file of ours at most: a hundred times what measurements of one model take."""
+
+PROBED_BYTES: Final = 4096
+"""Written to see whether a folder takes a file: an empty one fits on a full disk."""
+
+
+# --- where ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder to use.
+
+    Attributes:
+        path: the folder; ``NOWHERE`` where there is none.
+        problem: why it is not the one that was meant, or that one cannot be written; None where all is well.
+    """
+
+    path: Path
+    problem: str | None
 
 
 def cache_folder() -> Path:
-    """Where things lie that can be made again: measurements, compiled kernels. ``ADED_CACHE_DIR`` overrides."""
-    return Path(
-        os.environ.get("ADED_CACHE_DIR") or platformdirs.user_cache_dir(APP, appauthor=False)
-    ).expanduser()
+    """Where things lie that can be made again: measurements, compiled kernels. ``ADED_CACHE_DIR`` overrides.
+
+    Always a path; where nothing can be kept, reading from it and writing to it fail.
+    """
+    return cache().path
+
+
+def cache() -> Place:
+    """The cache folder, and what was wrong with the one that was meant.
+
+    One that cannot be written is replaced by ``temporary_folder``; where that is impossible too, it is at least read.
+    """
+    return _chosen_cache(*_meant(CACHE_VARIABLE, platformdirs.user_cache_dir), _temporary_path())
+
+
+@functools.cache
+def _chosen_cache(meant: Path | None, problem: str, _temporary: Path | None) -> Place:
+    """Choose once in a process: where things lie must not change because a disk fills up meanwhile."""
+    if meant is not None:
+        reason = refusal(meant)
+        if reason is None:
+            return Place(meant, None)
+        problem = f"{meant}: {reason}"
+    temporary = temporary_folder()
+    if temporary is not None:
+        return Place(temporary, problem)
+    return Place(meant if meant is not None and os.path.isdir(meant) else NOWHERE, problem)
 
 
 def data_folder() -> Path:
-    """Where what a person wrote lies. ``ADED_DATA_DIR`` overrides."""
-    return Path(
-        os.environ.get("ADED_DATA_DIR") or platformdirs.user_data_dir(APP, appauthor=False)
-    ).expanduser()
+    """Where what a person wrote lies. ``ADED_DATA_DIR`` overrides.
+
+    Raises:
+        StoreError: there is no such place.
+    """
+    folder, problem = _meant(DATA_VARIABLE, platformdirs.user_data_dir)
+    if folder is None:
+        raise StoreError(f"{problem}; set {DATA_VARIABLE} to a folder that can be written")
+    return folder
 
 
-def write_privately(path: Path, text: str) -> None:
-    """Write a small file, readable by its owner alone, in one step: a reader finds the old text or the new.
+def data_problem() -> str | None:
+    """Why nothing can be kept in the data folder, which is not made for the question; None where it can."""
+    folder, problem = _meant(DATA_VARIABLE, platformdirs.user_data_dir)
+    if folder is None:
+        return problem
+    there = folder
+    while not os.path.lexists(there) and there.parent != there:
+        there = there.parent
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+        return None
+    return f"{folder} cannot be made or written"
+
+
+def memory_is_off() -> bool:
+    """Whether the person has switched off for good that anything they said or typed is kept or read."""
+    return os.environ.get(NO_MEMORY_VARIABLE, "") not in ("", "0")
+
+
+def temporary_folder() -> Path | None:
+    """A private folder of this user among temporary files, made if need be; None where there can be none.
+
+    Its name is always the same, so that the next start finds what this one left there, and so does a child process that
+    goes on when this one ends. Another user may have taken the name: such a folder is not used.
+    """
+    folder = _temporary_path()
+    if folder is None:
+        return None
+    try:
+        make_private_folder(folder)
+        if not is_private_folder(folder):
+            return None
+        folder.chmod(PRIVATE_FOLDER)
+    except OSError:
+        return None
+    return folder if refusal(folder) is None else None
+
+
+def _temporary_path() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir(), f"{APP}-{os.geteuid()}" if hasattr(os, "geteuid") else APP)
+    except OSError:  # no folder takes temporary files
+        return None
+
+
+def refusal(folder: Path) -> str | None:
+    """Why no file can be kept in ``folder``, which is made if need be; None where one can."""
+    try:
+        make_private_folder(folder)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBED_BYTES))
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def complaint(*, kernels: Path | None, memory: bool) -> str | None:
+    """One line for whoever starts a program where something cannot be kept; None where all can.
+
+    Args:
+        kernels: where compiled kernels are kept; None for nowhere.
+        memory: what is said is to be kept.
+    """
+    place = cache()
+    found = "" if place.problem is None else f" ({place.problem})"
+    late = "so drafting begins some 15 s late each time"
+    parts = []
+    if found and place.path == _temporary_path():
+        parts.append(f"measurements and compiled kernels lie in {place.path}{found}")
+    elif found:
+        parts.append(
+            f"what is measured cannot be kept{found}{'' if kernels else f', nor what is compiled, {late}'}"
+        )
+    elif kernels is None:
+        why = "the disk is full, or others can write to it"
+        parts.append(f"compiled kernels cannot be kept in {place.path} ({why}), {late}")
+    elif kernels.parent == _temporary_path():
+        parts.append(
+            f"compiled kernels lie in {kernels.parent}, since others could replace those in {place.path}"
+        )
+    variables = [CACHE_VARIABLE] if parts else []
+    reason = data_problem() if memory else None
+    if reason is not None:
+        parts.append(f"what is said is not kept ({reason})")
+        variables.append(DATA_VARIABLE)
+    if not parts:
+        return None
+    which = "another folder" if len(variables) == 1 else "other folders"
+    return f"{'; '.join(parts)}; name {which} with {' and '.join(variables)}"
+
+
+def _meant(variable: str, default: Callable[..., str]) -> tuple[Path | None, str]:
+    """The folder that the environment names; None where it names none, and why."""
+    given = os.environ.get(variable)
+    unknown = "no home folder is known"
+    try:
+        path = os.path.expanduser(given or default(APP, appauthor=False))
+    except RuntimeError:  # newer versions of platformdirs; older ones leave the path as it was
+        return None, unknown
+    head = path.split(os.sep)[0]
+    if head.startswith("~"):
+        return None, f"{variable} is {given}, and there is no such user" if head != "~" else unknown
+    try:
+        return Path(os.path.abspath(path)), ""
+    except OSError as error:  # relative, and the current folder is gone
+        return (
+            None,
+            f"{variable} is {path}, and the current folder cannot be found: {error.strerror or error}",
+        )
+
+
+# --- how files of ours are opened ----------------------------------------------------------------
+
+# No link is followed, since a rewrite would replace the link; a pipe is not waited for.
+_CAREFUL: Final = (
+    getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder of mode 0700, and its parents where they are missing, likewise.
+
+    A folder that exists keeps its mode: it may serve other purposes too.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_private_folder(folder.parent)
+    try:
+        os.mkdir(folder, PRIVATE_FOLDER)
+    except FileExistsError as error:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
+        return  # another program was quicker
+    os.chmod(folder, PRIVATE_FOLDER)  # whatever the umask took away
+
+
+def is_private_folder(folder: Path) -> bool:
+    """Whether ``folder`` is a folder of this user (no link to one) that nobody else may write to, or replace.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return False
+    if not hasattr(os, "geteuid"):  # Windows, where modes mean nothing
+        return True
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return False
+    # Who may write to a folder above, and is not held back by the sticky bit, can put another one in its place.
+    above = (each.stat().st_mode for each in Path(os.path.realpath(folder)).parents)
+    return not any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in above)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """A descriptor of a regular file that only its owner may read; with ``os.O_CREAT`` made if need be.
+
+    What is written to is this user's own; what is read may be the system administrator's.
+
+    Raises:
+        OSError: it cannot be opened, is a link, no regular file, or another user's.
+    """
+    try:
+        handle = os.open(path, flags | _CAREFUL, PRIVATE_FILE)
+    except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
+        raise
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+            raise OSError(number, "it is not a regular file", str(path))
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        if hasattr(os, "geteuid") and found.st_uid not in ({os.geteuid()} if writes else {os.geteuid(), 0}):
+            raise OSError(errno.EPERM, "it belongs to another user", str(path))
+        if writes and hasattr(os, "fchmod") and stat.S_IMODE(found.st_mode) != PRIVATE_FILE:
+            os.fchmod(handle, PRIVATE_FILE)  # an odd umask, or a copy that came with a wider mode
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def read_private(path: Path, most: int = SMALL) -> bytes:
+    """All bytes of a file of ours.
+
+    Raises:
+        OSError: there is none, it has more than ``most`` bytes, or ``open_private`` refuses it.
+    """
+    with open(open_private(path, os.O_RDONLY), "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return data
+
+
+def read_ends(path: Path, first: int, last: int) -> tuple[bytes, bytes, int]:
+    """The beginning and the end of a file of ours, and its size in bytes.
+
+    Args:
+        path: the file.
+        first, last: bytes of each at most; a file that has no more than both together is a beginning only.
+
+    Raises:
+        OSError: there is none, or ``open_private`` refuses it.
+    """
+    with open(open_private(path, os.O_RDONLY), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= first + last:
+            return file.read(first + last), b"", size
+        beginning = file.read(first)
+        file.seek(size - last)
+        return beginning, file.read(last), size
+
+
+def write_whole(handle: int, data: bytes) -> None:
+    """Write all of ``data``, in one call to the system where that takes it.
+
+    Raises:
+        OSError: it does not fit; some of it may have been written.
+    """
+    view = memoryview(data)
+    while view:
+        written = os.write(handle, view)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view = view[written:]
+
+
+def write_privately(path: Path, data: str | bytes) -> None:
+    """Write a small file, readable by its owner alone, in one step: a reader finds the old content or the new.
+
+    Args:
+        path: the file; its folder is made if need be. A link in its place is replaced, not followed.
+        data: its content; text in UTF-8.
 
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-    ) as file:
+    make_private_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
+    try:
         try:
-            file.write(text)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            file.close()
-            Path(file.name).unlink(missing_ok=True)
-            raise
+            if hasattr(os, "fchmod"):
+                os.fchmod(handle, PRIVATE_FILE)  # whatever the umask took away
+            write_whole(handle, data.encode() if isinstance(data, str) else data)
+        finally:
+            os.close(handle)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

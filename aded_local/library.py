@@ -13,7 +13,7 @@ import os
 import re
 from pathlib import Path
 
-from aded_local.folders import cache_folder, write_privately
+from aded_local.folders import cache_folder, read_private, write_privately
 
 PACKAGE = "llama_cpp"
 DISTRIBUTION = "llama-cpp-python"
@@ -88,7 +88,7 @@ def fingerprint(paths: list[Path]) -> str:
 def _remembered(memo: Path) -> dict[str, object]:
     """The content of the file of hashes; empty where it cannot be used."""
     try:
-        found = json.loads(memo.read_bytes())
+        found = json.loads(read_private(memo))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

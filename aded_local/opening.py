@@ -11,7 +11,7 @@ from aded_local.drafting import Drafter, kept, kernels_are_kept, make_drafter
 from aded_local.drafting.statistics import Table
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
-from aded_local.folders import cache_folder
+from aded_local.folders import NO_MEMORY_VARIABLE, complaint, data_problem, memory_is_off
 from aded_local.joining import JoiningPlanner
 from aded_local.planning import PlainPlanner, Planner, make_planner
 from aded_local.preparing import KERNELS, MEASURING, Preparation, compile_beside, giving_way
@@ -61,7 +61,13 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         if "position_embd.weight" in model.header.tensors:
             # Learnt positions end where training did, and llama.cpp ends the process beyond.
             n_ctx = min(n_ctx, model.n_ctx_train)
-        memory = _open_memory(model, notice) if options.memory else None
+        wanted = options.memory and not memory_is_off()
+        if options.memory and not wanted:
+            notice(f"nothing is remembered: {NO_MEMORY_VARIABLE} is set, and stands above memory=True")
+        line = complaint(kernels=kept.FOLDER, memory=wanted)
+        if line is not None:
+            notice(line)
+        memory = _open_memory(model, notice) if wanted else None
         while True:
             try:
                 return _open_context(model, n_ctx, options, memory, progress, notice)
@@ -77,12 +83,17 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
 
 
 def _open_memory(model: Model, notice: Say) -> ConversationMemory | None:
+    """The memory of a model; it may be one that can be read only, and then ``complaint`` has told that."""
     try:
         identity = identity_of(model.header)
     except StoreError as error:
         notice(f"conversations are not remembered: {error}")
         return None
-    return ConversationMemory.open(identity, notice)
+    return ConversationMemory.open(identity, _quiet if data_problem() is not None else notice)
+
+
+def _quiet(_line: str) -> None:
+    return
 
 
 def _static_table(path: Path, model: Model) -> Table:
@@ -159,7 +170,16 @@ def _open_context(
     turns = Turns()
     tuner.on_busy = turns.hold_nobody_up
     engine = Engine(
-        target, PlainPlanner(), None, tuner, options, notice, turns, Preparation(turns, notice), memory
+        target,
+        PlainPlanner(),
+        None,
+        tuner,
+        options,
+        notice,
+        turns,
+        Preparation(turns, notice),
+        memory,
+        forgetful=data_problem() is not None,
     )
     try:
         if options.draft == "off" or target.drafting_shape == "none":
@@ -178,11 +198,6 @@ def _open_context(
         tuner.progress = lambda line: None  # from here on nobody waits
         joining = JoiningPlanner()
         if not kernels_are_kept():
-            if kept.FOLDER is None:
-                notice(
-                    f"compiled kernels cannot be kept below {cache_folder()} (it cannot be written, or others can "
-                    "write to it), so drafting starts some 15 s late each time; name another folder with ADED_CACHE_DIR"
-                )
             engine.planner = joining
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
             return engine

@@ -25,7 +25,7 @@ from typing import Any
 
 from aded_local import library, trial
 from aded_local.errors import BrokenBuildError
-from aded_local.folders import cache_folder, write_privately
+from aded_local.folders import cache_folder, read_private, write_privately
 from aded_local.processor import processor
 from aded_local.trial import Ending, Outcome
 
@@ -151,7 +151,7 @@ def verdict_path() -> Path | None:
 def read(path: Path) -> Verdict | None:
     """A kept verdict; None where there is none, or none that can be used."""
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
+        found: dict[str, Any] = json.loads(read_private(path))
         verdict = Verdict(**found)
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -19,7 +19,7 @@ from typing import Final
 from aded_local.cost import LARGEST_BATCH, MOST_SECONDS, SIGHTINGS, CostCurve
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
-from aded_local.folders import cache_folder, write_privately
+from aded_local.folders import cache, cache_folder, read_private, write_privately
 from aded_local.probe import Gate, OpenGate, Probe
 from aded_local.target import ContextSettings, Model, Target
 
@@ -124,7 +124,7 @@ class Measurements:
         with contextlib.suppress(
             OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError
         ):
-            data = json.loads(path.read_text())
+            data = json.loads(read_private(path))
             if data["format"] == FORMAT:
                 self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
                 self.exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
@@ -132,7 +132,7 @@ class Measurements:
                 self.winners = {str(k): str(v) for k, v in data["winners"].items()}
 
     def save(self, model: Model, notice: Say) -> None:
-        """Write the file in one step; says so through ``notice`` when it cannot."""
+        """Write the file in one step; says so through ``notice``, once, where that fails and could not be foreseen."""
         data = {
             "format": FORMAT,
             "model": model.path.name,
@@ -145,7 +145,7 @@ class Measurements:
         try:
             write_privately(self.path, json.dumps(data))
         except OSError as error:
-            if not self._told:
+            if not self._told and cache().problem is None:  # that one was told at the start: see ``opening``
                 reason = f"{error.strerror or error} in {self.path.parent}"
                 notice(f"measurements not kept ({reason}); they are made again at the next start")
             self._told = True

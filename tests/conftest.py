@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from aded_local import preflight
+from aded_local import folders, preflight
 from aded_local.drafting.ahead import COMMAND
 from aded_local.folders import cache_folder
 
@@ -47,6 +47,8 @@ def own_folders(
         (cache / "preflight").mkdir()
         shutil.copy(verdict_file, cache / "preflight")
     monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
+    # Where a test lets the cache be unusable, nothing goes to the user's own folder among temporary files instead.
+    monkeypatch.setattr(folders, "_temporary_path", lambda: None)
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
 

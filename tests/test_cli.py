@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fake_engine import FakeEngine, FakeStats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aded_cli import chat, display, history
 from aded_cli.repl import Repl
@@ -647,14 +650,102 @@ def test_history_keeps_lines_between_chats_and_none_when_told_not_to(tmp_path: P
     assert said == []
 
 
-def test_a_folder_that_cannot_be_written_costs_the_history_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("folder", ["file/below", "~nosuchuser/x"])
+def test_where_there_is_no_data_folder_lines_are_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
+    """The engine tells it, which keeps more there."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "file" / "below"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ADED_DATA_DIR", folder)
     said: list[str] = []
-    history.open_history(remember=True, warn=said.append).store_string("x")
-    assert len(said) == 1 and "not kept" in said[0]
+    kept = history.open_history(remember=True, warn=said.append)
+    kept.store_string("x")
+    assert list(kept.load_history_strings()) == ["x"]
+    assert said == [] and [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes of POSIX")
+@pytest.mark.parametrize("obstacle", ["link", "endless", "pipe", "folder", "a text of the user's"])
+def test_what_lies_where_the_history_should_be_is_left_alone(tmp_path: Path, obstacle: str) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "data" / "history"
+    victim.write_text("mine\n")
+    victim.chmod(0o644)
+    path.parent.mkdir()
+    if obstacle == "link":
+        path.symlink_to(victim)
+    elif obstacle == "endless":
+        path.symlink_to("/dev/zero")
+    elif obstacle == "pipe":
+        os.mkfifo(path)
+    elif obstacle == "folder":
+        path.mkdir()
+    else:
+        path.write_text("mine\n")
+    said: list[str] = []
+    kept = history.open_history(remember=True, warn=said.append)
+    kept.store_string("x")
+    assert list(kept.load_history_strings()) == ["x"]
+    assert len(said) == 1 and str(path) in said[0] and "\n" not in said[0]
+    assert victim.read_text() == "mine\n" and stat.S_IMODE(victim.stat().st_mode) == 0o644
+    if obstacle.startswith("a text"):
+        assert path.read_text() == "mine\n"
+
+
+def test_a_link_that_is_put_there_during_a_chat_is_not_followed(tmp_path: Path) -> None:
+    kept = history.open_history(remember=True, warn=pytest.fail)
+    path, victim = tmp_path / "data" / "history", tmp_path / "victim"
+    victim.write_text("mine\n")
+    path.unlink()
+    path.symlink_to(victim)
+    kept.store_string("x")
+    assert list(kept.load_history_strings()) == []
+    assert victim.read_text() == "mine\n"
+
+
+def test_of_a_history_of_gigabytes_the_newest_lines_are_loaded(tmp_path: Path) -> None:
+    kept = history.open_history(remember=True, warn=pytest.fail)
+    path = tmp_path / "data" / "history"
+    os.truncate(path, 3 << 30)  # a hole: no line begins like that
+    assert history.is_history(path) is False
+    path.write_text("\n# then\n+" + "x" * history.MOST_LOADED + "\n+the same\n")
+    kept.store_string("a\nb")
+    kept.store_string("c")
+    assert list(kept.load_history_strings()) == ["c", "a\nb"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8")), max_size=5))
+def test_typed_lines_come_back_and_are_those_of_prompt_toolkit(lines: list[str]) -> None:
+    from prompt_toolkit.history import FileHistory
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADED_DATA_DIR", folder)
+        theirs = FileHistory(os.path.join(folder, "history"))
+        for number, line in enumerate(lines):
+            if number % 2:
+                theirs.store_string(line)
+            else:
+                history.open_history(remember=True, warn=pytest.fail).store_string(line)
+        mine = list(history.open_history(remember=True, warn=pytest.fail).load_history_strings())
+        assert mine == lines[::-1] == list(theirs.load_history_strings())
+
+
+@pytest.mark.parametrize(("value", "is_off"), [("1", True), ("0", False)])
+def test_the_environment_switches_memory_and_history_off_for_good(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, value: str, is_off: bool
+) -> None:
+    monkeypatch.setenv("ADED_NO_MEMORY", value)
+    remembers: list[bool] = []
+
+    def line_reader(*, remember: bool, warn: Any) -> Any:
+        remembers.append(remember)
+        raise EOFError
+
+    monkeypatch.setattr(history, "line_reader", line_reader)
+    monkeypatch.setattr(display, "is_terminal", lambda stream: True)
+    run()
+    assert engine.options["memory"] is not is_off and remembers == [not is_off]
 
 
 # The built-in model

@@ -50,6 +50,7 @@ def test_a_sound_build_is_tried_anew_and_told(verdict_file: Path | None) -> None
         "path": os.environ["ADED_CACHE_DIR"],
         "exists": True,
         "writable": True,
+        "problem": None,
     }
     assert found["models"]["builtin"]["bytes"] > 1_000_000
 

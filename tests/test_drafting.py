@@ -538,6 +538,7 @@ def test_an_unknown_preset_is_refused() -> None:
 def test_kernels_compile_where_no_cache_can_be_written() -> None:
     """A process whose cache folder cannot exist still drafts; only one small kernel is compiled here."""
     program = (
+        "import tempfile; tempfile.tempdir = '/dev/null/nowhere'\n"
         "from aded_local.drafting import kept, statistics as s\n"
         "assert kept.FOLDER is None\n"
         "s.extend_hash(s.SEED_KEY, 3)\n"

@@ -11,10 +11,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import strangers
 
+from aded_local import folders
 from aded_local.drafting import ahead, kept, kernels_are_kept, make_drafter
+from aded_local.folders import complaint
 
 
 @pytest.fixture
@@ -90,8 +94,20 @@ def test_nothing_is_kept_where_there_is_no_folder(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where kernels would lie; beside it is a folder for temporary files."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(folders, "_temporary_path", lambda: tmp_path / "temporary" / "ours")
     return tmp_path / "cache" / f"kernels-{kept.sources_fingerprint()}"
+
+
+def is_elsewhere(cache: Path) -> bool:
+    """Whether a private folder among temporary files is used instead, and the one that was meant left as it is."""
+    found = kept.usable_folder()
+    assert found is not None and mode_of(found) == mode_of(found.parent) == 0o700
+    line = complaint(kernels=found, memory=False)
+    assert line is not None and str(found.parent) in line and "ADED_CACHE_DIR" in line
+    return found.parent.parent == cache.parent.parent / "temporary"
 
 
 def mode_of(path: Path) -> int:
@@ -118,26 +134,57 @@ def test_one_that_others_could_write_to_is_not_used(cache: Path, mode: int) -> N
     """Kept kernels are pickles: whoever writes them decides what runs."""
     cache.mkdir(parents=True)
     cache.chmod(mode)
-    assert kept.usable_folder() is None
+    assert is_elsewhere(cache)
+
+
+def test_one_in_a_folder_where_others_could_put_another_is_not_used(cache: Path) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    cache.parent.chmod(0o777)
+    assert is_elsewhere(cache)
+    cache.parent.chmod(0o1777)
+    assert kept.usable_folder() == cache
 
 
 def test_a_link_is_not_followed(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     cache.parent.mkdir()
     cache.symlink_to(tmp_path / "elsewhere")
-    assert kept.usable_folder() is None
+    assert is_elsewhere(cache)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_another_users_folder_is_not_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir(parents=True, mode=0o700)
-    monkeypatch.setattr(os, "getuid", lambda: os.lstat(cache).st_uid + 1)
-    assert kept.usable_folder() is None
+    monkeypatch.setattr(os, "geteuid", lambda: os.lstat(cache).st_uid + 1)
+    assert kept.usable_folder() is None  # nor is one among temporary files: it belongs to the same user
+
+
+def test_another_users_open_folder_is_not_used_by_root(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    strangers.owned_by_stranger([cache])
+    assert is_elsewhere(cache)
 
 
 def test_a_file_in_its_place_is_no_folder(cache: Path) -> None:
     cache.parent.mkdir()
     cache.write_bytes(b"")
-    assert kept.usable_folder() is None
+    assert is_elsewhere(cache)
+
+
+def test_a_link_to_nothing_beside_it_is_no_obstacle(cache: Path) -> None:
+    """Former versions are looked for there, and a link that leads nowhere cannot be asked for its age."""
+    cache.parent.mkdir()
+    (cache.parent / "kernels-old").symlink_to(cache.parent / "nothing")
+    assert kept.usable_folder() == cache
+
+
+@pytest.mark.parametrize("put", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/dev/zero")])
+def test_a_lock_or_stamp_that_is_no_file_costs_time_only(folder: Path, put: Any) -> None:
+    put(folder / "lock")
+    put(kept.stamp(folder))
+    assert not kernels_are_kept() and not kept.somebody_compiles()
+    assert ahead.compile_all() < 1.0  # without the lock nothing is compiled ahead
 
 
 # Compiling ahead
@@ -286,8 +333,12 @@ def test_only_what_is_missing_is_compiled(compiled: dict[str, str]) -> None:
 
 def test_where_nothing_can_be_kept_it_says_so() -> None:
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "ADED_CACHE_DIR": "/dev/null/nowhere"}
+    program = (
+        "import runpy, tempfile; tempfile.tempdir = '/dev/null/nowhere'\n"
+        f"runpy.run_module({ahead.COMMAND[1]!r}, run_name='__main__')"
+    )
     done = subprocess.run(
-        [sys.executable, *ahead.COMMAND], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "cannot be kept" in done.stderr

@@ -272,12 +272,63 @@ def test_erasing_all_leaves_nothing_a_person_wrote(model: Path, built: Path, tmp
     left.write_text("of a memory that is gone")
     (memory_folder() / "strange.memory").write_text("no memory")
     (memory_folder() / "link.memory").symlink_to(built)
-    (memory_folder().parent / "history").write_text("typed lines are not ours")
-    done("erase", "--all", "--yes")
-    assert list(memory_folder().iterdir()) == []
+    typed = memory_folder().parent / "history"
+    typed.write_text("\n# 2025-01-01\n+how do I list files\n")
+    [line] = [each for each in done("inspect").stdout.splitlines() if str(typed) in each]
+    assert "typed lines" in line
+    told = done("erase", "--all", "--yes").stdout
+    assert list(memory_folder().iterdir()) == [] and not typed.exists()
+    assert f"erased {typed}\n" in told
     assert built.exists()
-    assert (memory_folder().parent / "history").exists()
+    assert f"removed the link {memory_folder() / 'link.memory'}; what it led to stays: {built}\n" in told
     assert "nothing was erased" in done("erase", "--all", "--yes").stdout
+
+
+@pytest.mark.parametrize("obstacle", ["text", "link", "pipe"])
+def test_what_is_no_history_is_not_erased_for_its_name(tmp_path: Path, obstacle: str) -> None:
+    """$ADED_DATA_DIR may name a folder that serves other purposes too."""
+    path = memory_folder().parent / "history"
+    path.parent.mkdir()
+    (tmp_path / "typed").write_text("+typed\n")
+    if obstacle == "text":
+        path.write_text("what happened in 1848\n")
+    elif obstacle == "link":
+        path.symlink_to(tmp_path / "typed")
+    else:
+        os.mkfifo(path)
+    assert "nothing is stored" in done("inspect").stdout
+    assert "nothing was erased" in done("erase", "--all", "--yes").stdout
+    assert os.path.lexists(path) and (tmp_path / "typed").exists()
+
+
+def test_typed_lines_can_be_shown_and_erased_by_their_path() -> None:
+    path = memory_folder().parent / "history"
+    path.parent.mkdir()
+    path.write_text("\n# 2025-01-01\n+typed\n")
+    assert "typed lines" in done("inspect", path).stdout
+    assert done("erase", path, "--yes").stdout == f"erased {path}\n"
+    assert not path.exists()
+
+
+def test_a_link_is_not_erased_and_nor_is_what_it_leads_to(tmp_path: Path, built: Path, model: Path) -> None:
+    for target in (built, memory_of(model).path, tmp_path / "nothing"):
+        link = tmp_path / "link"
+        link.symlink_to(target)
+        refused("erase", link, "--yes", words=f"is a link to {target}")
+        assert link.is_symlink() and (target.name == "nothing" or target.exists())
+        if target != built:  # a static store may be read through a link
+            refused("inspect", link, words=f"is a link to {target}")
+        link.unlink()
+
+
+def test_without_a_data_folder_it_says_which_variable_names_one(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADED_DATA_DIR", "~nosuchuser/x")
+    refused("inspect", words="ADED_DATA_DIR")
+    refused("erase", "--all", "--yes", words="no such user")
+    done("inspect", built)
+    done("erase", built, "--yes")
 
 
 def test_nothing_else_is_ever_erased(tmp_path: Path, corpus: Path, model: Path) -> None:

@@ -176,6 +176,21 @@ def test_a_damaged_file_is_set_aside_at_the_next_start_with_one_notice() -> None
     assert len(memory.erase()) == 2
 
 
+def test_a_file_of_gigabytes_is_set_aside_at_the_next_start_with_one_notice() -> None:
+    opened().remember(FIRST, ANSWER)
+    [path] = memories()
+    os.truncate(path, 3 << 30)
+    assert ConversationMemory.at(path).inspect().exchanges == 1
+    told: list[str] = []
+    memory = opened(told)
+    assert len(told) == 1 and "3,221,225,472 bytes" in told[0] and "saved from it: 1" in told[0]
+    assert pairs(memory) == [(FIRST, ANSWER, False)]
+    assert path.stat().st_size < 1000
+    told.clear()
+    assert pairs(opened(told)) == [(FIRST, ANSWER, False)] and told == []
+    assert len(memory.erase()) == 2
+
+
 def test_another_models_file_under_this_name_is_set_aside() -> None:
     other = replace(WHO, key="ba9876543210")
     path = memory_folder() / WHO.file_name

@@ -10,17 +10,22 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import strangers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import StoreError
 from aded_local.store import files
+from aded_local.store.records import _FRAME as FRAME
+from aded_local.store.records import _HEAD as HEAD
 from aded_local.store.records import (
+    LARGEST_BYTES,
     LARGEST_TOKEN,
     MAGIC,
     Exchange,
@@ -209,6 +214,57 @@ def test_rewriting_leaves_damage_behind(path: Path) -> None:
     assert (after.exchanges, after.damaged) == ([exchange(1)], 0)
 
 
+def holding(path: Path, size: int) -> None:
+    """Let a file have ``size`` bytes, zeros at the end."""
+    os.truncate(path, size)
+
+
+def test_gigabytes_of_zeros_are_not_read(path: Path) -> None:
+    """As a crash of the machine may leave them; what was written before and after is saved."""
+    file = written(path, 3)
+    holding(path, 3 << 30)
+    file.append(exchange(7))
+    tracemalloc.start()
+    found = file.read()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.kind is Kind.TOO_LARGE and most < 3 * LARGEST_BYTES
+    assert found.exchanges == [exchange(0), exchange(1), exchange(2), exchange(7)]
+    assert found.size == path.stat().st_size and 3 << 30 > found.damaged > (3 << 30) - 1000
+    moved = file.set_aside()
+    assert moved is not None and moved[1] == 4 and moved[0].stat().st_size == found.size
+    after = file.read()
+    assert (after.kind, after.exchanges, after.damaged) == (Kind.SOUND, found.exchanges, 0)
+
+
+def test_zeros_within_the_bound_cost_no_record(path: Path) -> None:
+    file = written(path, 3)
+    holding(path, LARGEST_BYTES)
+    found = file.read()
+    assert found.kind is Kind.SOUND and found.exchanges == [exchange(n) for n in range(3)]
+
+
+@pytest.mark.parametrize("unit", ["marks", "claims"])
+def test_a_file_full_of_false_beginnings_is_given_up_within_seconds(path: Path, unit: str) -> None:
+    """Each costs a look, or the checksum of all that it claims."""
+    file = written(path, 1)
+    size = LARGEST_BYTES // 2
+    if unit == "marks":
+        filling = MAGIC * (size // 4)
+    else:  # records within records, each of them as long as what follows
+        step, n = 64, size // 64
+        filling = b"".join(
+            (FRAME.pack(MAGIC, 25 + 4 * count, 0) + HEAD.pack(0, 0, 0, 0, count, 0)).ljust(step, b"\0")
+            for count in (16 * (n - i) - 32 for i in range(n - 1))
+        )
+    with path.open("ab") as more:
+        more.write(filling)
+    started = time.process_time()
+    found = file.read()
+    assert found.exchanges == [exchange(0)] and found.damaged == len(filling)
+    assert time.process_time() - started < 20  # under a second; a hundred thousand times that without a bound
+
+
 # Files of other models and versions
 
 
@@ -351,7 +407,7 @@ def test_a_disk_that_fills_up_keeps_what_was_written(small_disk: Path) -> None:
 # What lies where a memory should be
 
 
-@pytest.mark.parametrize("obstacle", ["folder", "link", "pipe", "dangling link"])
+@pytest.mark.parametrize("obstacle", ["folder", "link", "pipe", "dangling link", "another user's"])
 @posix
 def test_what_is_no_file_is_one_clear_error(path: Path, obstacle: str) -> None:
     path.parent.mkdir()
@@ -359,6 +415,9 @@ def test_what_is_no_file_is_one_clear_error(path: Path, obstacle: str) -> None:
         path.mkdir()
     elif obstacle == "pipe":
         os.mkfifo(path)
+    elif obstacle == "another user's":
+        path.write_bytes(WHOLE)
+        strangers.owned_by_stranger([path])
     else:
         target = path.parent / "elsewhere"
         if obstacle == "link":

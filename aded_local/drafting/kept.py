@@ -2,11 +2,11 @@
 
 They are kept in the user's cache folder, not beside the sources (an installation may be read-only), in a subfolder
 named by a hash of this package's sources. Numba only looks at the file of the outermost function to tell whether its
-cache is stale, although kernels of other files are compiled into it; the hash covers all of them. Where no folder can
-be written, kernels are compiled anew in every process, which takes seconds and changes nothing else.
+cache is stale, although kernels of other files are compiled into it; the hash covers all of them.
 
 What lies there are pickles, which run whatever they say: the folder is private, and one that others could have written
-to is not used.
+to is not used; then they are kept in this user's own folder among temporary files. Where that cannot be either, kernels
+are compiled anew in every process, which takes seconds and changes nothing else.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from aded_local.folders import cache_folder
+from aded_local.folders import (
+    PRIVATE_FOLDER,
+    cache_folder,
+    is_private_folder,
+    make_private_folder,
+    open_private,
+    read_private,
+    refusal,
+    temporary_folder,
+    write_privately,
+)
 
 VERSIONS_KEPT: Final = 3
 """Kernel folders of other versions left alone: a megabyte each."""
-
-PRIVATE: Final = 0o700
 
 LONGEST_WAIT: Final = 300.0
 """Seconds for which another process that compiles is waited for, which may have been stopped: twenty times what it
@@ -53,40 +59,37 @@ def sources_fingerprint() -> str:
 
 
 def usable_folder() -> Path | None:
-    """The folder for compiled kernels, made if need be; None when it cannot be written, or others could write to it."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder()) / f"kernels-{sources_fingerprint()}"
+    """The folder for compiled kernels, made if need be; None where none can be written that is closed to others."""
+    name = f"kernels-{sources_fingerprint()}"
+    meant = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder()) / name
+    if _is_usable(meant):
+        return meant
+    temporary = temporary_folder()
+    return temporary / name if temporary is not None and _is_usable(temporary / name) else None
+
+
+def _is_usable(folder: Path) -> bool:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=PRIVATE)
-        if not is_own(folder):
-            return None
-        folder.chmod(PRIVATE)  # one made by an earlier version may be open to readers
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))  # an empty file fits on a full disk
-            file.flush()
-            remove_old(folder)
-            return folder
+        make_private_folder(folder)
+        if not is_private_folder(folder):
+            return False
+        folder.chmod(PRIVATE_FOLDER)  # one made by an earlier version may be open to readers
     except OSError:
-        return None
-
-
-def is_own(folder: Path) -> bool:
-    """Whether ``folder`` is a folder of this user (no link to one) that nobody else may write to.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
-    found = folder.lstat()
-    owned = not hasattr(os, "getuid") or found.st_uid == os.getuid()
-    return owned and stat.S_ISDIR(found.st_mode) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return False
+    if refusal(folder) is not None:
+        return False
+    remove_old(folder)
+    return True
 
 
 def remove_old(current: Path) -> None:
     """Remove the kernels of former versions, save the newest few, which other installations may use."""
-    others = [path for path in current.parent.glob("kernels-*") if path != current]
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in others[VERSIONS_KEPT:]:
+    times: dict[Path, float] = {}
+    for path in current.parent.glob("kernels-*"):
+        with contextlib.suppress(OSError):  # another program removed it meanwhile
+            if path != current:
+                times[path] = path.lstat().st_mtime
+    for old in sorted(times, key=lambda path: times[path], reverse=True)[VERSIONS_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -114,9 +117,9 @@ def kernels_are_kept() -> bool:
     if FOLDER is None:
         return False
     try:
-        names = json.loads(stamp(FOLDER).read_text("utf-8"))
+        names = json.loads(read_private(stamp(FOLDER)))
         return bool(names) and all((FOLDER / name).stat().st_size > 0 for name in names)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False  # no stamp, a damaged one, or one of files that are gone
 
 
@@ -132,14 +135,7 @@ def put_stamp(folder: Path) -> None:
         OSError: it cannot be written.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.nb[ci]"))
-    handle, name = tempfile.mkstemp(dir=folder)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(names, file)
-        os.replace(name, stamp(folder))
-    except BaseException:
-        os.unlink(name)
-        raise
+    write_privately(stamp(folder), json.dumps(names))
 
 
 def somebody_compiles() -> bool:
@@ -149,7 +145,7 @@ def somebody_compiles() -> bool:
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
-        with open(FOLDER / "lock", "wb") as file:
+        with _lock_file(FOLDER) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -167,11 +163,15 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         OSError: the lock file cannot be made.
     """
-    with open(folder / "lock", "wb") as file:
+    with _lock_file(folder) as file:
         deadline = time.monotonic() + LONGEST_WAIT
         while not _locked(file.fileno()) and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
         yield
+
+
+def _lock_file(folder: Path) -> IO[bytes]:
+    return open(open_private(folder / "lock", os.O_RDWR | os.O_CREAT), "r+b")
 
 
 def _locked(handle: int) -> bool:

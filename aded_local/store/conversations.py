@@ -13,10 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.errors import StoreError
-from aded_local.folders import data_folder
-from aded_local.store.files import failure, read_whole
+from aded_local.folders import data_folder, read_ends
+from aded_local.store.files import failure
 from aded_local.store.identity import SUFFIX, Identity
-from aded_local.store.records import Contents, Exchange, Kind, RecordFile, parse_header
+from aded_local.store.records import (
+    LONGEST_HEADER,
+    UNUSABLE,
+    Contents,
+    Exchange,
+    Kind,
+    RecordFile,
+    parse_header,
+)
 from aded_local.tree import IntArray
 
 FOLDER = "memory"
@@ -44,7 +52,11 @@ chat template spells otherwise, or that a cancelled answer lacks."""
 
 
 def memory_folder() -> Path:
-    """Where memories lie."""
+    """Where memories lie.
+
+    Raises:
+        StoreError: there is no such place.
+    """
     return data_folder() / FOLDER
 
 
@@ -100,6 +112,9 @@ class ConversationMemory:
     Args:
         identity: what it belongs to.
         path: the file; by default the identity's own in ``memory_folder()``. The first append makes it.
+
+    Raises:
+        StoreError: there is no place for it.
     """
 
     def __init__(self, identity: Identity, path: Path | None = None) -> None:
@@ -120,8 +135,8 @@ class ConversationMemory:
         Returns:
             None where nothing can be remembered.
         """
-        memory = cls(identity)
         try:
+            memory = cls(identity)
             for line in memory._set_right():
                 notice(line)
         except StoreError as error:
@@ -141,12 +156,12 @@ class ConversationMemory:
             StoreError: there is none, it cannot be read, or it is something else.
         """
         try:
-            data = read_whole(path)
+            beginning, _, _ = read_ends(path, LONGEST_HEADER, 0)
+        except FileNotFoundError:
+            raise StoreError(f"there is no memory {path}; check the path") from None
         except OSError as error:
             raise failure("read", path, error) from error
-        if data is None:
-            raise StoreError(f"there is no memory {path}; check the path")
-        header = parse_header(data)
+        header = parse_header(beginning)
         identity = Identity.from_file_name(path)
         if header is not None:
             with contextlib.suppress(KeyError):
@@ -299,22 +314,23 @@ class ConversationMemory:
         return self._file.erase()
 
     def _set_right(self) -> list[str]:
-        """Set a file aside that is damaged as a whole or another model's, and count what is there.
+        """Set a file aside that cannot be used, and count what is there.
 
         Returns:
             What to tell, in lines.
         """
         told = []
         found = self._file.read()
-        if found.kind in (Kind.DAMAGED, Kind.FOREIGN):
+        if found.kind in UNUSABLE:
             moved = self._file.set_aside()
             if moved is not None:
                 aside, saved = moved
-                told.append(
-                    f"{self.path} belongs to another model: it is now {aside.name}"
-                    if found.kind is Kind.FOREIGN
-                    else f"{self.path} was damaged: it is now {aside.name}; exchanges saved from it: {saved}"
-                )
+                reason = {
+                    Kind.FOREIGN: "belongs to another model",
+                    Kind.TOO_LARGE: f"has {found.size:,} bytes, far more than a memory",
+                }.get(found.kind, "was damaged")
+                rest = "" if found.kind is Kind.FOREIGN else f"; exchanges saved from it: {saved}"
+                told.append(f"{self.path} {reason}: it is now {aside.name}{rest}")
             found = self._file.read()
         self._refuse(found)
         self._tokens = sum(exchange.tokens for exchange in found.exchanges)

@@ -1,34 +1,24 @@
-"""Private files, and a lock between programs that write the same one."""
+"""A lock between programs that write the same file, and what went wrong with one in a line."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import stat
 import sys
 import time
 from pathlib import Path
 
 from aded_local.errors import StoreError
+from aded_local.folders import make_private_folder, open_private
 
 LOCK_SECONDS = 3.0
 """How long to wait for another program that writes: the longest work under the lock, a rewrite, takes a tenth."""
 
 RETRY_SECONDS = 0.005
 
-PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
-
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system without locks (some network shares) answers."""
-
-# No link is followed, since a rewrite would replace the link; a pipe is not waited for.
-_CAREFUL = (
-    getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_BINARY", 0)
-)
 
 
 def failure(doing: str, path: Path, error: OSError) -> StoreError:
@@ -38,80 +28,11 @@ def failure(doing: str, path: Path, error: OSError) -> StoreError:
         errno.EDQUOT: "free some space",
         errno.EFBIG: "raise the limit on the size of files",
         errno.EROFS: "set ADED_DATA_DIR to a folder that can be written",
-        errno.ELOOP: "it is a symbolic link: set ADED_DATA_DIR to the folder that is meant",
+        errno.ELOOP: "put the file itself there, or set ADED_DATA_DIR to the folder that is meant",
+        errno.EPERM: "move it away, or set ADED_DATA_DIR",
     }
     remedy = remedies.get(error.errno or 0, "check the path and its permissions, or set ADED_DATA_DIR")
     return StoreError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}")
-
-
-def make_private_folder(folder: Path) -> None:
-    """Make a folder of mode 0700, and its parents where they are missing, likewise.
-
-    A folder that exists keeps its mode: it may serve other purposes too.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        make_private_folder(folder.parent)
-    try:
-        os.mkdir(folder, PRIVATE_FOLDER)
-    except FileExistsError:
-        if not folder.is_dir():
-            raise
-        return  # another program was quicker
-    os.chmod(folder, PRIVATE_FOLDER)  # whatever the umask took away
-
-
-def open_private(path: Path, flags: int) -> int:
-    """A descriptor of a regular file that only its owner may read; with ``os.O_CREAT`` made if need be.
-
-    Raises:
-        OSError: it cannot be opened, is a link, or no regular file.
-    """
-    handle = os.open(path, flags | _CAREFUL, PRIVATE_FILE)
-    try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
-            raise OSError(number, "it is not a regular file")
-        writes = flags & (os.O_WRONLY | os.O_RDWR)
-        if writes and hasattr(os, "fchmod") and stat.S_IMODE(found.st_mode) != PRIVATE_FILE:
-            os.fchmod(handle, PRIVATE_FILE)  # an odd umask, or a copy that came with a wider mode
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
-def read_whole(path: Path) -> bytes | None:
-    """A file's bytes; None where there is none.
-
-    Raises:
-        OSError: it cannot be read, is a link, or no regular file.
-    """
-    try:
-        handle = open_private(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    with open(handle, "rb") as file:
-        return file.read()
-
-
-def write_whole(handle: int, data: bytes) -> None:
-    """Write all of ``data``, in one call to the system where that takes it.
-
-    Raises:
-        OSError: it does not fit; some of it may have been written.
-    """
-    view = memoryview(data)
-    while view:
-        written = os.write(handle, view)
-        if written == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        view = view[written:]
 
 
 class Lock:

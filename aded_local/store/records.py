@@ -30,7 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aded_local.store.files import Lock, failure, open_private, read_whole, write_whole
+from aded_local.folders import open_private, read_ends, write_whole
+from aded_local.store.files import Lock, failure
 from aded_local.tree import IntArray
 
 FORMAT = 1
@@ -42,6 +43,20 @@ LARGEST_TOKEN = 2**24
 
 ASIDE, UNFINISHED = ".damaged-", ".new-"
 """What follows the file's name in those set aside and those being written, before a number."""
+
+LARGEST_BYTES = 16 << 20
+"""Of a file: four times what the tokens of the largest take. Of a larger one only the ends are read, half of this each:
+what was written first, before whatever went wrong, and what was written last."""
+
+FALSE_START = 1 << 10
+"""Bytes of checksum that looking in vain for a record at one place costs as much time as."""
+
+MOST_WASTE = 1 << 28
+"""Bytes of checksum taken in vain, after which the rest counts as damaged: half a second, and no damage by accident
+comes near. A file put together so that every byte looks like a record would take hours."""
+
+LONGEST_HEADER = 1 << 13
+"""Bytes that hold any header line."""
 
 _FRAME = struct.Struct("<4sII")
 _HEAD = struct.Struct("<qIIIIB")
@@ -89,7 +104,12 @@ class Kind(Enum):
     SOUND = "sound"
     DAMAGED = "damaged"  # the header cannot be read
     FOREIGN = "foreign"  # of another model
+    TOO_LARGE = "too large"  # to be a memory; only its ends were read
     OTHER_VERSION = "other version"
+
+
+UNUSABLE = (Kind.DAMAGED, Kind.FOREIGN, Kind.TOO_LARGE)
+"""What is set aside, so that a new file can be begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,37 +152,44 @@ def encode(exchange: Exchange, key: str) -> bytes:
 def decode(data: bytes, key: str, start: int = 0) -> tuple[list[Exchange], int]:
     """All sound records of ``key`` in ``data`` from ``start`` on, and how many bytes belong to none."""
     exchanges: list[Exchange] = []
-    damaged = 0
+    damaged = wasted = 0
     at = start
     seed = zlib.crc32(key.encode())
     while at < len(data):
-        end = _record_end(data, at, seed)
-        if end:
+        length = _claimed(data, at)
+        if length and _is_sound(data, at, length, seed):
             exchanges.append(_exchange(data, at + _FRAME.size))
-        else:
-            # Whatever the broken record claims to cover, the next one may begin anywhere behind its first byte.
-            found = data.find(MAGIC, at + 1)
-            end = len(data) if found < 0 else found
-            damaged += end - at
+            at += _FRAME.size + length
+            continue
+        wasted += FALSE_START + length
+        # Whatever the broken record claims to cover, the next one may begin anywhere behind its first byte.
+        found = data.find(MAGIC, at + 1) if wasted < MOST_WASTE else -1
+        end = len(data) if found < 0 else found
+        damaged += end - at
         at = end
     return exchanges, damaged
 
 
-def _record_end(data: bytes, at: int, seed: int) -> int:
-    """Where the record at ``at`` ends; 0 when there is no sound one."""
+def _claimed(data: bytes, at: int) -> int:
+    """The length of the payload of a record at ``at``, as far as can be told without its checksum; 0 for none."""
     body = at + _FRAME.size
     if body + _HEAD.size > len(data):
         return 0
-    magic, length, checksum = _FRAME.unpack_from(data, at)
+    magic, length, _ = _FRAME.unpack_from(data, at)
     _, _, _, n_prompt, n_answer, _ = _HEAD.unpack_from(data, body)
-    # Compared before the checksum is taken: a damaged length must not cost a pass over the rest of the file.
     if magic != MAGIC or length != _HEAD.size + 4 * (n_prompt + n_answer) or body + length > len(data):
         return 0
+    return int(length)
+
+
+def _is_sound(data: bytes, at: int, length: int, seed: int) -> bool:
+    body = at + _FRAME.size
+    _, _, checksum = _FRAME.unpack_from(data, at)
     if zlib.crc32(memoryview(data)[body : body + length], seed) != checksum:
-        return 0
+        return False
     # Nobody but a forger writes such an id; kernels would look it up outside their tables.
-    ids = np.frombuffer(data, "<u4", n_prompt + n_answer, body + _HEAD.size)
-    return body + length if ids.max(initial=0) < LARGEST_TOKEN else 0
+    ids = np.frombuffer(data, "<u4", (length - _HEAD.size) // 4, body + _HEAD.size)
+    return bool(ids.max(initial=0) < LARGEST_TOKEN)
 
 
 def _exchange(data: bytes, body: int) -> Exchange:
@@ -217,22 +244,25 @@ class RecordFile:
             StoreError: there is something that cannot be opened or is no file.
         """
         try:
-            data = read_whole(self.path)
+            data, end, size = read_ends(self.path, LARGEST_BYTES // 2, LARGEST_BYTES // 2)
+        except FileNotFoundError:
+            return Contents(Kind.ABSENT, [], 0, 0)
         except OSError as error:
             raise failure("read", self.path, error) from error
         if not data:
             return Contents(Kind.ABSENT, [], 0, 0)
         header = parse_header(data)
-        if header is None:
-            exchanges, damaged = decode(data, self.key)
-            return Contents(Kind.DAMAGED, exchanges, len(data), damaged)
-        version, labels, start = header
+        version, labels, start = header or (FORMAT, self.labels, 0)
         if version != FORMAT:
-            return Contents(Kind.OTHER_VERSION, [], len(data), 0)
+            return Contents(Kind.OTHER_VERSION, [], size, 0)
         if labels.get("key") != self.key:
-            return Contents(Kind.FOREIGN, [], len(data), 0)
+            return Contents(Kind.FOREIGN, [], size, 0)
         exchanges, damaged = decode(data, self.key, start)
-        return Contents(Kind.SOUND, exchanges, len(data), damaged)
+        if end:
+            later, also_damaged = decode(end, self.key)
+            unread = size - len(data) - len(end)
+            return Contents(Kind.TOO_LARGE, exchanges + later, size, damaged + unread + also_damaged)
+        return Contents(Kind.SOUND if header else Kind.DAMAGED, exchanges, size, damaged)
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -292,7 +322,7 @@ class RecordFile:
             raise failure("rewrite", self.path, error) from error
 
     def set_aside(self) -> tuple[Path, int] | None:
-        """Rename a file that is damaged as a whole or belongs to another model, and save what can be saved.
+        """Rename a file that is damaged as a whole, too large, or another model's, and save what can be saved.
 
         Returns:
             Its new path, and how many exchanges a new file begins with; None when the file is sound by now.
@@ -303,7 +333,7 @@ class RecordFile:
         try:
             with self._lock():
                 found = self.read()
-                if found.kind not in (Kind.DAMAGED, Kind.FOREIGN):
+                if found.kind not in UNUSABLE:
                     return None
                 aside = self._free_name()
                 os.rename(self.path, aside)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aded_local import library, preflight, trial
-from aded_local.errors import ModelNotFoundError
-from aded_local.folders import cache_folder, data_folder
+from aded_local.errors import ModelNotFoundError, StoreError
+from aded_local.folders import NOWHERE, cache, data_folder, data_problem
 from aded_local.preflight import Examination
 from aded_local.processor import physical_threads, processor
 from aded_models import NAMES
@@ -49,7 +49,7 @@ def facts(examination: Examination) -> dict[str, Any]:
         "memory": _memory(),
         "llama_cpp": _llama_cpp(),
         "openmp": {name: value for name, value in sorted(os.environ.items()) if OPENMP.fullmatch(name)},
-        "folders": {"cache": _folder(cache_folder()), "data": _folder(data_folder())},
+        "folders": _folders(),
         "kernels_compiled": _kernels_compiled(),
         "models": {name: _model(name) for name in NAMES},
     }
@@ -127,9 +127,26 @@ def _llama_cpp() -> dict[str, Any]:
     }
 
 
-def _folder(path: Path) -> dict[str, Any]:
-    there = next((one for one in (path, *path.parents) if one.exists()), path)
-    return {"path": str(path), "exists": path.is_dir(), "writable": os.access(there, os.W_OK | os.X_OK)}
+def _folders() -> dict[str, dict[str, Any]]:
+    place = cache()
+    try:
+        data: Path | None = data_folder()
+    except StoreError:
+        data = None
+    return {
+        "cache": _folder(None if place.path == NOWHERE else place.path, place.problem),
+        "data": _folder(data, data_problem()),
+    }
+
+
+def _folder(path: Path | None, problem: str | None) -> dict[str, Any]:
+    there = next((one for one in (path, *path.parents) if os.path.exists(one)), path) if path else None
+    return {
+        "path": None if path is None else str(path),
+        "exists": path is not None and os.path.isdir(path),
+        "writable": there is not None and os.access(there, os.W_OK | os.X_OK),
+        "problem": problem,
+    }
 
 
 def _kernels_compiled() -> bool | None:
@@ -174,7 +191,8 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     for name, folder in found["folders"].items():
         state = "writable" if folder["writable"] else "cannot be written"
-        shown.append((f"{name} folder", f"{folder['path']} ({state})"))
+        why = "" if folder["problem"] is None else f"; {folder['problem']}"
+        shown.append((f"{name} folder", f"{folder['path'] or 'none'} ({state}{why})"))
     kernels = {True: "compiled", False: "not compiled yet", None: "unknown: Numba does not load"}
     shown.append(("draft kernels", kernels[found["kernels_compiled"]]))
     for name, model in found["models"].items():

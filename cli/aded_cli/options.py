@@ -117,7 +117,9 @@ class Settings:
             name: given[name]
             for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
         }
-        engine["memory"] = not given["no_memory"]
+        from aded_local.folders import memory_is_off
+
+        engine["memory"] = not (given["no_memory"] or memory_is_off())
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
             model=model,
@@ -129,7 +131,7 @@ class Settings:
             conversation=given["conversation"],
             raw=given["raw"],
             as_json=given["as_json"],
-            remember=not given["no_memory"],
+            remember=engine["memory"],
             verbose=given["verbose"],
         )
 
@@ -316,7 +318,8 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "--no-memory",
         is_flag=True,
         help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, which"
-        " makes later answers faster, nor the history of typed lines. `aded-store inspect` and `erase` look after it.",
+        " makes later answers faster, nor the history of typed lines. `aded-store inspect` and `erase` look after it;"
+        " ADED_NO_MEMORY=1 does without for good.",
     ),
     click.option(
         "--store",

@@ -12,28 +12,32 @@ import click
 from aded_cli import display
 from aded_local.errors import StoreError
 
-from .shared import PATH, open_any, plural, say
+from .shared import PATH, open_any, plural, refuse_link, say
 
 
 @click.command("erase")
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE...]")
 @click.option(
-    "--all", "everything", is_flag=True, help="All memories and static stores that lie in the data folder."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All memories and static stores that lie in the data folder, and the history of typed lines.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
     """Remove conversation memories and static stores, with all that was set aside from them.
 
-    Only files of these two kinds are removed. On a terminal it is asked first.
+    Only files of these two kinds are removed, and with --all the history of lines typed in chats. On a terminal
+    it is asked first.
     """
     if files and everything:
         raise click.UsageError("--all erases what lies in the data folder: give it, or the files, not both")
     if not files and not everything:
         raise click.UsageError("name the files to erase, or give --all for those in the data folder")
     if everything:
-        from .found import leftovers, stored
+        from .found import leftovers, stored, typed_lines
 
-        paths = list(dict.fromkeys([*stored(), *leftovers()]))
+        paths = list(dict.fromkeys([*stored(), *leftovers(), *typed_lines()]))
     else:
         paths = list(dict.fromkeys(files))
         for path in paths:
@@ -47,8 +51,8 @@ def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
     stayed: list[StoreError] = []
     for path in paths:
         try:
-            for gone in _erase(path):
-                say(f"erased {gone}")
+            for line in _erase(path):
+                say(line)
         except StoreError as error:
             stayed.append(error)
     if stayed:
@@ -57,14 +61,17 @@ def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
 
 
 def _require_ours(path: Path) -> None:
-    """Refuse a file that is neither kind, however damaged; nothing else is ever removed.
+    """Refuse a link, and a file that is neither kind, however damaged; nothing else is ever removed.
 
     Raises:
         StoreError: it is something else.
     """
     from aded_local.store.static import is_static
 
-    if not is_static(path):
+    from .found import is_typed_lines
+
+    refuse_link(path)
+    if not is_typed_lines(path) and not is_static(path):
         open_any(path)
 
 
@@ -76,8 +83,11 @@ def _confirmed(paths: Sequence[Path]) -> bool:
     return click.confirm(f"Erase {plural(len(paths), 'file')} for good?", err=True)
 
 
-def _erase(path: Path) -> list[Path]:
-    """Remove a file and what belongs to it; none where it is gone already.
+def _erase(path: Path) -> list[str]:
+    """Remove a file and what belongs to it.
+
+    Returns:
+        What was done, in lines; none where it is gone already.
 
     Raises:
         StoreError: it cannot be removed.
@@ -85,16 +95,22 @@ def _erase(path: Path) -> list[Path]:
     from aded_local.store import ConversationMemory
     from aded_local.store.static import failure, is_static
 
-    if not is_static(path):
+    is_link = os.path.islink(path)
+    if not is_link and not is_static(path):
         try:
-            return ConversationMemory.at(path).erase()
+            return [f"erased {gone}" for gone in ConversationMemory.at(path).erase()]
         except StoreError:
-            pass  # a leftover, a link, or one that cannot be read: the name alone goes
-    if path.is_dir() and not path.is_symlink():
+            pass  # typed lines, a leftover, or one that cannot be read: the name alone goes
+    if path.is_dir() and not is_link:
         raise StoreError(f"{path} is a folder where a file belongs; look into it and remove it by hand")
     try:
+        to = (
+            f"removed the link {path}; what it led to stays: {os.readlink(path)}"
+            if is_link
+            else f"erased {path}"
+        )
         os.unlink(path)
-        return [path]
+        return [to]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which files in the data folder hold what a person wrote in chats or had counted."""
+"""Which files in the data folder hold what a person wrote in chats, typed, or had counted."""
 
 from __future__ import annotations
 
@@ -48,3 +48,26 @@ def leftovers() -> list[Path]:
         raise StoreError(
             f"cannot list {memory_folder()}: {error.strerror or error}; check its permissions"
         ) from error
+
+
+def typed_lines() -> list[Path]:
+    """The history of lines typed in chats, where there is one.
+
+    Raises:
+        StoreError: there is no data folder.
+    """
+    from aded_cli.history import history_file
+
+    path = history_file()
+    return [path] if is_typed_lines(path) else []
+
+
+def is_typed_lines(path: Path) -> bool:
+    """Whether a file is the history in the data folder; another one of that name, in a folder that serves other
+    purposes too, is not."""
+    from aded_cli.history import history_file, is_history
+
+    try:
+        return os.path.abspath(path) == str(history_file()) and is_history(path)
+    except (OSError, StoreError):
+        return False

@@ -14,6 +14,8 @@ from aded_local.errors import StoreError
 
 from .shared import PATH, date_text, open_any, plural, say, say_rows, size_text
 
+TYPED_LINES = "typed lines"
+
 SHOWN_SOURCES = 10
 """Files of a corpus that are named without --json."""
 
@@ -25,7 +27,7 @@ SHOWN_SOURCES = 10
 def command(files: tuple[Path, ...], check: bool, as_json: bool) -> None:
     """Show what static stores and conversation memories hold.
 
-    Without FILE, all that lie in the data folder are listed.
+    Without FILE, all that lie in the data folder are listed, and the history of lines typed in chats.
     """
     facts = [facts_of(path, check=check) for path in files] if files else _all_facts(check=check)
     if as_json:
@@ -50,6 +52,10 @@ def facts_of(path: Path, *, check: bool = False) -> dict[str, Any]:
     """
     from aded_local.store import ConversationMemory
 
+    from .found import is_typed_lines
+
+    if is_typed_lines(path):
+        return {"path": str(path), "kind": TYPED_LINES, "bytes": path.stat().st_size}
     found = open_any(path)
     if isinstance(found, ConversationMemory):
         facts = found.inspect()
@@ -83,9 +89,9 @@ def facts_of(path: Path, *, check: bool = False) -> dict[str, Any]:
 
 def _all_facts(*, check: bool) -> list[dict[str, Any]]:
     """Everything in the data folder, with what is left of memories that are gone."""
-    from .found import leftovers, stored
+    from .found import leftovers, stored, typed_lines
 
-    facts = [_facts_or_reason(path, check=check) for path in stored()]
+    facts = [_facts_or_reason(path, check=check) for path in [*stored(), *typed_lines()]]
     named = {one["path"] for one in facts} | {path for one in facts for path in one.get("beside", ())}
     for path in leftovers():
         if str(path) not in named and path.suffix != ".lock":
@@ -116,6 +122,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         if facts["damaged"]:
             rows.append(("damaged", f"{facts['damaged_bytes']:,} bytes; what is sound is still used"))
         return rows + [("set aside", path) for path in facts["beside"]]
+    if facts["kind"] == TYPED_LINES:
+        return rows
     used = facts["entries"] / facts["table_entries"]
     rows += [
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def open_any(path: Path) -> StaticStore | ConversationMemory:
         raise StoreError(f"{path} is a folder; give a file in it")
     if is_static(path):
         return open_static(path)
+    refuse_link(path)
     try:
         return ConversationMemory.at(path)
     except StoreError:
@@ -77,6 +79,16 @@ def open_any(path: Path) -> StaticStore | ConversationMemory:
         raise StoreError(
             f"{path} is neither a static store nor a conversation memory; check the path"
         ) from None
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link, which would be rewritten or erased in place of the file it leads to.
+
+    Raises:
+        StoreError: it is one.
+    """
+    if os.path.islink(path):
+        raise StoreError(f"{path} is a link to {os.readlink(path)}; name that file, or remove the link")
 
 
 def plural(count: int, what: str) -> str:
