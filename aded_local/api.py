@@ -314,7 +314,8 @@ class LocalADED:
             max_tokens: tokens wanted at most; None goes on until the context is full.
             temperature, top_k, top_p, min_p, repeat_penalty: see ``Sampling``; None takes what the model
                 suggests (``general.sampling.*`` in the GGUF), else llama.cpp's default.
-            seed: of the random draws.
+            seed: of the random draws. The same seed gives the same answer with ``exact`` or ``draft="off"``; else
+                drafts follow measured times, and wider passes round differently.
             stop: texts that end the answer and are not part of it.
 
         Raises:

@@ -301,8 +301,9 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "--seed",
         type=Whole(0, largest=MAX_SEED, auto=CHOSEN_BY_ENGINE),
         metavar="N",
-        help="Seed of the sampler (-1: random). The same seed and prompt give the same answer,"
-        " up to the rounding of wider passes (see --exact).",
+        help="Seed of the sampler (-1: random). With --exact or --draft off, the same seed and prompt give the same"
+        " answer. Else how much is drafted follows measured times, wider passes round differently, and where two"
+        " tokens are nearly as likely the answer may go on with the other.",
     ),
     click.option(
         "--draft",
