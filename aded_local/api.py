@@ -29,6 +29,7 @@ from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
 from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
+from aded_local.rendering import read_template
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
@@ -73,6 +74,7 @@ class LocalADED:
             ids, in a private file in the user's data folder (see ``aded_local.store``).
         store: a static store for this model's tokenizer, made by ``aded-store build``, to draft from as well.
         top_k_learning: learn from what the target found likely and did not say too, where that is cheap enough.
+        chat_template: a Jinja template to use instead of the GGUF's: its text, or a ``Path`` of its file.
         verbose: llama.cpp's log on standard error.
         on_progress: told before measurements that somebody waits for (``exact``, ``prepare``).
         on_notice: told what went wrong without stopping anything; None warns.
@@ -99,6 +101,7 @@ class LocalADED:
         memory: bool = False,
         store: str | Path | None = None,
         top_k_learning: bool = True,
+        chat_template: str | Path | None = None,
         verbose: bool = False,
         on_progress: Callable[[str], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
@@ -113,6 +116,7 @@ class LocalADED:
         _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
         _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
         _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
+        self._chat_template = None if chat_template is None else read_template(chat_template)
         self._seed = Sampling(seed=seed).seed
         self._busy = threading.Lock()
         self._cancel = threading.Event()
@@ -210,6 +214,8 @@ class LocalADED:
         self._begin()
         self._closed = True
         try:
+            if self._template is not None:
+                self._template.close()
             self._engine.close()
         finally:
             self._end()
@@ -484,7 +490,7 @@ class LocalADED:
     def _make_template(self) -> ChatTemplate:
         model = self._model
         return ChatTemplate(
-            model.chat_template,
+            model.chat_template if self._chat_template is None else self._chat_template,
             bos=model.token_text(model.bos),
             eos=model.token_text(model.eos),
             control_texts=model.control_texts,

@@ -94,6 +94,20 @@ def test_raw_completes_the_text_without_the_template(engine: FakeEngine) -> None
     assert engine.calls[0][:2] == ("stream", "Once")
 
 
+@pytest.mark.parametrize("option", ["--chat-template", "--chat-template-file"])
+def test_a_template_file_reaches_the_engine_as_a_path(engine: FakeEngine, option: str) -> None:
+    assert run("-p", "q", option, "a.jinja").exit_code == 0
+    assert engine.options["chat_template"] == Path("a.jinja")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff{{ 1 }}", b"no template", b"{{ 1 }}" * 200_000])
+def test_a_template_file_that_is_none_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "a.jinja"
+    if content is not None:
+        file.write_bytes(content)
+    refused(run("builtin", "-p", "q", "--chat-template", str(file)), "chat template", "a.jinja")
+
+
 def test_json_is_one_object(engine: FakeEngine) -> None:
     result = run("--json", "-p", "grüß dich")
     assert result.stdout.count("\n") == 1
@@ -184,6 +198,7 @@ def test_llama_cpp_spellings_of_one_option(engine: FakeEngine, spelling: list[st
         ["one.gguf", "two.gguf"],
         [""],
         ["--raw", "--system", "s"],
+        ["--raw", "--chat-template", "f"],
         ["-p", "-", "-p", "-"],
         ["-p", "a\udcff"],
         ["--system", "\udcff"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -95,6 +96,8 @@ class Settings:
             raise click.UsageError(
                 "--raw uses no chat template, so --system has no place in it: give one of them"
             )
+        if given["raw"] and given["chat_template"] is not None:
+            raise click.UsageError("--raw uses no chat template, so leave out --raw or --chat-template")
         if given["store"] is not None and given["draft"] != "auto":
             raise click.UsageError(
                 f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
@@ -106,6 +109,8 @@ class Settings:
             for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
         }
         engine["memory"] = not given["no_memory"]
+        if given["chat_template"] is not None:
+            engine["chat_template"] = Path(given["chat_template"])
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
             model=given["model"],
@@ -160,6 +165,14 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "--json", "as_json", is_flag=True, help="Print one JSON object; with -p or standard input only."
     ),
     click.option("--raw", is_flag=True, help="Complete the prompt's text itself, without the chat template."),
+    click.option(
+        "--chat-template",
+        "--chat-template-file",
+        "chat_template",
+        type=click.Path(),
+        metavar="FILE",
+        help="Use the Jinja template in FILE instead of the model's own.",
+    ),
     click.option("-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."),
     click.option(
         "-n",
