@@ -29,7 +29,7 @@ from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
 from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
-from aded_local.rendering import read_template
+from aded_local.rendering import Renderer, read_template
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
@@ -489,11 +489,15 @@ class LocalADED:
 
     def _make_template(self) -> ChatTemplate:
         model = self._model
+        source = model.chat_template if self._chat_template is None else self._chat_template
+        # Its process starts while the vocabulary is read, which takes a third of a second where it is large.
+        renderer = None if source is None else Renderer(source)
         return ChatTemplate(
-            model.chat_template if self._chat_template is None else self._chat_template,
+            source,
             bos=model.token_text(model.bos),
             eos=model.token_text(model.eos),
             control_texts=model.control_texts,
+            renderer=renderer,
         )
 
     # --- what holds for the loaded model -------------------------------------------------------------

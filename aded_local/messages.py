@@ -73,12 +73,21 @@ class ChatTemplate:
         bos: the beginning-of-text token's text, empty without one.
         eos: the end-of-text token's text, empty without one.
         control_texts: texts of all tokens that ordinary text must not become.
+        renderer: of that source, where one has been started already.
 
     Raises:
         TemplateError: no template and no ChatML vocabulary, or one that does not compile.
     """
 
-    def __init__(self, source: str | None, *, bos: str, eos: str, control_texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos: str,
+        eos: str,
+        control_texts: Sequence[str],
+        renderer: Renderer | None = None,
+    ) -> None:
         # Longest first, as llama.cpp looks for them.
         self._controls = sorted({text for text in control_texts if text}, key=lambda text: (-len(text), text))
         if source is None:
@@ -96,7 +105,7 @@ class ChatTemplate:
         self._bos, self._eos = bos, eos
         self._edges = sorted({text[0] for text in self._controls} | {text[-1] for text in self._controls})
         self._any_control = re.compile("|".join(map(re.escape, self._controls)) or r"(?!)")
-        self._renderer = Renderer(source)
+        self._renderer = renderer or Renderer(source)
         self._renderer.compile()
 
     def close(self) -> None:

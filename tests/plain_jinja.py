@@ -97,7 +97,7 @@ SHAPES: dict[str, tuple[list[Message], bool]] = {
     ),
     "two questions in a row": ([user("One"), user("Two")], True),
 }
-"""Conversations, and whether the model is to go on: eleven shapes, each of which some template treats in its own way."""
+"""Conversations, and whether the model is to go on: eleven shapes, each treated in its own way by some template."""
 
 
 def variables(messages: list[Message], add_generation_prompt: bool) -> dict[str, Any]:
