@@ -29,6 +29,7 @@ from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
 from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
+from aded_local.rendering import Renderer, read_template
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.shown import visible
 from aded_local.target import ALL_LAYERS, Sampling
@@ -74,6 +75,7 @@ class LocalADED:
             ids, in a private file in the user's data folder (see ``aded_local.store``).
         store: a static store for this model's tokenizer, made by ``aded-store build``, to draft from as well.
         top_k_learning: learn from what the target found likely and did not say too, where that is cheap enough.
+        chat_template: a Jinja template to use instead of the GGUF's: its text, or a ``Path`` of its file.
         verbose: llama.cpp's log on standard error.
         on_progress: told before measurements that somebody waits for (``exact``, ``prepare``).
         on_notice: told what went wrong without stopping anything; None warns.
@@ -100,6 +102,7 @@ class LocalADED:
         memory: bool = False,
         store: str | Path | None = None,
         top_k_learning: bool = True,
+        chat_template: str | Path | None = None,
         verbose: bool = False,
         on_progress: Callable[[str], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
@@ -114,6 +117,7 @@ class LocalADED:
         _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
         _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
         _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
+        self._chat_template = None if chat_template is None else read_template(chat_template)
         self._seed = Sampling(seed=seed).seed
         self._busy = threading.Lock()
         self._cancel = threading.Event()
@@ -211,6 +215,8 @@ class LocalADED:
         self._begin()
         self._closed = True
         try:
+            if self._template is not None:
+                self._template.close()
             self._engine.close()
         finally:
             self._end()
@@ -485,11 +491,15 @@ class LocalADED:
 
     def _make_template(self) -> ChatTemplate:
         model = self._model
+        source = model.chat_template if self._chat_template is None else self._chat_template
+        # Its process starts while the vocabulary is read, which takes a third of a second where it is large.
+        renderer = None if source is None else Renderer(source)
         return ChatTemplate(
-            model.chat_template,
+            source,
             bos=model.token_text(model.bos),
             eos=model.token_text(model.eos),
             control_texts=model.control_texts,
+            renderer=renderer,
         )
 
     # --- what holds for the loaded model -------------------------------------------------------------

@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aded_local.errors import PromptError, TemplateError
-from aded_local.sandbox import MAX_SOURCE, Sandbox
+from aded_local.errors import PromptError, TemplateError, TemplateLimitError
+from aded_local.rendering import Renderer
+from aded_local.sandbox import MAX_SOURCE
 
 CHATML = (
     "{%- for message in messages -%}"
@@ -72,19 +73,28 @@ class ChatTemplate:
         bos: the beginning-of-text token's text, empty without one.
         eos: the end-of-text token's text, empty without one.
         control_texts: texts of all tokens that ordinary text must not become.
+        renderer: of that source, where one has been started already.
 
     Raises:
         TemplateError: no template and no ChatML vocabulary, or one that does not compile.
     """
 
-    def __init__(self, source: str | None, *, bos: str, eos: str, control_texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos: str,
+        eos: str,
+        control_texts: Sequence[str],
+        renderer: Renderer | None = None,
+    ) -> None:
         # Longest first, as llama.cpp looks for them.
         self._controls = sorted({text for text in control_texts if text}, key=lambda text: (-len(text), text))
         if source is None:
             if "<|im_start|>" not in self._controls:
                 raise TemplateError(
-                    "the model has no chat template, so it cannot chat; "
-                    "use generate, or convert the model again with its template"
+                    "the model has no chat template, so it cannot chat; use generate, "
+                    "or give a template with --chat-template (chat_template)"
                 )
             source = CHATML
         if len(source) > MAX_SOURCE:
@@ -95,12 +105,12 @@ class ChatTemplate:
         self._bos, self._eos = bos, eos
         self._edges = sorted({text[0] for text in self._controls} | {text[-1] for text in self._controls})
         self._any_control = re.compile("|".join(map(re.escape, self._controls)) or r"(?!)")
-        self._sandbox = Sandbox()
-        try:
-            self._template = self._sandbox.from_string(source)
-        # Compiling runs Python's parser and jinja's: RecursionError, SyntaxError and others are possible.
-        except Exception as error:
-            raise TemplateError(f"the model's chat template does not compile: {_one_line(error)}") from error
+        self._renderer = renderer or Renderer(source)
+        self._renderer.compile()
+
+    def close(self) -> None:
+        """End the process that renders, if there is one; rendering starts another."""
+        self._renderer.close()
 
     # --- rendering -------------------------------------------------------------------------------
 
@@ -175,6 +185,8 @@ class ChatTemplate:
     def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         try:
             return self._run(messages, add_generation_prompt)
+        except TemplateLimitError:
+            raise  # another try would take as long
         except TemplateError:
             merged = _without_system(messages)
             if merged is None:
@@ -190,13 +202,7 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
         }
-        try:
-            return self._sandbox.render_within_bounds(self._template, variables)
-        # A template can raise whatever Python can: TypeError, ZeroDivisionError, RecursionError, MemoryError.
-        except Exception as error:
-            raise TemplateError(
-                f"the model's chat template refused the conversation: {_one_line(error)}"
-            ) from error
+        return self._renderer.render(variables)
 
     # --- cutting ---------------------------------------------------------------------------------
 
@@ -395,8 +401,3 @@ def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]] | No
         return None
     first = {**messages[1], "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
     return [first, *messages[2:]]
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,14 +1,15 @@
 """Runs a chat template that nobody has vouched for: no attributes of Python, bounded time, bounded memory.
 
-Jinja's own sandbox keeps a template away from the interpreter. It does not keep it from looping for
-hours or asking for a terabyte, so three things are added: every loop and call is charged to a budget,
-every operation that makes large values measures them first, and filters and methods that blow text up
-are left out. What a single step may cost is thereby bounded, and the deadline is looked at in each.
+Jinja's own sandbox keeps a template away from the interpreter. It does not keep it from looping for hours or asking for
+a terabyte. What binds that is the process around it (``rendering``); inside, every loop, call and filter is charged to
+a budget, and what makes large values measures them first (``bounds``). That says better what was wrong, and serves
+where no process can be started.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -17,71 +18,53 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
+
+from aded_local import bounds
+from aded_local.bounds import MAX_OUTPUT, TooMuch
 
 MAX_SOURCE = 1 << 20
 """Characters of a template; the longest published ones have some 30,000."""
-MAX_OUTPUT = 1 << 24
-"""Characters of any one value and of the result: several times what the longest context holds."""
 MAX_STEPS = 2_000_000
 """Loop rounds and calls of one rendering: thousands for each of a thousand messages."""
-MAX_ITEMS = 200_000
-"""Parts a list, a dict or the two nested may have when it is copied or written out."""
-DEADLINE = 3.0
-"""Seconds of one rendering; templates take milliseconds."""
+SECONDS = 0.8
+"""Processor time of one rendering; templates take milliseconds."""
+LONGEST_COMPLAINT = 300
+"""Characters of what a template's failure says."""
 
-_FILTERS = [
-    "abs",
-    "attr",
-    "capitalize",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "first",
-    "float",
-    "forceescape",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "sort",
-    "string",
-    "striptags",
-    "sum",
-    "title",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "wordcount",
-]
-"""Those whose result is bounded by what goes in, or measured below; the rest can ask for any size."""
+_MEASURES: dict[str, Callable[..., Any]] = {
+    "batch": bounds.padded,
+    "center": bounds.padded,
+    "format": bounds.formatted,
+    "indent": bounds.indented,
+    "join": bounds.joined,
+    "list": bounds.written,
+    "replace": bounds.replaced,
+    "round": bounds.rounded,
+    "slice": bounds.padded,
+    "string": bounds.written,
+    "sum": bounds.summed,
+}
+"""What is looked at before a filter of that name runs."""
 
-_GREEDY_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"}
+_METHODS: dict[str, Callable[..., Any]] = {
+    "center": bounds.padded,
+    "expandtabs": bounds.tabbed,
+    "ljust": bounds.padded,
+    "replace": bounds.replaced,
+    "rjust": bounds.padded,
+    "zfill": bounds.padded,
+}
+"""The same for methods of texts."""
 
+_REFUSED_METHODS = {str: {"encode", "translate"}, int: {"to_bytes"}}
+"""Bytes have methods of their own that make much of little, and a template writes text."""
 
-class TooMuch(jinja2.TemplateError):
-    """The template wants more time or memory than any honest one needs."""
+_WIDE_DATE = re.compile(r"%[^A-Za-z%]*\d")
+"""A width in a date's pattern; the C library pads to any."""
 
 
 class _Generator(CodeGenerator):
@@ -116,41 +99,53 @@ class _Generator(CodeGenerator):
         self.write("))")
 
 
+class _Generation(Extension):
+    """``{% generation %}…{% endgeneration %}`` says what a model in training learns from, and writes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block's body, with variables of its own as in Hugging Face's ``transformers``."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """An environment for one template; not for use from two threads at once.
 
+    Args:
+        seconds: processor time of one rendering.
+
     Raises:
-        jinja2.TemplateError: while compiling or rendering; ``TooMuch`` for a bound.
+        jinja2.TemplateError: while compiling or rendering; ``TooMuch`` for a bound. And whatever Python can raise.
     """
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(["+", "*", "**", "%", "//"])
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = SECONDS) -> None:
         # As model makers' own tools render them; optimising would run parts of the template unbudgeted.
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], optimized=False)
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], optimized=False
+        )
+        self._seconds = seconds
         self._steps = 0
         self._deadline = 0.0
         self.finalize = self.measured
-        known = self.filters
-        self.filters = {name: known[name] for name in _FILTERS if name in known}
-        self.filters.update(
-            tojson=self._to_json,
-            join=self._before(known["join"], _join_size),
-            replace=_replaced,
-            indent=_indented,
-            string=self._before(known["string"], _first_size),
-            list=self._before(known["list"], _first_size),
-            sum=self._before(known["sum"], _sum_size),
-            charged=self._charged,
-        )
-        self.globals.pop("lipsum", None)
+        self.filters = {
+            name: self._before(function, _MEASURES.get(name, bounds.as_is))
+            for name, function in self.filters.items()
+        }
+        self.filters.update(tojson=self._to_json, charged=self._charged)
+        # The same conversation is the same prompt.
+        del self.filters["random"], self.globals["lipsum"]
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
 
     def render_within_bounds(self, template: jinja2.Template, variables: Mapping[str, Any]) -> str:
         """The rendered text; the budget starts anew."""
         self._steps = 0
-        self._deadline = time.monotonic() + DEADLINE
+        self._deadline = time.thread_time() + self._seconds
         parts: list[str] = []
         size = 0
         for part in template.generate(**variables):
@@ -165,8 +160,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._steps += steps
         if self._steps > MAX_STEPS:
             raise TooMuch(f"it takes more than {MAX_STEPS} steps")
-        if time.monotonic() > self._deadline:
-            raise TooMuch(f"it takes more than {DEADLINE:g} seconds")
+        if time.thread_time() > self._deadline:
+            raise TooMuch(f"it takes more than {self._seconds:g} seconds")
 
     # --- where jinja2 lets itself be watched -----------------------------------------------------
 
@@ -186,45 +181,49 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self._charge(1)
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str) and name == "join" and args:
-            args = (_join_size([args[0], owner]), *args[1:])
-        elif isinstance(owner, str) and name == "replace" and len(args) >= 2:
-            return _replaced(owner, *args)
+        if isinstance(owner, str):
+            if name == "join" and args:
+                args = (bounds.joined(args[0], owner), *args[1:])
+            elif name in _METHODS:
+                _METHODS[name](owner, *args, **kwargs)
         return __self.measured(super().call(__context, __obj, *args, **kwargs))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, str) and attr in _GREEDY_METHODS:
+        if any(isinstance(obj, kind) and attr in names for kind, names in _REFUSED_METHODS.items()):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            raise TooMuch("it formats text with %, which is not supported")
-        if operator == "**" and not (_small(left) and _small(right)):
-            raise TooMuch("it raises large numbers to powers")
-        if operator == "*":
-            self._multiplied(left, right)
+            bounds.percent(left, right)
+        elif operator == "**":
+            bounds.raised(left, right)
+        elif operator == "*":
+            bounds.multiplied(left, right)
         elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
-            _bounded(len(left) + len(right), left)
+            bounds.bounded(len(left) + len(right), left)
             self.measured(left)
             self.measured(right)
         elif isinstance(left, int) and isinstance(right, int):
-            _number(left)
-            _number(right)
+            bounds.number(left)
+            bounds.number(right)
         return super().call_binop(context, operator, left, right)
 
-    def _multiplied(self, left: Any, right: Any) -> None:
-        for many, times in ((left, right), (right, left)):
-            if hasattr(many, "__len__") and isinstance(times, int):
-                _bounded((len(many) if isinstance(many, str) else _size(many)) * max(times, 0), many)
-                return
-            if isinstance(many, int):
-                _number(many)
-
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        if super().wrap_str_format(value) is not None:
-            raise TooMuch("it formats text with .format, which is not supported")
-        return None
+        if super().wrap_str_format(value) is None:
+            return None
+        text, takes_mapping = value.__self__, value.__name__ == "format_map"
+
+        def formatted(*args: Any, **named: Any) -> str:
+            if takes_mapping:
+                (named,), args = args, ()
+            escapes = isinstance(text, Markup)
+            formatter = (
+                bounds.EscapingFormatter(self, escape=text.escape) if escapes else bounds.Formatter(self)
+            )
+            return type(text)(formatter.vformat(text, args, named))  # type: ignore[no-any-return]
+
+        return formatted
 
     def concat(self, parts: Iterable[str]) -> str:
         """What a block or a macro wrote, in one piece."""
@@ -233,31 +232,28 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def concatenated(self, parts: Iterable[Any]) -> str:
         """``a ~ b``."""
         texts = [str(self.measured(part)) for part in parts]
-        _bounded(sum(map(len, texts)), "")
+        bounds.bounded(sum(map(len, texts)), "")
         return "".join(texts)
 
     def measured(self, value: Any) -> Any:
         """``value``, once its text is known to be of bounded size."""
         if isinstance(value, (list, tuple, dict)):
             self._charge(1)
-            _size(value)
+            bounds.size_of(value)
         elif isinstance(value, int):
-            _number(value)
+            bounds.number(value)
         return value
 
-    def _before(
-        self, function: Callable[..., Any], measure: Callable[[list[Any]], Any]
-    ) -> Callable[..., Any]:
-        """A filter that measures its arguments before it runs."""
-
+    def _before(self, function: Callable[..., Any], measure: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that is charged for, and measures its arguments before it runs."""
         # Of jinja's filters some take the environment, the evaluation context or the context first.
         first = getattr(function, "jinja_pass_arg", None)
+        skip = 0 if first is None else 1
 
-        def measured(*args: Any, **kwargs: Any) -> Any:
-            skip = 1 if first is not None else 0
-            own = list(args[skip:])
-            own[0] = measure([*own, *kwargs.values()])
-            return function(*args[:skip], *own, **kwargs)
+        def measured(*args: Any, **named: Any) -> Any:
+            self._charge(1)
+            value = measure(*args[skip:], **named)
+            return function(*args[:skip], value, *args[skip + 1 :], **named)
 
         if first is not None:
             measured.jinja_pass_arg = first  # type: ignore[attr-defined]
@@ -272,7 +268,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         sort_keys: bool = False,
     ) -> str:
         """JSON as model makers' tools write it: no HTML escapes, no ASCII escapes."""
-        _size(value)
+        bounds.size_of(value)
         if isinstance(indent, int) and not 0 <= indent <= 16:
             raise TooMuch("it indents by more than 16")
         return json.dumps(
@@ -280,78 +276,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
 
 
-# --- measuring ---------------------------------------------------------------------------------------
-
-
-def _bounded(size: int, kind: Any) -> None:
-    limit = MAX_OUTPUT if isinstance(kind, str) else MAX_ITEMS
-    if size > limit:
-        raise TooMuch(f"it makes a value of {size} parts")
-
-
-def _small(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) <= 1024
-
-
-def _number(value: int) -> None:
-    if value.bit_length() > 4096:
-        raise TooMuch("it makes numbers of thousands of digits")
-
-
-def _size(value: Any) -> int:
-    """Characters a value takes written out, roughly; shared parts count each time."""
-    size, parts, stack = 0, 0, [value]
-    while stack:
-        one = stack.pop()
-        parts += 1
-        if isinstance(one, str):
-            size += len(one)
-        elif isinstance(one, Mapping):
-            stack.extend(one.keys())
-            stack.extend(one.values())
-        elif isinstance(one, (list, tuple, set, frozenset)):
-            stack.extend(one)
-        else:
-            size += 16
-        if size > MAX_OUTPUT or parts > MAX_ITEMS or len(stack) > MAX_ITEMS:
-            raise TooMuch("it writes out a value of too many parts")
-    return size
-
-
-def _first_size(args: list[Any]) -> Any:
-    if not isinstance(args[0], str):
-        _size(args[0])
-    return args[0]
-
-
-def _join_size(args: list[Any]) -> list[Any]:
-    """The parts to join, as a list, once what they make is known to be of bounded size."""
-    parts = list(args[0])
-    glue = max((len(arg) for arg in args[1:] if isinstance(arg, str)), default=0)
-    _bounded(_size(parts) + glue * len(parts), "")
-    return parts
-
-
-def _sum_size(args: list[Any]) -> list[Any]:
-    parts = list(args[0])
-    _bounded(_size(parts) * len(parts) if any(hasattr(part, "__len__") for part in parts) else 0, "")
-    return parts
-
-
-def _replaced(text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    text, old, new = str(text), str(old), str(new)
-    found = text.count(old) if old else len(text) + 1
-    _bounded(len(text) + found * len(new), "")
-    return str(text.replace(old, new, -1 if count is None else int(count)))
-
-
-def _indented(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    text = str(text)
-    pad = width if isinstance(width, str) else " " * min(max(int(width), 0), 1024)
-    lines = text.split("\n")
-    _bounded(len(text) + len(pad) * len(lines), "")
-    padded = [pad + line if line or blank else line for line in lines[1:]]
-    return "\n".join([(pad if first else "") + lines[0], *padded])
+def complaint(error: BaseException) -> str:
+    """What went wrong in a template, as one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_COMPLAINT else text[: LONGEST_COMPLAINT - 3] + "..."
 
 
 # --- what templates expect to find -------------------------------------------------------------------
@@ -363,6 +291,6 @@ def _raise_exception(message: Any) -> NoReturn:
 
 def _strftime_now(pattern: Any) -> str:
     pattern = str(pattern)
-    if len(pattern) > 256 or any(c.isdigit() for c in pattern):
+    if len(pattern) > 256 or _WIDE_DATE.search(pattern):
         raise TooMuch("it formats the date in an odd way")
     return datetime.now().strftime(pattern)

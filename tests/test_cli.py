@@ -131,6 +131,20 @@ def test_a_file_that_is_no_text_or_without_end_is_refused(
     assert engine.calls == []
 
 
+@pytest.mark.parametrize("option", ["--chat-template", "--chat-template-file"])
+def test_a_template_file_reaches_the_engine_as_a_path(engine: FakeEngine, option: str) -> None:
+    assert run("-p", "q", option, "a.jinja").exit_code == 0
+    assert engine.options["chat_template"] == Path("a.jinja")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff{{ 1 }}", b"no template", b"{{ 1 }}" * 200_000])
+def test_a_template_file_that_is_none_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "a.jinja"
+    if content is not None:
+        file.write_bytes(content)
+    refused(run("builtin", "-p", "q", "--chat-template", str(file)), "chat template", "a.jinja")
+
+
 def test_json_is_one_object(engine: FakeEngine) -> None:
     result = run("--json", "-p", "grüß dich")
     assert result.stdout.count("\n") == 1
@@ -251,6 +265,7 @@ def test_llama_cpp_spellings_of_one_option(engine: FakeEngine, spelling: list[st
         ["-no-cnv", "--system", "s"],
         [""],
         ["--raw", "--system", "s"],
+        ["--raw", "--chat-template", "f"],
         ["-p", "-", "-p", "-"],
         ["-p", "a\udcff"],
         ["--system", "\udcff"],

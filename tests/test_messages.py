@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local import sandbox
 from aded_local.errors import PromptError, TemplateError
 from aded_local.messages import ChatTemplate, Segment
 
@@ -81,6 +80,7 @@ class Toy:
 TOY = Toy()
 
 
+@lru_cache(8)  # each keeps a process
 def template(source: str | None = CHATML, controls: tuple[str, ...] = CONTROLS) -> ChatTemplate:
     return ChatTemplate(source, bos="<s>", eos="</s>", control_texts=controls)
 
@@ -291,76 +291,12 @@ def test_a_text_known_as_an_answer_is_text_when_a_person_says_it() -> None:
     assert all(not segment.tokens for segment in segments)
 
 
-# --- hostile templates ---------------------------------------------------------------------------------
-
-HOSTILE = {
-    "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "attribute filter": "{{ ('' | attr('__class__')).mro() }}",
-    "long loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "huge range": "{% for a in range(10**9) %}{% endfor %}",
-    "endless recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "wide recursion": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "multiplied text": "{{ ('a' * 1000000000) | length }}",
-    "multiplied list": "{{ ([0] * 1000000000) | length }}",
-    "doubled by ~": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-    "doubled by +": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
-    "doubled by join": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = [n.x,n.x]|join %}{% endfor %}",
-    "doubled by .join": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x.join(['a','b','c']) %}"
-    "{% endfor %}",
-    "doubled by replace": "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x.replace('a', n.x) %}"
-    "{% endfor %}",
-    "doubled in a block": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}"
-    "{% set n.x = y %}{% endfor %}",
-    "nested lists": "{% set n = namespace(x=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-    "compared lists": "{% set n = namespace(x=[0], y=[0]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
-    "{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}",
-    "nested by tojson": "{% set n = namespace(x=['a']) %}{% for i in range(60) %}{% set n.x = [n.x]*2 %}{% endfor %}"
-    "{{ n.x|tojson }}",
-    "padding": "{{ 'a'.ljust(1000000000) }}",
-    "centre": "{{ 'a' | center(1000000000) }}",
-    "formatting": "{{ '%1000000000d' % 1 }}",
-    "format method": "{{ '{:>1000000000}'.format(1) }}",
-    "powers": "{{ 9 ** 9 ** 9 }}",
-    "endless output": "{% for a in range(99999) %}{% for b in range(9) %}{{ 'abcdefghij' * 1000 }}{% endfor %}{% endfor %}",
-    "includes": "{% include '/etc/passwd' %}",
-    "no Jinja": "{% for %}",
-    "deep": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
-    "division": "{{ 1 / 0 }}",
-    "odd type": "{{ messages + 3 }}",
-    "changes messages": "{{ messages.append(1) }}",
-    "long date": "{{ strftime_now('%9999999d') }}",
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_ends_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "DEADLINE", 0.3)
-    started = time.perf_counter()
-    with pytest.raises(TemplateError) as caught:
-        template(HOSTILE[name]).render(turns("hi"))
-    assert "\n" not in str(caught.value)
-    assert time.perf_counter() - started < 3
+# --- templates that are refused ------------------------------------------------------------------------
 
 
 def test_an_overlong_template_is_refused() -> None:
     with pytest.raises(TemplateError, match="characters"):
         template("a" * 2_000_000)
-
-
-def test_what_honest_templates_use_works() -> None:
-    source = (
-        "{%- set ns = namespace(n=0) -%}{%- for m in messages[::-1] -%}{%- if loop.first -%}{%- set ns.n = loop.length -%}"
-        "{%- endif -%}{%- if m.role == 'assistant' -%}{%- continue -%}{%- endif -%}{{ m.content.strip().split(' ')[0] }}"
-        "{%- if not loop.last -%}{{ ', ' }}{%- endif -%}{%- endfor -%}"
-        "{{ ns.n ~ '|' ~ {'b': 'é<', 'a': [1, none]} | tojson ~ '|' ~ (tools is none) ~ (x is defined) }}"
-        "{{ ['a','b'] | join('-') }}{{ messages | map(attribute='role') | list | length }}"
-        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ 'a' if strftime_now('%Y') | int > 2000 }}"
-        "{{ 'x' * 3 }}{{ 7 // 2 + 7 % 2 }}{{ [1] + [2] }}{{ 'b' in 'abc' }}{{ 'ab'.replace('a', 'c') | upper }}"
-    )
-    assert (
-        text_of(template(source, ()).render(turns("hello you", "b", "bye")))
-        == 'bye, hello3|{"b": "é<", "a": [1, null]}|TrueFalsea-b32axxx4[1, 2]TrueCB'
-    )
 
 
 # --- through llama.cpp ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -109,6 +110,8 @@ class Settings:
             raise click.UsageError(
                 "--raw uses no chat template, so --system has no place in it: give one of them"
             )
+        if given["raw"] and given["chat_template"] is not None:
+            raise click.UsageError("--raw uses no chat template, so leave out --raw or --chat-template")
         if given["store"] is not None and given["draft"] != "auto":
             raise click.UsageError(
                 f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
@@ -120,6 +123,8 @@ class Settings:
         from aded_local.folders import memory_is_off
 
         engine["memory"] = not (given["no_memory"] or memory_is_off())
+        if given["chat_template"] is not None:
+            engine["chat_template"] = Path(given["chat_template"])
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
             model=model,
@@ -244,6 +249,14 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "raw",
         is_flag=True,
         help="Complete the prompt's text itself, to the last byte, without the chat template.",
+    ),
+    click.option(
+        "--chat-template",
+        "--chat-template-file",
+        "chat_template",
+        type=click.Path(),
+        metavar="FILE",
+        help="Use the Jinja template in FILE instead of the model's own.",
     ),
     click.option("-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."),
     click.option(

@@ -1,0 +1,204 @@
+"""How large a value in a chat template may be: looked at before it is made.
+
+Each filter and method that can make much of little has a function here with its own parameters, which looks at them and
+gives back the value to work on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import SandboxedFormatter
+from markupsafe import EscapeFormatter
+
+MAX_OUTPUT = 1 << 24
+"""Characters of any one value and of the result: several times what the longest context holds."""
+MAX_ITEMS = 200_000
+"""Parts a list, a dict or the two nested may have when it is copied or written out."""
+MAX_WIDTH = 9_999
+"""Columns text may be padded or indented to, and digits of a number written out."""
+MAX_BITS = 4_096
+"""Size of a whole number: its text takes time that grows with the square."""
+
+
+class TooMuch(jinja2.TemplateError):
+    """The template wants more time or memory than any honest one needs, or what is refused on purpose."""
+
+
+def bounded(size: int, kind: Any) -> None:
+    """Refuse a text, or a list or the like, of ``size`` parts where that is too large."""
+    limit = MAX_OUTPUT if isinstance(kind, str) else MAX_ITEMS
+    if size > limit:
+        raise TooMuch(f"it makes a value of {size} parts")
+
+
+def number(value: int) -> None:
+    """Refuse a whole number of thousands of digits."""
+    if value.bit_length() > MAX_BITS:
+        raise TooMuch("it makes numbers of thousands of digits")
+
+
+def size_of(value: Any) -> int:
+    """Characters a value takes written out, roughly; shared parts count each time."""
+    size, parts, stack = 0, 0, [value]
+    while stack:
+        one = stack.pop()
+        parts += 1
+        if isinstance(one, str):
+            size += len(one)
+        elif isinstance(one, Mapping):
+            stack.extend(one.keys())
+            stack.extend(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            stack.extend(one)
+        else:
+            if isinstance(one, int):
+                number(one)
+            size += 16
+        if size > MAX_OUTPUT or parts > MAX_ITEMS or len(stack) > MAX_ITEMS:
+            raise TooMuch("it writes out a value of too many parts")
+    return size
+
+
+def multiplied(left: Any, right: Any) -> None:
+    """Before ``left * right``."""
+    for many, times in ((left, right), (right, left)):
+        if hasattr(many, "__len__") and isinstance(times, int):
+            bounded((len(many) if isinstance(many, str) else size_of(many)) * max(times, 0), many)
+            return
+        if isinstance(many, int):
+            number(many)
+
+
+def raised(base: Any, exponent: Any) -> None:
+    """Before ``base ** exponent``."""
+    if not all(isinstance(one, (int, float)) and abs(one) <= 1024 for one in (base, exponent)):
+        raise TooMuch("it raises large numbers to powers")
+
+
+def _width(value: Any) -> int:
+    if isinstance(value, int) and value > MAX_WIDTH:
+        raise TooMuch(f"it pads to more than {MAX_WIDTH}")
+    return value if isinstance(value, int) else 0
+
+
+# --- before filters and methods ----------------------------------------------------------------------
+
+
+def as_is(value: Any, *_args: Any, **_named: Any) -> Any:
+    """Nothing to look at."""
+    return value
+
+
+def written(value: Any, *_args: Any, **_named: Any) -> Any:
+    """Before ``value`` is copied or written out."""
+    if not isinstance(value, str):
+        size_of(value)
+    return value
+
+
+def joined(value: Iterable[Any], d: Any = "", *_args: Any, **_named: Any) -> list[Any]:
+    """Before ``d.join(value)``; the parts, as a list."""
+    parts = list(value)
+    bounded(size_of(parts) + len(str(d)) * len(parts), "")
+    return parts
+
+
+def summed(value: Iterable[Any], *_args: Any, **_named: Any) -> list[Any]:
+    """Before parts are added up, each sum of lists copying the one before; the parts, as a list."""
+    parts = list(value)
+    bounded(size_of(parts) * len(parts) if any(hasattr(part, "__len__") for part in parts) else 0, "")
+    return parts
+
+
+def replaced(value: Any, old: Any = "", new: Any = "", *_args: Any, **_named: Any) -> Any:
+    """Before ``old`` is replaced by ``new``."""
+    text, old = str(value), str(old)
+    bounded(len(text) + (text.count(old) if old else len(text) + 1) * len(str(new)), "")
+    return value
+
+
+def indented(value: Any, width: Any = 4, *_args: Any, **_named: Any) -> Any:
+    """Before lines are indented."""
+    pad = len(width) if isinstance(width, str) else _width(width)
+    bounded((pad + 1) * (len(str(value).splitlines()) + 1), "")
+    return value
+
+
+def padded(value: Any, *args: Any, **named: Any) -> Any:
+    """Before text is padded to a width, or rows to a length."""
+    for width in (*args, *named.values()):
+        _width(width)
+    return value
+
+
+def tabbed(value: str, tabsize: Any = 8, **_named: Any) -> str:
+    """Before tabs become spaces."""
+    bounded(value.count("\t") * _width(tabsize), "")
+    return value
+
+
+def rounded(value: Any, precision: Any = 0, *_args: Any, **_named: Any) -> Any:
+    """Before a number is rounded, at a power of ten."""
+    _width(abs(precision) if isinstance(precision, int) else precision)
+    return value
+
+
+# --- formats -------------------------------------------------------------------------------------------
+
+_CONVERSION = re.compile(
+    r"%(?:\([^()]*\))?[#0\- +]*(?P<width>\d{0,4})(?:\.(?P<precision>\d{0,4}))?[hlL]?(?P<kind>[A-Za-z%]?)",
+    re.ASCII,
+)
+"""One conversion of ``text % values``, of a width that is written out. Without a ``kind`` it is none of ours."""
+
+
+def formatted(value: Any, *args: Any, **named: Any) -> Any:
+    """Before the ``format`` filter, which is ``value % args``."""
+    percent(str(value), named or args)
+    return value
+
+
+def percent(text: str, values: Any) -> None:
+    """Before ``text % values``."""
+    size, times = len(text), 0
+    for found in _CONVERSION.finditer(text):
+        if not found["kind"]:
+            raise TooMuch("it formats text in an odd way")
+        size += int(found["width"] or 0) + int(found["precision"] or 0)
+        times += 1
+    # Only names can be used more than once.
+    bounded(size + size_of(values) * (times if isinstance(values, Mapping) else 1), "")
+
+
+class Formatter(SandboxedFormatter):
+    """``text.format(…)`` without looking into values, and of bounded size; for one text."""
+
+    _size = 0
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        """The value of a field."""
+        if "." in field_name or "[" in field_name:
+            raise TooMuch("it looks into a value while it formats text")
+        field = super().get_field(field_name, args, kwargs)
+        self._add(size_of(field[0]))
+        return field
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """A field's value as text."""
+        for digits in re.findall(r"\d+", format_spec):
+            _width(int(digits[:6]))
+        text: str = super().format_field(value, format_spec)
+        self._add(len(text))
+        return text
+
+    def _add(self, size: int) -> None:
+        self._size += size
+        bounded(self._size, "")
+
+
+class EscapingFormatter(Formatter, EscapeFormatter):
+    """The same for text that escapes what is put into it."""
