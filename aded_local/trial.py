@@ -38,9 +38,6 @@ STEP, END = "step: ", "end of trial"
 GRACE = 10.0
 """Seconds after the limit when a child ends itself, where its parent has not."""
 
-LATE = 1.0
-"""Seconds after a child's end in which its complaints are read: what it started itself may keep the stream open."""
-
 OUT_OF_MEMORY = "ran out of the memory it was given"
 """The line with which a child says so that noticed in time."""
 
@@ -156,7 +153,7 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
         except BaseException:  # Ctrl-C: nobody waits any more
             child.kill()
             raise
-        complained += _rest(complaints)
+        complained += iter(complaints.get, None)
     fault = _fault(code)
     if fault is not None:
         return outcome(Ending.DIED, fault)
@@ -179,15 +176,6 @@ def _listen(stream: IO[str] | None) -> queue.SimpleQueue[str | None]:
 
     threading.Thread(target=read, daemon=True).start()
     return lines
-
-
-def _rest(lines: queue.SimpleQueue[str | None]) -> list[str]:
-    """The lines until the last, as far as they come in time."""
-    found = []
-    with contextlib.suppress(queue.Empty):
-        while (line := lines.get(timeout=LATE)) is not None:
-            found.append(line)
-    return found
 
 
 def _fault(code: int) -> str | None:
