@@ -24,14 +24,15 @@ PROGRAM = Path(__file__).parent / "target" / "vetting_trial.py"
 """What the child runs, as a file: its package imports NumPy and more, which take longer than all the rest."""
 
 LIMIT = 15.0
-"""Seconds for a step of the child, after which it counts as hung, beside the time to read the file. A file of 100 MB
-takes 0.2 s in all."""
+"""Seconds for a step of the child, after which it counts as hung, beside the time to read the file. SmolLM2
+(98 MB) takes 0.4 s of a core in all, the built-in draft model 0.13, a file of 1.5 GB one second."""
 
 SLOWEST_DISK = 20e6
 """Bytes a second at which a file is still read: less than a worn hard disk or a wireless network share gives."""
 
-MEMORY = 2 << 30
-"""Bytes the child may take besides the weights, which are mapped. A header of 5 MB takes 100 MB, a token little."""
+MEMORY, MEMORY_SHARE = 2 << 30, 4
+"""Bytes the child may take besides the weights, which are mapped, and the part of the file's size that it may take
+more: running states grow with a model. SmolLM2 takes 90 MB, 24 layers of width 2,048 under 300."""
 
 LARGE = 1 << 30
 """Bytes of a file from which on the child may take seconds, so that somebody is told."""
@@ -82,7 +83,8 @@ def require_harmless(
 
 def _tried(path: Path, what: str, n_bytes: int, kept: Path | None) -> Verdict | None:
     limit = LIMIT + n_bytes / SLOWEST_DISK
-    outcome = trial.run(PROGRAM, [str(path), what], limit=limit, memory=MEMORY)
+    memory = MEMORY + n_bytes // MEMORY_SHARE
+    outcome = trial.run(PROGRAM, [str(path), what], limit=limit, memory=memory)
     verdict = verdicts.of(outcome, limit, (trial.OUT_OF_MEMORY,))
     # A machine that stood still, too, makes a child hang.
     passing = outcome.ending is Ending.HUNG or outcome.cause in PASSING
