@@ -3,7 +3,7 @@
     ADEDError
     ├── ModelError            the GGUF cannot be used
     │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
-    │   ├── ModelFormatError      not a GGUF, truncated, or inconsistent
+    │   ├── ModelFormatError      not a GGUF, truncated or inconsistent; llama.cpp does not survive it
     │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
     ├── PromptError           the prompt cannot be answered
     │   ├── EmptyPromptError
@@ -33,7 +33,7 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelFormatError(ModelError):
-    """The file is not a GGUF, is truncated, or contradicts itself."""
+    """The file is not a GGUF, is truncated, contradicts itself, or ended a child process that loaded it."""
 
 
 class ModelKindError(ModelError):

@@ -21,6 +21,7 @@ from aded_local.store.static import open_static
 from aded_local.target import CACHE_TYPES, ContextSettings, Model
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.target.interrupts import not_dropped
+from aded_local.target.sampling import suggestions
 from aded_local.tree import IntArray
 from aded_local.tuning import Tuner
 from aded_local.turns import Turns
@@ -57,6 +58,8 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:
+        for line in suggestions(model.suggested_sampling())[1]:
+            notice(line)
         n_ctx = options.n_ctx or device.default_context(model)
         if "position_embd.weight" in model.header.tensors:
             # Learnt positions end where training did, and llama.cpp ends the process beyond.
@@ -64,9 +67,9 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         wanted = options.memory and not memory_is_off()
         if options.memory and not wanted:
             notice(f"nothing is remembered: {NO_MEMORY_VARIABLE} is set, and stands above memory=True")
-        line = complaint(kernels=kept.FOLDER, memory=wanted)
-        if line is not None:
-            notice(line)
+        lacking = complaint(kernels=kept.FOLDER, memory=wanted)
+        if lacking is not None:
+            notice(lacking)
         memory = _open_memory(model, notice) if wanted else None
         while True:
             try:

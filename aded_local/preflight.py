@@ -9,25 +9,18 @@ This module imports neither llama_cpp nor NumPy, so that a program can ask befor
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.metadata
-import json
 import os
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from aded_local import library, trial
+from aded_local import library, trial, verdicts
 from aded_local.errors import BrokenBuildError
-from aded_local.folders import cache_folder, read_private, write_privately
-from aded_local.processor import processor
-from aded_local.trial import Ending, Outcome
+from aded_local.verdicts import Verdict
 
 CHECK = 1
 """Version of what is tried; another one is tried anew."""
@@ -42,44 +35,10 @@ programs a core, the slowest step took 8 and all 35."""
 NOT_FINITE = "computed what is no number"
 """The line with which the child says that llama.cpp computed infinities, or nothing that is a number."""
 
-FAULTS = {
-    "SIGILL": "illegal instruction",
-    "SIGSEGV": "bad memory access",
-    "SIGBUS": "bad memory access",
-    "SIGFPE": "arithmetic fault",
-    "SIGABRT": "abort",
-    "SIGTRAP": "trap",
-    "SIGSYS": "bad system call",
-}
-"""Signals that a process brings on itself. Any other came from outside (out of memory, a person), and says nothing."""
-
 REBUILD_FLAGS = 'CMAKE_ARGS="-DCMAKE_CXX_FLAGS=-fno-dse"'
 """Keeps GCC from removing the stores it takes for dead; see target/llama_cpp.cmake."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of the check of one library on one processor.
-
-    Attributes:
-        sound: it works.
-        what: what went wrong, e.g. ``died of SIGILL (illegal instruction)``; empty where it is sound.
-        step: what the child was doing then; empty likewise, or where it had not begun.
-        processor: the processor's name.
-        library: the folder it was found in.
-        seconds: how long the check took.
-        when: Unix time of its end.
-    """
-
-    sound: bool
-    what: str
-    step: str
-    processor: str
-    library: str
-    seconds: float
-    when: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +85,7 @@ def _kept_or_new(progress: Say | None) -> Verdict | None:
     path = verdict_path()
     if path is None:
         return None
-    verdict = read(path)
+    verdict = verdicts.read(path)
     if verdict is None:
         if progress is not None:
             progress("trying llama.cpp on this processor (once per build)")
@@ -136,33 +95,7 @@ def _kept_or_new(progress: Say | None) -> Verdict | None:
 
 def verdict_path() -> Path | None:
     """Where the verdict on this library and this processor is kept; None where there is no library to be judged."""
-    try:
-        paths = library.files()
-        found = library.fingerprint(paths) if paths else None
-    except OSError:
-        return None
-    if found is None:
-        return None
-    here = processor()
-    key = hashlib.sha256(repr((CHECK, found, here.name, here.flags)).encode()).hexdigest()[:24]
-    return cache_folder() / "preflight" / f"{key}.json"
-
-
-def read(path: Path) -> Verdict | None:
-    """A kept verdict; None where there is none, or none that can be used."""
-    try:
-        found: dict[str, Any] = json.loads(read_private(path))
-        verdict = Verdict(**found)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-    texts = (verdict.what, verdict.step, verdict.processor, verdict.library)
-    numbers = (verdict.seconds, verdict.when)
-    is_right = (
-        isinstance(verdict.sound, bool)
-        and all(isinstance(text, str) for text in texts)
-        and all(isinstance(number, (int, float)) for number in numbers)
-    )
-    return verdict if is_right else None
+    return verdicts.place("preflight", CHECK)
 
 
 def examine(path: Path | None) -> Examination:
@@ -174,37 +107,10 @@ def examine(path: Path | None) -> Examination:
             outcome = trial.run(PROGRAM, [folder], limit=LIMIT)
     except OSError as error:
         return Examination(None, f"no folder for temporary files: {error}")
-    what = _fault(outcome)
-    if what is None:
+    verdict = verdicts.of(outcome, LIMIT, (NOT_FINITE,))
+    if verdict is None:
         return Examination(None, outcome.cause)
-    verdict = Verdict(
-        sound=not what,
-        what=what,
-        step=outcome.step if what else "",
-        processor=processor().name,
-        library=str(library.folder()),
-        seconds=round(outcome.seconds, 3),
-        when=round(time.time(), 3),
-    )
-    kept = None
-    with contextlib.suppress(OSError):
-        write_privately(path, json.dumps(asdict(verdict)))
-        kept = path
-    return Examination(verdict, kept=kept)
-
-
-def _fault(outcome: Outcome) -> str | None:
-    """What the library did wrong; empty where nothing, None where the outcome does not tell."""
-    if outcome.ending is Ending.FINE:
-        return ""
-    if outcome.ending is Ending.HUNG:
-        return f"hung for {LIMIT:.0f} s"
-    if outcome.ending is Ending.DIED:
-        meaning = FAULTS.get(outcome.cause)
-        if meaning is not None:
-            return f"died of {outcome.cause} ({meaning})"
-        return f"died of an {outcome.cause}" if sys.platform == "win32" else None
-    return NOT_FINITE if NOT_FINITE in outcome.said else None
+    return Examination(verdict, kept=verdicts.keep(path, verdict))
 
 
 def complaint(verdict: Verdict) -> str:

@@ -1,7 +1,7 @@
 """Something tried in a child process, because it may end the process that does it, or never return.
 
 The child is a module that is run as a program. It says each step before it begins it, so that the parent knows where
-it died::
+it died; it may be given less memory than there is::
 
     from aded_local import trial            # in the child
     trial.step("decoding one token")
@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 INSIDE = "ADED_TRIAL"
@@ -36,6 +37,9 @@ STEP, END = "step: ", "end of trial"
 
 GRACE = 10.0
 """Seconds after the limit when a child ends itself, where its parent has not."""
+
+OUT_OF_MEMORY = "ran out of the memory it was given"
+"""The line with which a child says so that noticed in time."""
 
 WINDOWS_FAULT = 0xC0000000
 """Exit codes from here on are exceptions that ended a process (NTSTATUS, severity "error")."""
@@ -54,7 +58,7 @@ _NO_DIALOGS = 0x0001 | 0x0002  # SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX
 
 _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from aded_local import trial; trial.become_child(sys.argv[2], float(sys.argv[3]), sys.argv[4:])"
+    "from aded_local import trial; trial.become_child(sys.argv[2], *map(float, sys.argv[3:5]), sys.argv[5:])"
 )
 """The child's first words. It takes over the parent's path: with ``-m`` alone it would look for modules in the folder
 the user happens to be in before all others."""
@@ -82,6 +86,7 @@ class Outcome:
         cause: DIED: the signal's name; FAILED: the last line it complained with, or its exit code; else empty.
         seconds: how long it took.
         said: what it printed besides, line by line.
+        complained: what it wrote to standard error, line by line.
     """
 
     ending: Ending
@@ -89,6 +94,7 @@ class Outcome:
     cause: str
     seconds: float
     said: tuple[str, ...] = ()
+    complained: tuple[str, ...] = ()
 
 
 def is_child() -> bool:
@@ -96,24 +102,27 @@ def is_child() -> bool:
     return INSIDE in os.environ
 
 
-def run(module: str, arguments: Sequence[str], *, limit: float) -> Outcome:
+def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: int = 0) -> Outcome:
     """Run a module as a program in a child process, and wait for its end.
 
     The child sees this process's environment and module path; it reads nothing and shows nothing.
 
     Args:
-        module: its full name.
+        module: its full name; or its file, where the package around it is not to be imported.
         arguments: its ``sys.argv[1:]``.
         limit: seconds without a further step after which it counts as hung, and is ended. Not seconds in all: on a
             machine with much other work a child that is well may be many times slower.
+        memory: bytes it may take besides files it only reads, 0 for as many as there are. Linux alone binds it to that.
     """
     started = time.monotonic()
     lines: list[str] = []
+    complained: list[str] = []
 
     def outcome(ending: Ending, cause: str = "") -> Outcome:
         steps = [line.removeprefix(STEP) for line in lines if line.startswith(STEP)]
         said = tuple(line for line in lines if line != END and not line.startswith(STEP))
-        return Outcome(ending, steps[-1] if steps else "", cause, time.monotonic() - started, said)
+        seconds = time.monotonic() - started
+        return Outcome(ending, steps[-1] if steps else "", cause, seconds, said, tuple(complained))
 
     # The executable of a frozen program is that program, which would begin anew.
     if not sys.executable or getattr(sys, "frozen", False):
@@ -121,7 +130,7 @@ def run(module: str, arguments: Sequence[str], *, limit: float) -> Outcome:
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     try:
         child = subprocess.Popen(
-            [sys.executable, "-c", _BEGIN, path, module, str(limit), *arguments],
+            [sys.executable, "-c", _BEGIN, path, str(module), str(limit), str(memory), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -144,14 +153,15 @@ def run(module: str, arguments: Sequence[str], *, limit: float) -> Outcome:
         except BaseException:  # Ctrl-C: nobody waits any more
             child.kill()
             raise
+        complained += iter(complaints.get, None)
     fault = fault_of(code)
     if fault is not None:
         return outcome(Ending.DIED, fault)
     # Where a program ignores SIGCHLD, the exit code of a child that died is lost, and reads 0.
     if code == 0 and lines[-1:] == [END]:
         return outcome(Ending.FINE)
-    complaint = [line for line in iter(complaints.get, None) if line.strip()]
-    return outcome(Ending.FAILED, complaint[-1].strip() if complaint else f"exit code {code}")
+    complaint = next((line.strip() for line in reversed(complained) if line.strip()), f"exit code {code}")
+    return outcome(Ending.FAILED, complaint)
 
 
 def _listen(stream: IO[str] | None) -> queue.SimpleQueue[str | None]:
@@ -193,18 +203,23 @@ def step(what: str) -> None:
     print(STEP + what, flush=True)
 
 
-def become_child(module: str, limit: float, arguments: Sequence[str]) -> None:
+def become_child(module: str, limit: float, memory: float, arguments: Sequence[str]) -> None:
     """Run a module as a program in this process, which has no other purpose, and say when it is through."""
     global _limit
     _limit = limit
     die_quietly()
+    if memory:
+        bound_memory(int(memory))
     # The parent gets the Ctrl-C too, and ends its child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     step("starting")
     sys.argv[1:] = arguments
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module.endswith(".py"):
+            runpy.run_path(module, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as leaving:
         if leaving.code:
             raise

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from aded_local import folders, preflight
+from aded_local import folders, preflight, verdicts
 from aded_local.drafting.ahead import COMMAND
 from aded_local.folders import cache_folder
 
@@ -30,9 +30,15 @@ def kernels() -> None:
 def verdict_file() -> Path | None:
     """The verdict on llama.cpp in the cache of whoever runs the tests; tried if need be."""
     path = preflight.verdict_path()
-    if path is not None and preflight.read(path) is None:
+    if path is not None and verdicts.read(path) is None:
         return preflight.examine(path).kept
     return path
+
+
+@pytest.fixture(scope="session")
+def vetted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Verdicts on the models of the tests, each of which is tried once in a session."""
+    return tmp_path_factory.mktemp("vetted")
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +47,14 @@ def own_folders(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     verdict_file: Path | None,
+    vetted: Path,
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     if verdict_file is not None:  # programs started by a test need not try llama.cpp again
         (cache / "preflight").mkdir()
         shutil.copy(verdict_file, cache / "preflight")
+    if os.name == "posix":
+        (cache / "vetted").symlink_to(vetted)
     monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
     # Where a test lets the cache be unusable, nothing goes to the user's own folder among temporary files instead.
     monkeypatch.setattr(folders, "_temporary_path", lambda: None)

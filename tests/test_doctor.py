@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aded_cli import doctor
-from aded_local import library, preflight
-from aded_local.preflight import Examination, Verdict
+from aded_local import library, preflight, verdicts
+from aded_local.preflight import Examination
+from aded_local.verdicts import Verdict
 
 GOOD = Verdict(True, "", "", "a processor", "/lib", 1.0, 1.0)
 BAD = Verdict(False, "died of SIGILL (illegal instruction)", "decoding", "a processor", "/lib", 1.0, 1.0)
@@ -38,8 +39,8 @@ def test_a_sound_build_is_tried_anew_and_told(verdict_file: Path | None) -> None
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert found["verdict"]["sound"] is True
-    kept = preflight.read(Path(found["verdict"]["kept"]))
-    before = None if verdict_file is None else preflight.read(verdict_file)
+    kept = verdicts.read(Path(found["verdict"]["kept"]))
+    before = None if verdict_file is None else verdicts.read(verdict_file)
     assert kept is not None and before is not None
     assert kept.when > before.when
     assert found["versions"]["llama-cpp-python"]

@@ -14,7 +14,7 @@ import pytest
 import strangers
 
 from aded_cli import diagnosis
-from aded_local import LocalADED, folders, library, preflight
+from aded_local import LocalADED, folders, library, verdicts
 from aded_local.drafting import kept, statistics
 from aded_local.errors import StoreError
 from aded_local.folders import NOWHERE, cache, cache_folder, complaint, data_folder, data_problem
@@ -273,7 +273,7 @@ Put = Callable[[Path, Path], None]
 
 READERS: dict[str, Callable[[Path], bool]] = {
     "measurements": lambda path: not Measurements(path).winners,
-    "verdict": lambda path: preflight.read(path) is None,
+    "verdict": lambda path: verdicts.read(path) is None,
     "hashes": lambda path: library._remembered(path) == {},
     "phrases": lambda path: phrases._kept(path) is None,
 }

@@ -8,16 +8,17 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import broken_libraries
 import pytest
 
-from aded_local import library, preflight, trial
+from aded_local import library, preflight, trial, verdicts
 from aded_local.errors import BrokenBuildError, DeviceError
-from aded_local.preflight import Verdict
+from aded_local.folders import cache_folder
 from aded_local.trial import Ending, Outcome
+from aded_local.verdicts import Verdict
 
 GOOD = Verdict(True, "", "", "a processor", "/lib", 1.0, 1.0)
 BAD = Verdict(False, "died of SIGILL (illegal instruction)", "decoding", "a processor", "/lib", 1.0, 1.0)
@@ -65,7 +66,7 @@ def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_installed_library_works_here_and_the_verdict_is_kept(verdict_file: Path) -> None:
-    verdict = preflight.read(verdict_file)
+    verdict = verdicts.read(verdict_file)
     assert verdict is not None
     assert verdict.sound
     assert verdict.processor
@@ -125,9 +126,7 @@ def test_every_program_says_in_one_line_what_is_wrong_and_what_helps(broken: Pat
 
     # The second asks nobody again.
     [kept] = [
-        path
-        for path in preflight.cache_folder().glob("preflight/*.json")
-        if '"sound": false' in path.read_text()
+        path for path in cache_folder().glob("preflight/*.json") if '"sound": false' in path.read_text()
     ]
     before = kept.read_text()
     program = (
@@ -195,7 +194,7 @@ def test_it_is_tried_once_for_each_library(own_library: Path, counted: list[str]
     preflight.require_sound_build(said.append)
     assert (len(counted), len(said)) == (1, 1)
     preflight.require_sound_build(said.append)
-    assert preflight.read(preflight.verdict_path() or Path()) is not None
+    assert verdicts.read(preflight.verdict_path() or Path()) is not None
     (own_library / "libggml-cuda.so").write_text("another GPU")
     preflight._passed = False
     preflight.require_sound_build(said.append)
@@ -210,8 +209,8 @@ def test_another_processor_is_another_matter(
     own_library: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = preflight.verdict_path()
-    with_more = replace(preflight.processor(), flags=(*preflight.processor().flags, "more"))
-    monkeypatch.setattr(preflight, "processor", lambda: with_more)
+    with_more = replace(verdicts.processor(), flags=(*verdicts.processor().flags, "more"))
+    monkeypatch.setattr(verdicts, "processor", lambda: with_more)
     assert preflight.verdict_path() != here
 
 
@@ -223,9 +222,9 @@ DAMAGED = [
     b"{}",
     b"[" * 100_000,
     json.dumps({"sound": True}).encode(),
-    json.dumps({**preflight.asdict(GOOD), "sound": "yes"}).encode(),
-    json.dumps({**preflight.asdict(GOOD), "step": None}).encode(),
-    json.dumps({**preflight.asdict(GOOD), "more": 1}).encode(),
+    json.dumps({**asdict(GOOD), "sound": "yes"}).encode(),
+    json.dumps({**asdict(GOOD), "step": None}).encode(),
+    json.dumps({**asdict(GOOD), "more": 1}).encode(),
 ]
 
 
@@ -237,7 +236,7 @@ def test_a_damaged_verdict_counts_as_none(own_library: Path, counted: list[str],
     path.write_bytes(content)
     preflight.require_sound_build()
     assert len(counted) == 1
-    assert preflight.read(path) is not None
+    assert verdicts.read(path) is not None
 
 
 def test_damaged_hashes_are_counted_again(own_library: Path, counted: list[str]) -> None:
@@ -275,7 +274,7 @@ def test_what_could_not_be_tried_is_no_obstacle_and_not_kept(
     for _ in range(3):
         preflight._passed = False
         preflight.require_sound_build()
-        assert preflight.read(preflight.verdict_path() or Path()) is None
+        assert verdicts.read(preflight.verdict_path() or Path()) is None
 
 
 def test_without_a_library_there_is_nothing_to_try(

@@ -52,6 +52,26 @@ def test_a_signal_that_ended_the_child_is_named_with_the_step(tried: Any, name: 
     assert (outcome.ending, outcome.step, outcome.cause) == (Ending.DIED, "dying", name)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_what_a_child_said_as_it_died_is_kept(tried: Any) -> None:
+    outcome = tried("import os\nos.write(2, b'ggml.c:1: no\\n\\nmore \\xff')\nos.abort()")
+    assert (outcome.ending, outcome.cause) == (Ending.DIED, "SIGABRT")
+    assert outcome.complained == ("ggml.c:1: no", "", "more \ufffd")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux binds a child's memory")
+def test_a_child_takes_no_more_memory_than_it_is_given(tmp_path: Path) -> None:
+    program = tmp_path / "package" / "program.py"
+    program.parent.mkdir()
+    (program.parent / "__init__.py").write_text("raise ImportError('the package around it is not imported')")
+    program.write_text("import sys\nkept = bytearray(int(sys.argv[1]))")
+    for n_bytes, ending in ((1, Ending.FINE), (1 << 28, Ending.FAILED)):
+        outcome = trial.run(program, [str(n_bytes)], limit=LIMIT, memory=1 << 27)
+        assert outcome.ending is ending
+    assert outcome.cause == "MemoryError"
+    assert trial.run(program, [str(1 << 28)], limit=LIMIT).ending is Ending.FINE
+
+
 def test_a_child_that_takes_no_further_step_is_ended(tried: Any) -> None:
     outcome = tried("import time\ntrial.step('waiting')\ntime.sleep(600)", limit=3)
     assert outcome.ending is Ending.HUNG

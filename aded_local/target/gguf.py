@@ -7,13 +7,14 @@ those of ``ggml/src/gguf.cpp``.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,13 @@ VERSIONS = (2, 3)
 MAX_DIMS = 4
 MAX_NAME = 63
 """Bytes of a tensor's name, ``GGML_MAX_NAME`` without its terminator."""
-DEFAULT_ALIGNMENT = 32
+DEFAULT_ALIGNMENT, SMALLEST_ALIGNMENT = 32, 8
+"""Bytes; numbers of eight bytes that lie across their own boundaries end llama.cpp."""
 MAX_KEYS = 65_536
 MAX_TENSORS = 1_000_000
-"""Far above any real file (a few hundred keys, tens of thousands of tensors), low enough to walk."""
+MAX_TEXTS = 1 << 22
+"""Far above any real file (a few hundred keys, tens of thousands of tensors, 800,000 tokens and merges), low enough to
+walk in a second or two: a sparse file of any size costs nothing."""
 SHORT_ARRAY = 1024
 """Arrays up to this many numbers are read; longer ones, and all of strings, keep type and length only."""
 SHORT_TEXT = 1 << 20
@@ -37,25 +41,6 @@ SHORT_TEXT = 1 << 20
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRUCTS = {kind: struct.Struct("<" + code) for kind, code in _SCALARS.items()}
-TYPE_NAMES = dict(
-    enumerate(
-        [
-            "uint8",
-            "int8",
-            "uint16",
-            "int16",
-            "uint32",
-            "int32",
-            "float32",
-            "bool",
-            "string",
-            "array",
-            "uint64",
-            "int64",
-            "float64",
-        ]
-    )
-)
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
 
@@ -107,6 +92,10 @@ class GGUFHeader:
         kinds: GGUF type of each key's value, (``ARRAY``, element type) for arrays.
         tensors: by name, in file order.
         file_size: bytes.
+        digest: SHA-256 over the header's bytes and ``file_size``, in hexadecimal digits: all that tells one file from
+            another but its weights.
+        state: inode and time of change as it was read.
+        others: of a model in several files, the headers of all but the first.
     """
 
     path: Path
@@ -116,6 +105,14 @@ class GGUFHeader:
     kinds: dict[str, int | tuple[int, int]] = field(repr=False)
     tensors: dict[str, Tensor] = field(repr=False)
     file_size: int
+    digest: str
+    state: tuple[int, int] = field(repr=False)
+    others: tuple[GGUFHeader, ...] = field(default=(), repr=False)
+
+    @property
+    def files(self) -> tuple[GGUFHeader, ...]:
+        """The headers of all its files, this one first."""
+        return (self, *self.others)
 
     @property
     def n_tensors(self) -> int:
@@ -146,21 +143,56 @@ def check(path: Path) -> GGUFHeader:
     # Imported here: the rules read headers, so their module imports this one.
     from aded_local.target import soundness
 
-    with _opened(path) as data:
-        header = _read(Path(path), data)
-        soundness.check(header, data)
-    return header
+    with _opened(path) as (data, state):
+        header = _read(Path(path), data, state)
+        others = soundness.check(header, data)
+    return replace(header, others=others)
 
 
 def read_header(path: Path) -> GGUFHeader:
     """Read the header, checking the container's own rules only; errors as ``check``, no ModelKindError."""
-    with _opened(path) as data:
-        return _read(Path(path), data)
+    with _opened(path) as (data, state):
+        return _read(Path(path), data, state)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[mmap.mmap]:
-    """The file's bytes, mapped."""
+def unchanged(header: GGUFHeader) -> Iterator[None]:
+    """Load a file in the block; tells one that another program writes meanwhile from one that is broken.
+
+    Of a file that is cut short while it is mapped the processor cannot read the rest, and ends the process: that a
+    program notices only afterwards.
+
+    Raises:
+        ModelFormatError: the file is another than its header was read from, whatever the block came to.
+    """
+    try:
+        yield
+    except ModelFormatError:
+        _require_unchanged(header)
+        raise
+    _require_unchanged(header)
+
+
+def _require_unchanged(header: GGUFHeader) -> None:
+    for each in header.files:
+        try:
+            found = os.stat(each.path)
+            same = (found.st_size, _state(found)) == (each.file_size, each.state)
+        except OSError:
+            same = False
+        if not same:
+            raise ModelFormatError(
+                f"{each.path} changed while it was loaded; start again when it has been written whole"
+            )
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
+    """The file's bytes, mapped, and its state."""
     path = Path(path)
     try:
         # Asked before opening: opening a pipe would wait for its other end.
@@ -170,9 +202,11 @@ def _opened(path: Path) -> Iterator[mmap.mmap]:
         if not stat.S_ISREG(mode):
             raise ModelNotFoundError(f"{path} is not a regular file; give the path of a .gguf file")
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < 4:
-                raise ModelFormatError(f"{path} is not a GGUF: it has {size} bytes; download it again")
+            found = os.fstat(file.fileno())
+            if found.st_size < 4:
+                raise ModelFormatError(
+                    f"{path} is not a GGUF: it has {found.st_size} bytes; download it again"
+                )
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"there is no file {path}; check the path") from error
@@ -181,7 +215,7 @@ def _opened(path: Path) -> Iterator[mmap.mmap]:
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"{path} cannot be read: {error}; check the path and the disk") from error
     try:
-        yield data
+        yield data, _state(found)
     finally:
         data.close()
 
@@ -190,9 +224,9 @@ class _Broken(Exception):
     """What is wrong with the file, in a few words; becomes a ModelFormatError with the path."""
 
 
-def _read(path: Path, data: mmap.mmap) -> GGUFHeader:
+def _read(path: Path, data: mmap.mmap, state: tuple[int, int]) -> GGUFHeader:
     try:
-        return _Walk(data).header(path)
+        return _Walk(data).header(path, state)
     # A length beyond 2**63 leaves Python's index type before it leaves the file.
     except (struct.error, OverflowError) as error:
         raise ModelFormatError(
@@ -209,8 +243,9 @@ class _Walk:
         self.data = data
         self.size = len(data)
         self.at = 0
+        self.n_texts = 0
 
-    def header(self, path: Path) -> GGUFHeader:
+    def header(self, path: Path, state: tuple[int, int]) -> GGUFHeader:
         version, n_tensors, n_keys = self._preamble()
         metadata: dict[str, Any] = {}
         kinds: dict[str, int | tuple[int, int]] = {}
@@ -221,6 +256,8 @@ class _Walk:
             kinds[key], metadata[key] = self._value(key)
         alignment = _alignment(metadata, kinds)
         places = self._tensor_places(n_tensors)
+        digest = hashlib.sha256(memoryview(self.data)[: self.at])
+        digest.update(b"%d" % self.size)
         # The data section starts aligned, behind the last tensor's description.
         base = -(-self.at // alignment) * alignment
         tensors = self._tensors(places, base, alignment)
@@ -233,6 +270,8 @@ class _Walk:
             kinds=kinds,
             tensors=tensors,
             file_size=self.size,
+            digest=digest.hexdigest(),
+            state=state,
         )
 
     def _preamble(self) -> tuple[int, int, int]:
@@ -292,6 +331,9 @@ class _Walk:
         if kind == STRING:
             if length * 8 > self.size - start:
                 raise struct.error("end of file")
+            self.n_texts += length
+            if self.n_texts > MAX_TEXTS:
+                raise _Broken(f"is inconsistent: it claims {length} texts for the key {key!r}")
             self.at = self._after_texts(length)
             return (ARRAY, kind), Array(kind, length, start)
         if kind not in _STRUCTS:
@@ -355,8 +397,14 @@ class _Walk:
 
 def _alignment(metadata: dict[str, Any], kinds: dict[str, int | tuple[int, int]]) -> int:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if kinds.get("general.alignment", UINT32) != UINT32 or alignment <= 0 or alignment & (alignment - 1):
-        raise _Broken(f"is inconsistent: general.alignment is {alignment}, no power of two as uint32")
+    if (
+        kinds.get("general.alignment", UINT32) != UINT32
+        or alignment < SMALLEST_ALIGNMENT
+        or alignment & (alignment - 1)
+    ):
+        raise _Broken(
+            f"is inconsistent: general.alignment is {alignment}, no power of two from {SMALLEST_ALIGNMENT} as uint32"
+        )
     return int(alignment)
 
 

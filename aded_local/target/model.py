@@ -6,17 +6,19 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.preflight import require_sound_build
 from aded_local.target import logs
-from aded_local.target.gguf import GGUFHeader, check
+from aded_local.target.gguf import GGUFHeader, check, unchanged
 from aded_local.target.interrupts import held_back
 from aded_local.target.loading import lib
 from aded_local.target.tokenizing import piece_of, tokenized
 from aded_local.tree import IntArray
+from aded_local.vetting import require_harmless
 
 ALL_LAYERS = -1
 """``n_gpu_layers``: every layer on the GPU where the build has one (llama.h)."""
@@ -54,11 +56,61 @@ def start_backend(
         _backend_started = True
 
 
+def load(
+    header: GGUFHeader,
+    *,
+    n_gpu_layers: int = 0,
+    vocabulary_only: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Any:
+    """llama.cpp's model of a file, which a child process has survived.
+
+    Args:
+        header: as read and checked.
+        n_gpu_layers: layers to put on the GPU; ``ALL_LAYERS`` for all.
+        vocabulary_only: without weights.
+        progress: told of a trial in a child process that may take seconds.
+
+    Raises:
+        ModelFormatError: llama.cpp refused it, a child did not survive it, or it changed meanwhile.
+    """
+    path = header.path
+    what = "the vocabulary of " if vocabulary_only else ""
+    params = lib.llama_model_default_params()
+    # A build without a GPU ignores the number.
+    params.n_gpu_layers = n_gpu_layers
+    params.vocab_only = vocabulary_only
+    handle = None
+    try:
+        with unchanged(header):
+            require_harmless(
+                path,
+                " ".join(each.digest for each in header.files),
+                sum(each.file_size for each in header.files),
+                vocabulary_only=vocabulary_only,
+                progress=progress,
+            )
+            logs.clear_errors()
+            with held_back():
+                handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+            if not handle:
+                reason = logs.last_error() or "it gave no reason"
+                raise ModelFormatError(
+                    f"llama.cpp could not load {what}{path}: {reason}; "
+                    "download the file again or update llama-cpp-python"
+                )
+    except BaseException:
+        if handle:
+            lib.llama_model_free(handle)
+        raise
+    return handle
+
+
 class Model:
     """Weights and vocabulary of one GGUF.
 
-    The header is checked before llama.cpp sees the file, because llama.cpp ends the whole process on
-    some malformed ones.
+    The header is checked before llama.cpp sees the file, and a file not met before is loaded in a child process first,
+    because llama.cpp ends the whole process on some malformed ones.
 
     Args:
         path: the GGUF.
@@ -82,17 +134,7 @@ class Model:
         self.path = path
         self.header: GGUFHeader = check(path)
         start_backend(verbose, progress=progress)
-        logs.clear_errors()
-        params = lib.llama_model_default_params()
-        # A build without a GPU ignores the number.
-        params.n_gpu_layers = n_gpu_layers
-        with held_back():
-            self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
-        if not self.handle:
-            reason = logs.last_error() or "it gave no reason"
-            raise ModelFormatError(
-                f"llama.cpp could not load {path}: {reason}; download the file again or update llama-cpp-python"
-            )
+        self.handle = load(self.header, n_gpu_layers=n_gpu_layers, progress=progress)
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -48,6 +50,8 @@ class Sampling:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
                 raise OptionError(f"{field.name} must be a number, not {value!r}")
+            is_finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
+            _require(is_finite, field.name, value, "a finite number")
         _require(0.0 <= self.temperature <= 100.0, "temperature", self.temperature, "between 0 and 100")
         _require(
             self.top_k == int(self.top_k) and 0 <= self.top_k < 2**31,
@@ -68,6 +72,19 @@ class Sampling:
     def is_plain_greedy(self) -> bool:
         """Whether the choice is the arg-max of the raw logits."""
         return self.temperature == 0.0 and self.repeat_penalty == 1.0
+
+
+def suggestions(found: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
+    """Which of a model maker's settings can be followed, and a line on each that cannot."""
+    usable: dict[str, float] = {}
+    lines = []
+    for name, value in found.items():
+        try:
+            Sampling(**{name: value})  # type: ignore[arg-type]
+            usable[name] = value
+        except OptionError as error:
+            lines.append(f"the model's own suggestion is ignored: {error}")
+    return usable, lines
 
 
 def _require(condition: bool, name: str, value: object, range_text: str) -> None:

@@ -46,6 +46,15 @@ UNCHECKED_HEADS = {"jamba", "lfm2", "lfm2moe"}
 STATE_HEADS = {"mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1", "plamo2"}
 """Architectures whose loader asserts that the state splits evenly into heads and groups."""
 
+ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+"""``LLAMA_ROPE_SCALING_TYPES``: llama.cpp asserts that it is one of them."""
+
+NO_WEIGHTS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
+"""Tensor types (``enum ggml_type``) that are for intermediate results or for tables."""
+EMBEDDINGS = ("token_embd.weight", "output.weight")
+VECTORS = ("_norm.weight", ".bias")
+"""Names of tensors that are added or multiplied to each token's row, in F32 only."""
+
 _SPLIT_NAME = re.compile(r"^(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 _VOCABULARY_ARRAYS = {
@@ -56,12 +65,15 @@ _VOCABULARY_ARRAYS = {
 }
 
 
-def check(header: GGUFHeader, data: mmap.mmap) -> None:
+def check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
     """Refuse an unsound header.
 
     Args:
         header: as read.
         data: the file's bytes, for the vocabulary's texts.
+
+    Returns:
+        Of a model in several files, the headers of all but the first.
 
     Raises:
         ModelFormatError: llama.cpp would fail or crash.
@@ -69,13 +81,15 @@ def check(header: GGUFHeader, data: mmap.mmap) -> None:
     """
     rules = _Rules(header)
     rules.kind()
-    rules.split()
+    others = rules.split()
     if not header.n_tensors:
         raise ModelKindError(
             f"{header.path} holds a vocabulary only and no weights; give the GGUF of the model itself"
         )
     rules.sizes()
+    rules.tensors()
     rules.vocabulary(data)
+    return others
 
 
 class _Rules:
@@ -113,13 +127,13 @@ class _Rules:
 
     # --- files in several parts ------------------------------------------------------------------
 
-    def split(self) -> None:
+    def split(self) -> tuple[GGUFHeader, ...]:
         """Of a model in several files it is the first one, and the others lie beside it."""
         count, number = self.metadata.get("split.count", 0), self.metadata.get("split.no", 0)
         if not isinstance(count, int) or not isinstance(number, int):
             raise self._refuse("split.count or split.no is no number")
         if count <= 1:
-            return
+            return ()
         path = self.header.path
         named = _SPLIT_NAME.match(path.name)
         if named is None or int(named["count"]) != count:
@@ -135,14 +149,14 @@ class _Rules:
             raise ModelFormatError(
                 f"{path} is part {number + 1} of {count} of a model; give the first, {siblings[0]}"
             )
-        self._siblings(siblings)
+        return self._siblings(siblings)
 
-    def _siblings(self, siblings: list[Path]) -> None:
+    def _siblings(self, siblings: list[Path]) -> tuple[GGUFHeader, ...]:
         # Imported late: ``gguf.check`` imports this module.
         from aded_local.target.gguf import read_header
 
         total = self.metadata.get("split.tensors.count")
-        found = self.header.n_tensors
+        others = []
         for number, sibling in enumerate(siblings[1:], start=1):
             if not sibling.is_file():
                 raise ModelFormatError(
@@ -152,15 +166,20 @@ class _Rules:
             other = read_header(sibling)
             if other.metadata.get("split.no") != number:
                 raise ModelFormatError(f"{sibling} is not part {number + 1} of the model; download it again")
-            found += other.n_tensors
+            others.append(other)
+        found = sum(each.n_tensors for each in (self.header, *others))
         if total is not None and total != found:
             raise self._refuse(f"its parts hold {found} tensors, and split.tensors.count is {total}")
+        return tuple(others)
 
     # --- numbers ---------------------------------------------------------------------------------
 
     def sizes(self) -> None:
         """Layers, widths and heads are there, and are possible."""
-        self._number("block_count", 1, MAX_LAYERS)
+        layers = self._number("block_count", 1, MAX_LAYERS)
+        # Layers that predict further tokens are counted with the others.
+        if f"{self.architecture}.nextn_predict_layers" in self.metadata:
+            self._number("nextn_predict_layers", 0, layers - 1)
         width = self._number("embedding_length", 1, MAX_WIDTH)
         self._number("context_length", 1, MAX_CONTEXT)
         heads = self._per_layer("attention.head_count", MAX_HEADS)
@@ -239,13 +258,17 @@ class _Rules:
                 raise self._refuse(f"{name} has {tensor.shape[-1]} rows, and its heads need {rows}")
 
     def _experts(self) -> None:
-        keys = [f"{self.architecture}.{name}" for name in ("expert_count", "expert_used_count")]
+        names = ("expert_count", "expert_used_count", "expert_group_count")
+        keys = [f"{self.architecture}.{name}" for name in names]
         if not any(key in self.metadata for key in keys):
             return
         experts = self._number("expert_count", 0, MAX_EXPERTS, default=0)
         used = self._per_layer("expert_used_count", MAX_EXPERTS)
         if max(used, default=0) > experts or (experts and not any(used)):
             raise self._refuse(f"it uses {max(used, default=0)} of {experts} experts")
+        groups = self._number("expert_group_count", 0, MAX_EXPERTS, default=0)
+        if groups and groups >= experts:
+            raise self._refuse(f"it has {experts} experts in {groups} groups")
 
     def _state_space(self, width: int) -> None:
         if f"{self.architecture}.ssm.inner_size" not in self.metadata:
@@ -265,6 +288,11 @@ class _Rules:
                 )
 
     def _small_numbers(self) -> None:
+        scaling = self.metadata.get(f"{self.architecture}.rope.scaling.type", ROPE_SCALINGS[0])
+        if scaling not in ROPE_SCALINGS:
+            raise self._refuse(
+                f"{self.architecture}.rope.scaling.type is {_shown(scaling)}, none of {', '.join(ROPE_SCALINGS)}"
+            )
         for name in ("layer_norm_rms_epsilon", "layer_norm_epsilon"):
             epsilon = self.metadata.get(f"{self.architecture}.attention.{name}", 0.0)
             # False for NaN too.
@@ -272,6 +300,16 @@ class _Rules:
                 raise self._refuse(f"{self.architecture}.attention.{name} is {_shown(epsilon)}")
         if f"{self.architecture}.attention.sliding_window" in self.metadata:
             self._number("attention.sliding_window", 0, MAX_WINDOW)
+
+    def tensors(self) -> None:
+        """Their types are of those that weights have."""
+        for name, tensor in self.header.tensors.items():
+            kind = NO_WEIGHTS.get(tensor.kind)
+            # Tables of numbers lie beside the weights of some models.
+            if kind is not None and (kind != "I32" or name in EMBEDDINGS):
+                raise self._refuse(f"the tensor {name!r} is stored as {kind}, which no weights are")
+            if tensor.kind != 0 and len(tensor.shape) == 1 and name.endswith(VECTORS):
+                raise self._refuse(f"the tensor {name!r}, a single row, is not stored as F32")
 
     # --- vocabulary ------------------------------------------------------------------------------
 
@@ -284,6 +322,8 @@ class _Rules:
             found = self.header.kinds.get(key)
             if found is not None and found != (ARRAY, kind):
                 raise self._refuse(f"{key} is not an array of the right type")
+        if model in ("none", "no_vocab"):
+            raise self._wrong_kind(f"a model without a vocabulary (tokenizer.ggml.model is {model!r})")
         tokens = self.metadata.get("tokenizer.ggml.tokens")
         if not isinstance(tokens, Array) or not 1 <= tokens.length <= MAX_VOCABULARY:
             raise self._refuse("tokenizer.ggml.tokens, the vocabulary, is missing or empty")
@@ -310,20 +350,34 @@ class _Rules:
                 raise self._refuse(f"{key} is {_shown(value)}, neither true nor false")
 
     def _spellings(self, model: str, tokens: Array, data: mmap.mmap) -> None:
-        # llama.cpp reads them as C strings.
+        # llama.cpp reads them as C strings, names the empty ones, and asserts that all differ.
         texts = [text.split(b"\0", 1)[0] for text in _texts(data, tokens)]
-        spelled = set(texts)
-        # Empty ones are given names of their own by llama.cpp; it asserts that the others differ.
-        empty = texts.count(b"")
-        if len(spelled) - (empty > 0) + empty != len(texts):
+        spelled = {text or b"[EMPTY_%d]" % token for token, text in enumerate(texts)}
+        if len(spelled) != len(texts):
             raise self._refuse("its vocabulary has the same token twice")
+        missing = None
         if model == "llama":
             # llama.cpp ends the process when it meets a byte it cannot spell.
             missing = next(
                 (b for b in range(256) if b"<0x%02X>" % b not in spelled and bytes([b]) not in spelled), None
             )
-            if missing is not None:
-                raise self._refuse(f"its vocabulary cannot spell the byte 0x{missing:02X}")
+        elif model == "rwkv":
+            # It stays for ever at a byte that begins tokens and is none.
+            meant = {_unescaped(text) for text in spelled}
+            missing = next((text[0] for text in meant if text and text[:1] not in meant), None)
+        if missing is not None:
+            raise self._refuse(f"its vocabulary cannot spell the byte 0x{missing:02X}")
+
+
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_ESCAPED = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+
+
+def _unescaped(text: bytes) -> bytes:
+    """The bytes that a text of RWKV's vocabulary stands for (``llama_unescape_rwkv_token``)."""
+    return _ESCAPE.sub(
+        lambda found: bytes.fromhex(found[1].decode()) if found[1] else _ESCAPED.get(found[2], found[2]), text
+    )
 
 
 def _texts(data: mmap.mmap, array: Array) -> list[bytes]:

@@ -6,17 +6,15 @@ Loads in a fraction of a second from any GGUF, one that holds nothing but a voca
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from aded_local.errors import ModelFormatError
-from aded_local.target import logs, soundness
+from aded_local.target import soundness
 from aded_local.target.gguf import GGUFHeader, read_header
-from aded_local.target.interrupts import held_back
 from aded_local.target.loading import lib
-from aded_local.target.model import Model, start_backend
+from aded_local.target.model import Model, load, start_backend
 from aded_local.target.tokenizing import tokenized
 from aded_local.tree import IntArray
 
@@ -37,16 +35,7 @@ class Vocabulary(Model):
         self.header: GGUFHeader = read_header(path)
         _check_vocabulary(self.header)
         start_backend(verbose=False, computes=False)
-        logs.clear_errors()
-        params = lib.llama_model_default_params()
-        params.vocab_only = True
-        with held_back():
-            self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
-        if not self.handle:
-            reason = logs.last_error() or "it gave no reason"
-            raise ModelFormatError(
-                f"llama.cpp could not load the vocabulary of {path}: {reason}; download the file again"
-            )
+        self.handle = load(self.header, vocabulary_only=True)
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
