@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import SandboxedFormatter
+from jinja2.sandbox import SandboxedFormatter, SecurityError
 from markupsafe import EscapeFormatter
 
 MAX_OUTPUT = 1 << 24
@@ -25,7 +25,7 @@ MAX_BITS = 4_096
 
 
 class TooMuch(jinja2.TemplateError):
-    """The template wants more time or memory than any honest one needs, or what is refused on purpose."""
+    """The template wants more time or memory than any honest one needs."""
 
 
 def bounded(size: int, kind: Any) -> None:
@@ -81,7 +81,7 @@ def raised(base: Any, exponent: Any) -> None:
 
 def _width(value: Any) -> int:
     if isinstance(value, int) and value > MAX_WIDTH:
-        raise TooMuch(f"it pads to more than {MAX_WIDTH}")
+        raise TooMuch(f"it wants more than {MAX_WIDTH:,} columns or digits")
     return value if isinstance(value, int) else 0
 
 
@@ -182,7 +182,7 @@ class Formatter(SandboxedFormatter):
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         """The value of a field."""
         if "." in field_name or "[" in field_name:
-            raise TooMuch("it looks into a value while it formats text")
+            raise SecurityError("it looks into a value while it formats text")
         field = super().get_field(field_name, args, kwargs)
         self._add(size_of(field[0]))
         return field
