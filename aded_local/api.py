@@ -8,7 +8,7 @@ import time
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +26,11 @@ from aded_local.errors import (
     PromptError,
 )
 from aded_local.generation import FINISHED_STOP, Tally, generate
-from aded_local.messages import ChatTemplate
+from aded_local.messages import ChatTemplate, Message
 from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
+from aded_local.segments import text_tokens
 from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.text import TextStream
@@ -324,18 +325,18 @@ class LocalADED:
         stops = _stop_texts(stop)
         _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
         if isinstance(prompt, str):
-            tokens = self._model.tokenize(prompt, add_special=True, parse_special=False) if prompt else []
+            tokens = text_tokens(prompt, self._model) if prompt else []
         else:
             tokens = self._checked_ids(prompt)
         return self._run(tokens, sampling, max_tokens, stops, remember=False)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Reply:
+    def chat(self, messages: Sequence[Message], **options: Any) -> Reply:
         """Answer a conversation; see ``stream_chat``."""
         return joined(self.stream_chat(messages, **options))
 
     def stream_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -349,8 +350,10 @@ class LocalADED:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
         Args:
-            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first. An
-                assistant turn with the text of an earlier answer is fed as the very tokens of that answer.
+            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
+                is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
+                earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
+                answer goes on right behind its content, trailing white space included.
 
         Other options and errors as in ``stream``; and TemplateError.
         """
@@ -360,8 +363,8 @@ class LocalADED:
         _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
         return self._run(self.chat_tokens(messages), sampling, max_tokens, stops, remember=True)
 
-    def chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The prompt a conversation becomes, as token ids, up to where the answer begins.
+    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
 
         Raises:
             PromptError, TemplateError
@@ -374,7 +377,7 @@ class LocalADED:
         segments = self._template.render(messages, known_answers=self._answers)
         return self._template.to_tokens(segments, self._model)
 
-    def count_chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
+    def count_chat_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
         return len(self.chat_tokens(messages))
 
@@ -488,6 +491,7 @@ class LocalADED:
             bos=model.token_text(model.bos),
             eos=model.token_text(model.eos),
             control_texts=model.control_texts,
+            defined_texts=model.defined_texts,
         )
 
     # --- what holds for the loaded model -------------------------------------------------------------
