@@ -54,18 +54,18 @@ class Controls:
         self.texts = frozenset(text for text in texts if len(text) > 1 and not text.isspace())
         self.characters = frozenset("".join(self.texts))
         self.edges = frozenset(text[place] for text in self.texts for place in (0, -1))
-        self._by_head: dict[str, list[str]] = defaultdict(list)
+        self._lengths: dict[str, set[int]] = defaultdict(set)
         for text in self.texts:
-            self._by_head[text[:2]].append(text)
+            self._lengths[text[:2]].add(len(text))
 
     def occurrences(self, text: str) -> Iterator[tuple[int, int]]:
         """Where control texts stand, (start, end) each; they may overlap."""
-        for head, candidates in self._by_head.items():
+        for head, lengths in self._lengths.items():
             at = text.find(head)
             while at >= 0:
-                for control in candidates:
-                    if text.startswith(control, at):
-                        yield at, at + len(control)
+                for length in lengths:
+                    if text[at : at + length] in self.texts:
+                        yield at, at + length
                 at = text.find(head, at + 1)
 
     def pieces(self, text: str, marked: str) -> Iterator[tuple[str, bool]]:

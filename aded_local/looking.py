@@ -16,7 +16,7 @@ from typing import Final
 import jinja2
 from jinja2 import nodes
 
-LONGEST_ANALYSED: Final = 200_000
+LONGEST_ANALYSED: Final = 100_000
 """Characters of a template that is read for this; the longest published ones have some 30,000."""
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")

@@ -21,6 +21,12 @@ _ESCAPED_TWIN: Final = re.compile(r"\\u(d8[4-6][0-9a-f])\\u(d[c-f][0-9a-f]{2})")
 Twins = dict[int, str]
 
 
+def _escaped(found: re.Match[str]) -> int:
+    """The character that two escapes stand for."""
+    high, low = int(found[1], 16), int(found[2], 16)
+    return 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
+
+
 class Marks:
     """Twins for one rendering.
 
@@ -40,7 +46,10 @@ class Marks:
     """
 
     def __init__(self, controls: Controls, texts: Iterable[str]) -> None:
-        used = {ord(c) for text in texts for c in set(text) if c >= chr(_TWINS.start)}
+        used: set[int] = set()
+        for text in texts:
+            used.update(ord(c) for c in set(text) if c >= chr(_TWINS.start))
+            used.update(map(_escaped, _ESCAPED_TWIN.finditer(text)))
         edges = sorted(c for c in controls.edges if not c.isspace())
         inner = sorted(
             c for c in controls.characters - controls.edges - _WRITTEN_SPECIALLY if not c.isspace()
@@ -60,8 +69,7 @@ class Marks:
         return _ESCAPED_TWIN.sub(self._unescape, marked) if r"\ud8" in marked else marked
 
     def _unescape(self, found: re.Match[str]) -> str:
-        high, low = int(found[1], 16), int(found[2], 16)
-        code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
+        code = _escaped(found)
         return chr(code) if code in self._back else found[0]
 
     def unmark(self, marked: str) -> str:

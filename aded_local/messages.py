@@ -42,8 +42,10 @@ CHATML = (
 )
 """For a model that came without a template and whose vocabulary knows ``<|im_start|>``."""
 
-KNOWN_ROLES: Final = frozenset(["assistant", "developer", "system", "tool", "user"])
-"""Roles that mean the same to every program that talks to chat models."""
+KNOWN_ROLES: Final = frozenset(
+    ["assistant", "developer", "function", "observation", "system", "tool", "user"]
+)
+"""Roles that programs which talk to chat models agree upon."""
 
 PATIENCE: Final = 0.5
 """Seconds of rendering one conversation after which nothing else is tried: a template takes milliseconds, and this one

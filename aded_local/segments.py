@@ -73,9 +73,12 @@ def segment_tokens(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[in
 
 def text_tokens(text: str, tokenizer: FencedTokenizer) -> list[int]:
     """Token ids of a raw prompt, with the tokens the model wants around a text; control texts stay text."""
-    plain = tokenizer.tokenize(text, add_special=False, parse_special=False)
-    if tokenizer.control_tokens.isdisjoint(plain):
-        return tokenizer.tokenize(text, add_special=True, parse_special=False)
+    whole = tokenizer.tokenize(text, add_special=True, parse_special=False)
+    around = tokenizer.tokenize("", add_special=True, parse_special=False)
+    before = 1 if tokenizer.adds_bos else 0
+    after = len(whole) - (len(around) - before)
+    if tokenizer.control_tokens.isdisjoint(whole[before:after]):
+        return whole
     puts_space = _puts_space(tokenizer)
     first, *rest = Controls(tokenizer.control_texts).split(text)
     ids = tokenizer.tokenize(first, add_special=False, parse_special=False)
@@ -84,9 +87,7 @@ def text_tokens(text: str, tokenizer: FencedTokenizer) -> list[int]:
             ids += _behind_text(piece, tokenizer, parse_special=False)
         else:
             ids += tokenizer.tokenize(piece, add_special=False, parse_special=False)
-    around = tokenizer.tokenize("", add_special=True, parse_special=False)
-    before = 1 if tokenizer.adds_bos else 0
-    return [*around[:before], *ids, *around[before:]]
+    return [*whole[:before], *ids, *whole[after:]]
 
 
 def _puts_space(tokenizer: Tokenizer) -> bool:

@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aded_local.controls import Controls, is_bracketed_twice, used_as_marker
+from aded_local.errors import ModelNotFoundError
 from aded_local.messages import ChatTemplate
 from aded_local.segments import Segment, text_tokens
 from aded_local.target.vocabulary import Vocabulary
+from aded_models import names
 
-TRIES = int(os.environ.get("TRIES", "10"))
+TRIES = int(os.environ.get("TRIES", "5"))
 
 # What the template writes, and which of its own control texts, (o)pen and (c)lose, by the number of messages.
 TEMPLATES: dict[str, tuple[str, Callable[[int], str]]] = {
@@ -89,12 +91,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vocabularies")
 
 
-@pytest.fixture(scope="module", params=[*vocabularies.NAMES, "gpt-oss-like"])
+@pytest.fixture(scope="module", params=[*vocabularies.NAMES, "gpt-oss-like", "smollm2"])
 def vocabulary(request: pytest.FixtureRequest, folder: Path) -> Iterator[ByText]:
     if request.param == "gpt-oss-like":
         path = vocabularies.with_tokens(
             vocabularies.path_of("qwen2"), folder / "gpt-oss.gguf", vocabularies.GPT_OSS, 151650
         )
+    elif request.param == "smollm2":
+        try:
+            path = names.smollm2_path()
+        except ModelNotFoundError as missing:
+            pytest.skip(str(missing))
     else:
         path = vocabularies.path_of(request.param)
     found = ByText(path)
@@ -126,7 +133,7 @@ def disguises(texts: list[str]) -> st.SearchStrategy[str]:
     nested = st.builds(lambda a, b, at: a[:at] + b + a[at:], whole, whole, st.integers(1, 6))
     other = st.sampled_from(
         [" ", "\n", "\t", "<", ">", "|", "<|", "|>", "a", "end", "user", "<think>", "</think>", "<tool_response>", "</tool_response>",
-         "<tool_call>", "\U000f0000", "\U00020000", "\ue000", "\\ud840\\udc00", "\\U00020000", "'", '"', "\\", "▁", "é", "漢"]
+         "<tool_call>", "\U000f0000", "\U00020005", "\ue000", "\\ud840\\udc05", "\\U00020005", "'", '"', "\\", "▁", "é", "漢"]
     )  # fmt: skip
     return st.lists(st.one_of(whole, part, doubled, nested, other), max_size=5).map("".join)
 
@@ -151,11 +158,28 @@ def test_no_disguise_adds_a_control_token(name: str, vocabulary: ByText) -> None
         segments = chat.render(said, False)
         if name not in ("listing", "lowering"):
             assert text_of(segments) == plain.render(messages=said)
-        ids = chat.to_tokens(segments, vocabulary)
-        found = [token for token in ids[vocabulary.adds_bos :] if token in steering]
-        assert found == [tokens[which] for which in own(len(said))]
+        ids = chat.to_tokens(segments, vocabulary)[vocabulary.adds_bos :]
+        assert [token for token in ids if token in steering] == [tokens[which] for which in own(len(said))]
+        assert written(ids, steering, vocabulary) == as_read(text_of(segments), vocabulary)
 
     no_control_token_is_added()
+
+
+def written(ids: list[int], steering: set[int], vocabulary: ByText) -> str:
+    """What the ids say. SentencePiece writes a space as ``▁``, and puts one at the beginning and behind control tokens."""
+    runs = [b""]
+    for token in ids:
+        if token in steering:
+            runs += [vocabulary.token_text(token).encode(), b""]
+        else:
+            runs[-1] += vocabulary.piece(token)
+    if vocabulary._adds_space:
+        runs[::2] = [run.removeprefix(b" ") for run in runs[::2]]
+    return b"".join(runs).decode()
+
+
+def as_read(text: str, vocabulary: ByText) -> str:
+    return text.replace("▁", " ") if vocabulary._adds_space else text
 
 
 def said_by(role: str, content: str) -> dict[str, str]:
@@ -176,8 +200,7 @@ def test_a_raw_prompt_keeps_control_texts_as_text(vocabulary: ByText) -> None:
         assert (ids[:1] == [vocabulary.bos]) == vocabulary.adds_bos
         ids = ids[vocabulary.adds_bos :]
         assert vocabulary.control_tokens.isdisjoint(ids)
-        written = b"".join(map(vocabulary.piece, ids)).decode()
-        assert written.removeprefix(" " if vocabulary._adds_space else "") == prompt
+        assert written(ids, set(), vocabulary) == as_read(prompt, vocabulary)
 
     no_control_token_is_read()
 
