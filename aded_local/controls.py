@@ -64,7 +64,7 @@ class Controls:
             at = text.find(head)
             while at >= 0:
                 for length in lengths:
-                    if text[at : at + length] in self.texts:
+                    if at + length <= len(text) and text[at : at + length] in self.texts:
                         yield at, at + length
                 at = text.find(head, at + 1)
 

@@ -258,3 +258,24 @@ def test_white_space_words_and_signs_are_no_markers(text: str) -> None:
 
 def test_white_space_and_single_characters_are_no_control_texts() -> None:
     assert Controls(["\n\n", " ", "x", "<s>"]).texts == {"<s>"}
+
+
+@given(
+    texts=st.lists(st.text("<|>ab", min_size=2, max_size=6), min_size=1, max_size=4),
+    written=st.lists(st.tuples(st.text("<|>ab", max_size=4), st.booleans()), max_size=6),
+)
+def test_pieces_keep_own_control_texts_whole_and_no_others(
+    texts: list[str], written: list[tuple[str, bool]]
+) -> None:
+    text = "".join(part for part, _ in written)
+    marked = "".join("~" * len(part) if is_foreign else part for part, is_foreign in written)
+    cuts, pieces = [0], list(Controls(texts).pieces(text, marked))
+    assert "".join(piece for piece, _ in pieces) == text
+    for piece, _ in pieces:
+        cuts.append(cuts[-1] + len(piece))
+    places = [(at, at + len(one)) for one in texts for at in range(len(text)) if text.startswith(one, at)]
+    for start, end in places:
+        is_own = "~" not in marked[start:end]
+        assert is_own != any(start < cut < end for cut in cuts)
+    ends = {end for start, end in places if "~" not in marked[start:end]}
+    assert [ends_in_control for _, ends_in_control in pieces] == [cut in ends for cut in cuts[1:]]
