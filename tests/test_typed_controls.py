@@ -279,3 +279,9 @@ def test_pieces_keep_own_control_texts_whole_and_no_others(
         assert is_own != any(start < cut < end for cut in cuts)
     ends = {end for start, end in places if "~" not in marked[start:end]}
     assert [ends_in_control for _, ends_in_control in pieces] == [cut in ends for cut in cuts[1:]]
+
+
+def test_a_control_text_at_the_end_is_cut_at_its_signs() -> None:
+    controls = Controls(texts := [f"<|{'a' * n}|>" for n in range(1, 40)])
+    for text in texts:
+        assert controls.split("x" + text) == ["x" + text[:-2], "|>"]
