@@ -9,7 +9,8 @@
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
-    ├── TemplateError         the model's chat template is missing, broken or unsafe
+    ├── TemplateError         the chat template is missing, broken, or refuses the conversation
+    │   └── TemplateLimitError    it was stopped, since it takes more time or memory than any honest one
     ├── DeviceError           memory or backend refused (allocation, decode)
     │   └── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     ├── StoreError            a cache or store file could not be written or read
@@ -56,7 +57,11 @@ class OptionError(ADEDError, ValueError):
 
 
 class TemplateError(ADEDError):
-    """The model's chat template is missing, does not render, or tried something unsafe."""
+    """The chat template is missing, does not compile, or refused the conversation."""
+
+
+class TemplateLimitError(TemplateError):
+    """The chat template was stopped: it takes more time or memory than any honest one."""
 
 
 class DeviceError(ADEDError):

@@ -23,15 +23,14 @@ the cache of the turn before would be lost.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from aded_local.controls import Controls, used_as_marker
-from aded_local.errors import PromptError, TemplateError
+from aded_local.errors import PromptError, TemplateError, TemplateLimitError
 from aded_local.looking import NAME, analysed
 from aded_local.marks import Marks, Twins
-from aded_local.sandbox import MAX_SOURCE, Sandbox
+from aded_local.sandbox import MAX_SOURCE, Sandbox, TooMuch
 from aded_local.segments import Segment, Tokenizer, segment_tokens
 
 CHATML = (
@@ -46,10 +45,6 @@ KNOWN_ROLES: Final = frozenset(
     ["assistant", "developer", "function", "observation", "system", "tool", "user"]
 )
 """Roles that programs which talk to chat models agree upon."""
-
-PATIENCE: Final = 0.5
-"""Seconds of rendering one conversation after which nothing else is tried: a template takes milliseconds, and this one
-fails or is slow."""
 
 Message = Mapping[str, Any]
 """``role``, and ``content``: text, or a list of OpenAI's text parts."""
@@ -176,18 +171,19 @@ class ChatTemplate:
         Raises:
             TemplateError: the template refuses the conversation.
         """
-        started = time.monotonic()
         plain = safest = refusal = None
         try:
             plain = self._rendered(messages, add_generation_prompt, self._looking.parameters)
+        except TemplateLimitError:
+            raise  # another try would take as long
         except TemplateError as error:
             refusal = error  # it may have found in a content what it does not find among twins
         for twins, parameters in self._ways(messages, marks):
-            if (safest or refusal) and time.monotonic() - started > PATIENCE:
-                break
             marked = [self._marked(message, twins) for message in messages]
             try:
                 text = marks.unescaped(self._rendered(marked, add_generation_prompt, parameters))
+            except TemplateLimitError:
+                raise
             except TemplateError as error:
                 refusal = refusal or error
                 continue
@@ -235,6 +231,8 @@ class ChatTemplate:
     ) -> str:
         try:
             return self._run(messages, add_generation_prompt, parameters)
+        except TemplateLimitError:
+            raise  # another try would take as long
         except TemplateError:
             merged = _without_system(messages)
             if merged is None:
@@ -257,7 +255,8 @@ class ChatTemplate:
             return self._sandbox.render_within_bounds(self._template, variables)
         # A template can raise whatever Python can: TypeError, ZeroDivisionError, RecursionError, MemoryError.
         except Exception as error:
-            raise TemplateError(
+            kind = TemplateLimitError if isinstance(error, TooMuch) else TemplateError
+            raise kind(
                 f"the model's chat template refused the conversation: {_one_line(error)}"
             ) from error
 
