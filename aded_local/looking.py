@@ -16,6 +16,8 @@ from typing import Final
 import jinja2
 from jinja2 import nodes
 
+from aded_local.sandbox import Sandbox
+
 LONGEST_ANALYSED: Final = 100_000
 """Characters of a template that is read for this; the longest published ones have some 30,000."""
 
@@ -38,36 +40,38 @@ class Looking:
     """A template whose looking constants are parameters.
 
     Attributes:
+        original: the template as it came.
         source: the template, with parameters in place of those constants.
         parameters: what each stands for.
         names: constants that roles are compared with, among others.
     """
 
+    original: str
     source: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
 
 
-def analysed(source: str, environment: jinja2.Environment, given: Mapping[str, str]) -> Looking:
+def analysed(source: str, given: Mapping[str, str]) -> Looking:
     """Make a template's looking constants parameters.
 
     A template that cannot be read keeps all of them; whoever compiles it will say why.
 
     Args:
         source: the template.
-        environment: parses it.
         given: variables that hold the same text in every rendering.
     """
     if len(source) > LONGEST_ANALYSED or any(own in source for own in (_PARAMETER, _COPY, _OPEN, _CLOSE)):
-        return Looking(source)
+        return Looking(source, source)
     try:
-        return _analysed(_LINE_END.sub("\n", source), environment, given)
+        return _analysed(source, Sandbox(), given)
     # Jinja's parser can raise whatever Python can: RecursionError, ValueError and others.
     except Exception:
-        return Looking(source)
+        return Looking(source, source)
 
 
-def _analysed(source: str, environment: jinja2.Environment, given: Mapping[str, str]) -> Looking:
+def _analysed(original: str, environment: jinja2.Environment, given: Mapping[str, str]) -> Looking:
+    source = _LINE_END.sub("\n", original)
     constant = _constant_variables(environment.parse(source), given)
     spans: list[tuple[int, int, str]] = []
     for kind, start, end in _tokens(source, environment):
@@ -88,7 +92,7 @@ def _analysed(source: str, environment: jinja2.Environment, given: Mapping[str, 
         elif not value.isspace() and value:
             parameters[f"{_PARAMETER}{number}"] = value
             changed.append((start, end, f" {_PARAMETER}{number} "))
-    return Looking(_replaced(source, changed), parameters, frozenset(names))
+    return Looking(original, _replaced(source, changed), parameters, frozenset(names))
 
 
 def _constant_variables(tree: nodes.Template, given: Mapping[str, str]) -> dict[str, str]:

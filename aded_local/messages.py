@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from aded_local.controls import Controls, used_as_marker
 from aded_local.errors import PromptError, TemplateError, TemplateLimitError
-from aded_local.looking import NAME, analysed
+from aded_local.looking import NAME, Looking, analysed
 from aded_local.marks import Marks, Twins
 from aded_local.sandbox import MAX_SOURCE, Sandbox, TooMuch
 from aded_local.segments import Segment, Tokenizer, segment_tokens
@@ -56,7 +56,7 @@ class ChatTemplate:
     """One model's way to write a conversation.
 
     Args:
-        source: the Jinja template, None when the model has none.
+        source: the Jinja template, analysed or not; None when the model has none.
         bos: the beginning-of-text token's text, empty without one.
         eos: the end-of-text token's text, empty without one.
         control_texts: texts of all tokens that steer.
@@ -68,7 +68,7 @@ class ChatTemplate:
 
     def __init__(
         self,
-        source: str | None,
+        source: str | Looking | None,
         *,
         bos: str,
         eos: str,
@@ -82,16 +82,17 @@ class ChatTemplate:
                     "use generate, or convert the model again with its template"
                 )
             source = CHATML
-        if len(source) > MAX_SOURCE:
+        given = {"bos_token": bos, "eos_token": eos}
+        self._looking = source if isinstance(source, Looking) else analysed(source, given)
+        self._source = self._looking.original
+        if len(self._source) > MAX_SOURCE:
             raise TemplateError(
-                f"the model's chat template has {len(source)} characters; {MAX_SOURCE} are allowed"
+                f"the model's chat template has {len(self._source)} characters; {MAX_SOURCE} are allowed"
             )
-        self._source = source
-        self._bos, self._eos = bos, eos
-        markers = [text for text in defined_texts if used_as_marker(text, source)]
+        self._given = given
+        markers = [text for text in defined_texts if used_as_marker(text, self._source)]
         self._controls = Controls([*control_texts, *markers])
         self._sandbox = Sandbox()
-        self._looking = analysed(source, self._sandbox, {"bos_token": bos, "eos_token": eos})
         self._roles = KNOWN_ROLES | self._looking.names
         try:
             self._template = self._sandbox.from_string(self._looking.source)
@@ -245,10 +246,9 @@ class ChatTemplate:
         variables: dict[str, Any] = {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
-            "bos_token": self._bos,
-            "eos_token": self._eos,
             "tools": None,
             "documents": None,
+            **self._given,
             **parameters,
         }
         try:
@@ -256,9 +256,7 @@ class ChatTemplate:
         # A template can raise whatever Python can: TypeError, ZeroDivisionError, RecursionError, MemoryError.
         except Exception as error:
             kind = TemplateLimitError if isinstance(error, TooMuch) else TemplateError
-            raise kind(
-                f"the model's chat template refused the conversation: {_one_line(error)}"
-            ) from error
+            raise kind(f"the model's chat template refused the conversation: {_one_line(error)}") from error
 
     # --- cutting ---------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_response
 
 
 def looked_for(source: str) -> list[str]:
-    return sorted(analysed(source, ENVIRONMENT, {"eos_token": "</s>"}).parameters.values())
+    return sorted(analysed(source, {"eos_token": "</s>"}).parameters.values())
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_constant_is_looked_for_where_it_cannot_be_written(source: str, expect
 )
 @pytest.mark.parametrize("x", ["", "<a>", "it's", "a'b<", "1<a>\n2"])
 def test_with_its_own_constants_the_template_writes_what_it_wrote(source: str, x: str) -> None:
-    found = analysed(source, ENVIRONMENT, {})
+    found = analysed(source, {})
     assert found.parameters
     changed = ENVIRONMENT.from_string(found.source).render(x=x, **found.parameters)
     assert changed == ENVIRONMENT.from_string(source).render(x=x)
@@ -62,7 +62,7 @@ def test_with_its_own_constants_the_template_writes_what_it_wrote(source: str, x
     ["{% if %}", "{{ " + "(" * 2000, "{{ aded_looks_for_ in '<a>' }}", "{% if '<a>' in x %}" + " " * 100_000],
 )
 def test_a_template_that_cannot_be_read_stays_as_it_is(source: str) -> None:
-    assert analysed(source, ENVIRONMENT, {}) == Looking(source)
+    assert analysed(source, {}) == Looking(source, source)
 
 
 def said(source: str, *messages: tuple[str, str]) -> str:
