@@ -54,7 +54,7 @@ class Vocabulary(Model):
         self._ends: dict[int, bool] = {}
 
     def encode(self, text: str) -> Iterator[IntArray]:
-        """Token ids of running text, int32 ``(n,)`` each; control tokens are never read from it.
+        """Token ids of running text, int32 ``(n,)`` each; control tokens are never read from it, USER_DEFINED ones are.
 
         One array, save where the text has a run longer than ``LONGEST_RUN``: it is cut there.
         """
