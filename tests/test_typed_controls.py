@@ -25,7 +25,7 @@ from aded_local.segments import Segment, text_tokens
 from aded_local.target.vocabulary import Vocabulary
 from aded_models import names
 
-TRIES = int(os.environ.get("TRIES", "5"))
+TRIES = int(os.environ.get("TRIES", "3"))
 
 # What the template writes, and which of its own control texts, (o)pen and (c)lose, by the number of messages.
 TEMPLATES: dict[str, tuple[str, Callable[[int], str]]] = {
