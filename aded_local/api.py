@@ -8,7 +8,7 @@ import time
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,11 +25,13 @@ from aded_local.errors import (
     PromptError,
 )
 from aded_local.generation import FINISHED_STOP, Tally, generate
-from aded_local.messages import ChatTemplate
+from aded_local.looking import analysed
+from aded_local.messages import ChatTemplate, Message
 from aded_local.opening import open_engine
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.rendering import Renderer, read_template
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
+from aded_local.segments import text_tokens
 from aded_local.shown import visible
 from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
@@ -332,18 +334,18 @@ class LocalADED:
         stops = _stop_texts(stop)
         _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
         if isinstance(prompt, str):
-            tokens = self._model.tokenize(prompt, add_special=True, parse_special=False) if prompt else []
+            tokens = text_tokens(prompt, self._model) if prompt else []
         else:
             tokens = self._checked_ids(prompt)
         return self._run(tokens, sampling, max_tokens, stops, remember=False)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Reply:
+    def chat(self, messages: Sequence[Message], **options: Any) -> Reply:
         """Answer a conversation; see ``stream_chat``."""
         return joined(self.stream_chat(messages, **options))
 
     def stream_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -357,8 +359,10 @@ class LocalADED:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
         Args:
-            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first. An
-                assistant turn with the text of an earlier answer is fed as the very tokens of that answer.
+            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
+                is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
+                earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
+                answer goes on right behind its content, trailing white space included.
 
         Other options and errors as in ``stream``; and TemplateError.
         """
@@ -368,8 +372,8 @@ class LocalADED:
         _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
         return self._run(self.chat_tokens(messages), sampling, max_tokens, stops, remember=True)
 
-    def chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The prompt a conversation becomes, as token ids, up to where the answer begins.
+    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
 
         Raises:
             PromptError, TemplateError
@@ -382,7 +386,7 @@ class LocalADED:
         segments = self._template.render(messages, known_answers=self._answers)
         return self._template.to_tokens(segments, self._model)
 
-    def count_chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
+    def count_chat_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
         return len(self.chat_tokens(messages))
 
@@ -489,13 +493,16 @@ class LocalADED:
     def _make_template(self) -> ChatTemplate:
         model = self._model
         source = model.chat_template if self._chat_template is None else self._chat_template
+        bos, eos = model.token_text(model.bos), model.token_text(model.eos)
+        looking = None if source is None else analysed(source, {"bos_token": bos, "eos_token": eos})
         # Its process starts while the vocabulary is read, which takes a third of a second where it is large.
-        renderer = None if source is None else Renderer(source)
+        renderer = None if looking is None else Renderer(looking.source, made_of=looking.original)
         return ChatTemplate(
-            source,
-            bos=model.token_text(model.bos),
-            eos=model.token_text(model.eos),
+            looking,
+            bos=bos,
+            eos=eos,
             control_texts=model.control_texts,
+            defined_texts=model.defined_texts,
             renderer=renderer,
         )
 

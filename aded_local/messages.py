@@ -1,11 +1,21 @@
-"""Messages in, token ids out, through the model's own chat template.
+"""Messages in, the segments of a prompt out, through the model's own chat template.
 
-What a person types must never become a control token, yet ordinary text must tokenize as if the whole
-prompt were one string. So content is marked before it is rendered: characters with which a control
-token's text begins or ends are replaced by private-use twins. In the rendered text each twin is turned
-back while its place is remembered, and a control token's text with such a character at either end was
-written, or completed, by somebody else than the template. Only there the text is cut, and only that
-stretch is tokenized as plain text. An ordinary conversation stays one segment.
+What a person types must never become a control token, while the template must see it as it is: it looks for
+``</think>`` in answers and for ``<tool_response>`` in questions. So a conversation is rendered twice. The first
+rendering has the contents as they are, and what it says is what the prompt says. In the second each character of a
+content that occurs in a control text is replaced by a twin (``marks``), and so it is in what the template looks for
+(``looking``): a text stands in another exactly if the two with twins do. Twins go wherever the template puts their
+characters, deletes what stands between them, or joins them to its own. If the second rendering, with the twins turned
+back, equals the first, each character of the prompt is known to be the template's or not, and a control text in it is
+the template's own if all of its characters are. Every other one is cut in two (``controls``).
+
+Where the two differ (a template looks at an answer in lower case, or for words like ``'ping'``), fewer characters get
+twins: those only that control texts begin and end with, which is enough unless a template writes its own brackets
+around what a person said. Where nothing helps, the rendering with all twins is taken: then the template may not have
+found what it looked for, and still nothing typed steers.
+
+A role is a word that the template may put in brackets of its own, ``<|user|>``. Well-known ones, and those the template
+compares roles with, are its own words; others get twins as contents do.
 
 An answer's own token ids go into the prompt as they are: tokenizing its text again may give others, and
 the cache of the turn before would be lost.
@@ -13,14 +23,16 @@ the cache of the turn before would be lost.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
+from aded_local.controls import Controls, used_as_marker
 from aded_local.errors import PromptError, TemplateError, TemplateLimitError
+from aded_local.looking import NAME, Looking, analysed
+from aded_local.marks import Marks, Twins
 from aded_local.rendering import Renderer
 from aded_local.sandbox import MAX_SOURCE
+from aded_local.segments import Segment, Tokenizer, segment_tokens
 
 CHATML = (
     "{%- for message in messages -%}"
@@ -30,50 +42,27 @@ CHATML = (
 )
 """For a model that came without a template and whose vocabulary knows ``<|im_start|>``."""
 
-_ROLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
-_PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+KNOWN_ROLES: Final = frozenset(
+    ["assistant", "developer", "function", "observation", "system", "tool", "user"]
+)
+"""Roles that programs which talk to chat models agree upon."""
 
+Message = Mapping[str, Any]
+"""``role``, and ``content``: text, or a list of OpenAI's text parts."""
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a prompt.
-
-    Attributes:
-        text: what to tokenize; empty where ``tokens`` are given.
-        parse_special: read control tokens' texts as control tokens.
-        tokens: an answer's own ids, to be taken as they are; empty for text.
-        continues: running text stands directly before this, so no tokenizer may put a space in front.
-    """
-
-    text: str
-    parse_special: bool = True
-    tokens: tuple[int, ...] = ()
-    continues: bool = False
-
-
-class Tokenizer(Protocol):
-    """What ``to_tokens`` asks of a vocabulary; ``aded_local.target.Model`` is one."""
-
-    @property
-    def adds_bos(self) -> bool: ...
-
-    @property
-    def bos(self) -> int: ...
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
-
-    def piece(self, token: int) -> bytes: ...
+Parameters = Mapping[str, str]
 
 
 class ChatTemplate:
     """One model's way to write a conversation.
 
     Args:
-        source: the Jinja template, None when the model has none.
+        source: the Jinja template, analysed or not; None when the model has none.
         bos: the beginning-of-text token's text, empty without one.
         eos: the end-of-text token's text, empty without one.
-        control_texts: texts of all tokens that ordinary text must not become.
-        renderer: of that source, where one has been started already.
+        control_texts: texts of all tokens that steer.
+        defined_texts: texts of USER_DEFINED tokens, which steer where the template uses them as markers.
+        renderer: of the analysed source, where one has been started already.
 
     Raises:
         TemplateError: no template and no ChatML vocabulary, or one that does not compile.
@@ -81,31 +70,33 @@ class ChatTemplate:
 
     def __init__(
         self,
-        source: str | None,
+        source: str | Looking | None,
         *,
         bos: str,
         eos: str,
         control_texts: Sequence[str],
+        defined_texts: Sequence[str] = (),
         renderer: Renderer | None = None,
     ) -> None:
-        # Longest first, as llama.cpp looks for them.
-        self._controls = sorted({text for text in control_texts if text}, key=lambda text: (-len(text), text))
         if source is None:
-            if "<|im_start|>" not in self._controls:
+            if "<|im_start|>" not in control_texts:
                 raise TemplateError(
                     "the model has no chat template, so it cannot chat; use generate, "
                     "or give a template with --chat-template (chat_template)"
                 )
             source = CHATML
-        if len(source) > MAX_SOURCE:
+        given = {"bos_token": bos, "eos_token": eos}
+        self._looking = source if isinstance(source, Looking) else analysed(source, given)
+        self._source = self._looking.original
+        if len(self._source) > MAX_SOURCE:
             raise TemplateError(
-                f"the model's chat template has {len(source)} characters; {MAX_SOURCE} are allowed"
+                f"the model's chat template has {len(self._source)} characters; {MAX_SOURCE} are allowed"
             )
-        self._source = source
-        self._bos, self._eos = bos, eos
-        self._edges = sorted({text[0] for text in self._controls} | {text[-1] for text in self._controls})
-        self._any_control = re.compile("|".join(map(re.escape, self._controls)) or r"(?!)")
-        self._renderer = renderer or Renderer(source)
+        self._given = given
+        markers = [text for text in defined_texts if used_as_marker(text, self._source)]
+        self._controls = Controls([*control_texts, *markers])
+        self._roles = KNOWN_ROLES | self._looking.names
+        self._renderer = renderer or Renderer(self._looking.source, made_of=self._source)
         self._renderer.compile()
 
     def close(self) -> None:
@@ -116,210 +107,187 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Message],
         add_generation_prompt: bool = True,
         *,
         known_answers: Mapping[str, Sequence[int]] | None = None,
     ) -> list[Segment]:
         """The conversation as segments, in order; ``to_tokens`` makes ids of them.
 
-        Without control-token texts in the contents and without known answers this is one segment. The
-        text begins with the BOS token's text where the template writes it.
+        Without control texts in the contents and without known answers this is one segment. The text begins with the
+        BOS token's text where the template writes it.
 
         Args:
             messages: ``role`` and ``content`` of each turn. A model that knows no system role gets the
                 system prompt in front of the first user message.
-            add_generation_prompt: end where the model is to go on.
+            add_generation_prompt: end where the model is to go on: where the answer begins, or, if the last message is
+                the assistant's, right behind its content.
             known_answers: token ids of assistant messages, by their text. An id list is used where the
                 template writes the answer out whole, save white space at its ends.
 
         Raises:
-            PromptError: a message without role or content.
-            TemplateError: the template refused the conversation, failed, or took too much.
+            PromptError: a message without role or content, or with content that is no text.
+            TemplateError: the template refused the conversation, failed, took too much, or leaves out the message that
+                is to be continued.
         """
-        checked = [_checked(message) for message in messages]
-        known = known_answers or {}
-        marks = _Marks(self._edges, [self._source, *self._controls, *(one["content"] for one in checked)])
-        marked = [self._marked(one, marks) for one in checked]
-        whole = self._rendered(marked, add_generation_prompt)
-        answers: list[tuple[str, tuple[int, ...]]] = []
-        with_sentinels: list[dict[str, str]] = []
-        for plain, one in zip(checked, marked, strict=True):
-            tokens = tuple(known.get(plain["content"], ())) if plain["role"] == "assistant" else ()
-            # A blank answer cannot be told from the template's own spaces.
-            if tokens and plain["content"].strip():
-                answers.append((one["content"], tokens))
-                one = {**one, "content": marks.sentinel}
-            with_sentinels.append(one)
-        if not answers:
+        plain = [_checked(message) for message in messages]
+        known = [self._known(message, known_answers or {}) for message in plain]
+        marks = Marks(self._controls, [self._source, *(text for one in plain for text in one.values())])
+        is_continued = add_generation_prompt and bool(plain) and plain[-1]["role"] == "assistant"
+        after_last = marks.end if is_continued else ""
+        if is_continued:
+            plain[-1] = {**plain[-1], "content": plain[-1]["content"] + after_last}
+            add_generation_prompt = False
+        twins, parameters, whole = self._marked_rendering(plain, marks, add_generation_prompt)
+        whole = _before_last(after_last, whole)
+        if not any(known):
             return self._segments([whole], marks)
-        outline = self._rendered(with_sentinels, add_generation_prompt).split(marks.sentinel)
+        marked = [self._marked(message, twins) for message in plain]
+        with_sentinels = [
+            {**message, "content": marks.answer + after_last * (message is marked[-1])} if tokens else message
+            for message, tokens in zip(marked, known, strict=True)
+        ]
+        rendered = self._rendered(with_sentinels, add_generation_prompt, parameters)
+        outline = _before_last(after_last, rendered).split(marks.answer)
+        answers = [
+            (message["content"].removesuffix(after_last), tokens)
+            for message, tokens in zip(marked, known, strict=True)
+            if tokens
+        ]
         parts = _place(whole, outline, answers)
         if outline[0].endswith(" "):
-            parts = _without_spaces(parts, self._added_spaces(outline[0], with_sentinels, marks))
+            first = next(i for i, tokens in enumerate(known) if tokens)
+            parts = _without_spaces(parts, self._added_spaces(outline[0], marked[:first], parameters))
         return self._segments(parts, marks)
 
-    def _added_spaces(self, before: str, messages: list[dict[str, str]], marks: _Marks) -> int:
+    @staticmethod
+    def _known(message: dict[str, str], answers: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+        # A blank answer cannot be told from the template's own spaces.
+        if message["role"] != "assistant" or not message["content"].strip():
+            return ()
+        return tuple(answers.get(message["content"], ()))
+
+    def _marked_rendering(
+        self, messages: list[dict[str, str]], marks: Marks, add_generation_prompt: bool
+    ) -> tuple[Twins, Parameters, str]:
+        """The conversation with twins in place of foreign characters, and with which it was rendered.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        plain = safest = refusal = None
+        try:
+            plain = self._rendered(messages, add_generation_prompt, self._looking.parameters)
+        except TemplateLimitError:
+            raise  # another try would take as long
+        except TemplateError as error:
+            refusal = error  # it may have found in a content what it does not find among twins
+        for twins, parameters in self._ways(messages, marks):
+            marked = [self._marked(message, twins) for message in messages]
+            try:
+                text = marks.unescaped(self._rendered(marked, add_generation_prompt, parameters))
+            except TemplateLimitError:
+                raise
+            except TemplateError as error:
+                refusal = refusal or error
+                continue
+            if plain is None or marks.unmark(text) == plain:
+                return twins, parameters, text
+            safest = safest or (twins, parameters, text)
+        if safest is None:
+            assert refusal is not None
+            raise refusal
+        return safest
+
+    def _ways(self, messages: list[dict[str, str]], marks: Marks) -> Iterator[tuple[Twins, Parameters]]:
+        """Which characters get twins, and what the template looks for; the safest first."""
+        wanted = self._looking.parameters
+        for twins in (marks.full, marks.edges):
+            yield twins, {name: text.translate(twins) for name, text in wanted.items()}
+            yield twins, wanted
+            if any(message["role"] not in self._roles for message in messages):
+                return  # such a role has its twins in the middle of a control text
+
+    def _marked(self, message: dict[str, str], twins: Twins) -> dict[str, str]:
+        role = message["role"]
+        return {
+            "role": role if role in self._roles else role.translate(twins),
+            "content": message["content"].translate(twins),
+        }
+
+    def _added_spaces(self, before: str, messages: list[dict[str, str]], parameters: Parameters) -> int:
         """Spaces the template writes before an answer that its generation prompt does not end with.
 
         Args:
             before: what it writes up to the first answer.
+            messages: those before that answer.
+            parameters: what the template looks for.
         """
-        first = next(i for i, one in enumerate(messages) if one["content"] == marks.sentinel)
         try:
-            prompt = self._rendered(messages[:first], True)
+            prompt = self._rendered(messages, True, parameters)
         except TemplateError:
             return 0
         spaces = len(before) - len(prompt)
         return spaces if spaces > 0 and before == prompt + " " * spaces else 0
 
-    def _marked(self, message: dict[str, str], marks: _Marks) -> dict[str, str]:
-        content = message["content"]
-        if message["role"] == "assistant":
-            # Templates look for '</think>' and the like here: touch nothing but whole control texts.
-            content = self._any_control.sub(lambda found: marks.mark(found[0]), content)
-        else:
-            content = marks.mark(content)
-        return {**message, "content": content}
-
-    def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _rendered(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool, parameters: Parameters
+    ) -> str:
         try:
-            return self._run(messages, add_generation_prompt)
+            return self._run(messages, add_generation_prompt, parameters)
         except TemplateLimitError:
             raise  # another try would take as long
         except TemplateError:
             merged = _without_system(messages)
             if merged is None:
                 raise
-            return self._run(merged, add_generation_prompt)
+            return self._run(merged, add_generation_prompt, parameters)
 
-    def _run(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _run(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool, parameters: Parameters
+    ) -> str:
         variables: dict[str, Any] = {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
-            "bos_token": self._bos,
-            "eos_token": self._eos,
             "tools": None,
             "documents": None,
+            **self._given,
+            **parameters,
         }
         return self._renderer.render(variables)
 
     # --- cutting ---------------------------------------------------------------------------------
 
-    def _segments(self, parts: list[str | tuple[int, ...]], marks: _Marks) -> list[Segment]:
+    def _segments(self, parts: list[str | tuple[int, ...]], marks: Marks) -> list[Segment]:
         """Rendered text and answers' ids to segments; ``continues`` by what stands before each."""
         segments: list[Segment] = []
         running = False
         for part in parts:
             if isinstance(part, tuple):
-                segments.append(Segment("", False, part, running))
+                segments.append(Segment("", part, running))
                 running = True
                 continue
-            for text, parse_special in self._cut(part, marks):
-                segments.append(Segment(text, parse_special, (), running))
-                running = not (parse_special and any(text.endswith(control) for control in self._controls))
+            for text, ends_in_control in self._controls.pieces(marks.unmark(part), part):
+                segments.append(Segment(text, (), running))
+                running = not ends_in_control
         return segments
 
-    def _cut(self, marked: str, marks: _Marks) -> list[tuple[str, bool]]:
-        """Stretches of the text and whether control texts in them are the template's own."""
-        text, foreign = marks.unmark(marked)
-        if not text:
-            return []
-        literals = self._foreign_controls(text, foreign) if foreign else []
-        stretches: list[tuple[str, bool]] = []
-        at = 0
-        for start, end, parse_special in literals:
-            if start > at:
-                stretches.append((text[at:start], True))
-            stretches.append((text[start:end], parse_special))
-            at = end
-        if at < len(text):
-            stretches.append((text[at:], True))
-        return stretches
-
-    def _foreign_controls(self, text: str, foreign: set[int]) -> list[tuple[int, int, bool]]:
-        """Where to cut: (start, end, parse_special), in order, without overlap.
-
-        Control texts that begin or end with a foreign character are plain text. A template's own control
-        text that overlaps such a one stands alone, so that nothing can be read across its edges.
-        """
-        taken: list[tuple[int, int, bool]] = []
-        crossing: list[tuple[int, int]] = []
-        claimed = bytearray(len(text))
-        own: list[tuple[int, int]] = []
-        for control in self._controls:
-            n = len(control)
-            at = text.find(control)
-            while at >= 0:
-                is_foreign = at in foreign or at + n - 1 in foreign
-                if any(claimed[at : at + n]):
-                    if is_foreign:
-                        crossing.append((at, at + n))
-                else:
-                    claimed[at : at + n] = b"\x01" * n
-                    if is_foreign:
-                        taken.append((at, at + n, False))
-                    else:
-                        own.append((at, at + n))
-                at = text.find(control, at + 1)
-        alone = [one for one in own if any(one[0] < end and start < one[1] for start, end in crossing)]
-        taken.extend((start, end, True) for start, end in alone)
-        return sorted(taken)
-
     def to_tokens(self, segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
-        """Token ids of a rendered conversation.
-
-        BOS stands first exactly once where the model wants it, whoever wrote it.
-
-        Args:
-            segments: from ``render``.
-            tokenizer: the model's.
-        """
-        ids: list[int] = []
-        for segment in segments:
-            if segment.tokens:
-                ids.extend(segment.tokens)
-            elif segment.continues:
-                ids.extend(_tokenize_running(segment, tokenizer))
-            else:
-                ids.extend(
-                    tokenizer.tokenize(segment.text, add_special=False, parse_special=segment.parse_special)
-                )
-        if ids and tokenizer.adds_bos and tokenizer.bos >= 0 and ids[0] != tokenizer.bos:
-            ids.insert(0, tokenizer.bos)
-        return ids
+        """Token ids of what ``render`` gave; see ``segment_tokens``."""
+        return segment_tokens(segments, tokenizer)
 
 
-class _Marks:
-    """Private-use characters that stand for others while a template runs.
-
-    Args:
-        edges: characters that get a twin.
-        texts: everything a twin must not be confused with.
-    """
-
-    def __init__(self, edges: list[str], texts: list[str]) -> None:
-        used = {ord(c) for text in texts for c in text if c >= "\U000f0000"}
-        # Conversations that use private-use characters are rare, so the first try nearly always holds.
-        free = (code for plane in _PRIVATE_USE for code in plane if code not in used)
-        try:
-            chosen = [chr(next(free)) for _ in range(len(edges) + 1)]
-        except StopIteration as error:
-            raise PromptError("the conversation uses all private-use characters; leave some out") from error
-        self.sentinel = chosen[0]
-        self._to_twin = str.maketrans(dict(zip(edges, chosen[1:], strict=True)))
-        self._from_twin = dict(zip(chosen[1:], edges, strict=True))
-        self._any_twin = re.compile("[" + "".join(map(re.escape, chosen[1:])) + "]") if edges else None
-
-    def mark(self, text: str) -> str:
-        return text.translate(self._to_twin)
-
-    def unmark(self, marked: str) -> tuple[str, set[int]]:
-        """The text, and the places of characters that were marked."""
-        if self._any_twin is None:
-            return marked, set()
-        foreign = {found.start() for found in self._any_twin.finditer(marked)}
-        return self._any_twin.sub(lambda found: self._from_twin[found[0]], marked), foreign
+def _before_last(end: str, text: str) -> str:
+    """The text up to where ``end`` stands last; all of it where ``end`` is empty."""
+    if not end:
+        return text
+    before, found, _ = text.rpartition(end)
+    if not found:
+        raise TemplateError(
+            "the model's chat template leaves out the assistant's last message, so it cannot be continued; "
+            "end the conversation with a user message"
+        )
+    return before
 
 
 def _place(
@@ -367,32 +335,39 @@ def _without_spaces(parts: list[str | tuple[int, ...]], n: int) -> list[str | tu
     return fixed
 
 
-def _tokenize_running(segment: Segment, tokenizer: Tokenizer) -> list[int]:
-    """Ids of text in the middle of text, without the space some tokenizers put in front of a text."""
-    tokenize = tokenizer.tokenize
-    plain = tokenize(segment.text, add_special=False, parse_special=segment.parse_special)
-    probe = tokenize("a", add_special=False, parse_special=False)
-    if b"".join(map(tokenizer.piece, probe)) != b" a":
-        return plain
-    # A line break joins with nothing in the vocabularies that do this, so it can be taken off again.
-    anchor = tokenize("\n", add_special=False, parse_special=False)
-    behind = tokenize("\n" + segment.text, add_special=False, parse_special=segment.parse_special)
-    return behind[len(anchor) :] if behind[: len(anchor)] == anchor else plain
-
-
-def _checked(message: Mapping[str, str]) -> dict[str, str]:
+def _checked(message: Message) -> dict[str, str]:
     try:
         role, content = message["role"], message["content"]
-    except (KeyError, TypeError) as error:
+        calls = message.get("tool_calls")
+    except (KeyError, TypeError, AttributeError) as error:
         raise PromptError("a message needs 'role' and 'content'") from error
-    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+    if not isinstance(role, str) or not NAME.fullmatch(role):
         raise PromptError(
             f"a message's role is {str(role)[:40]!r}; it must be a name such as user or assistant"
         )
+    if calls:
+        raise PromptError(
+            "a message has tool_calls, which are not passed on; write the call into its content"
+        )
+    if isinstance(content, (list, tuple)):
+        content = "\n".join(map(_part_text, content))
+    if content is None:
+        raise PromptError("a message's content is None; give its text, '' for none")
     if not isinstance(content, str):
         raise PromptError(f"a message's content must be text, not {type(content).__name__}")
     # What the tokenizer would do to lone surrogates, done before anything is looked for.
     return {"role": role, "content": content.encode("utf-8", errors="replace").decode("utf-8")}
+
+
+def _part_text(part: Any) -> str:
+    """The text of one of OpenAI's content parts."""
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind != "text":
+        raise PromptError(f"a message has a part of type {str(kind)[:40]!r}; only text parts can be read")
+    if not isinstance(part.get("text"), str):
+        raise PromptError("a text part of a message has no text")
+    text: str = part["text"]
+    return text
 
 
 def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]] | None:

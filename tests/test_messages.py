@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import json
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -202,12 +205,11 @@ def test_no_content_ever_adds_a_control_token(style: str, contents: list[str]) -
     )
 
 
-def test_a_control_text_is_cut_out_and_its_surroundings_stay() -> None:
+def test_a_control_text_is_cut_in_two_and_its_surroundings_stay() -> None:
     segments = template().render(turns("say <|im_end|> now"))
     assert segments == [
-        Segment("<|im_start|>user\nsay "),
-        Segment("<|im_end|>", False, (), True),
-        Segment(" now<|im_end|>\n<|im_start|>assistant\n", True, (), True),
+        Segment("<|im_start|>user\nsay <|im_end"),
+        Segment("|> now<|im_end|>\n<|im_start|>assistant\n", continues=True),
     ]
 
 
@@ -224,14 +226,56 @@ def test_a_control_text_put_together_from_two_messages_stays_text() -> None:
     assert controls_in(chat.to_tokens(chat.render(messages), TOY)) == ["<s>"]
 
 
-def test_private_use_characters_of_the_conversation_survive() -> None:
-    odd = "\U000f0000\U000f0001\U000f0002 <|im_end|> \U000f0003"
+def test_rare_characters_of_the_conversation_survive() -> None:
+    odd = "\U00020000\U00020001\U00020002 <|im_end|> \U000f0003"
     assert odd in text_of(template().render(turns(odd)))
 
 
 def test_a_lone_surrogate_is_replaced_before_anything_is_looked_for() -> None:
     chat = template("{{ messages[0].content }}", ("<?>",))
-    assert chat.render(turns("<\ud800>")) == [Segment("<?>", False)]
+    assert chat.render(turns("<\ud800>")) == [Segment("<"), Segment("?>", continues=True)]
+
+
+def test_an_answer_of_which_the_template_deletes_a_part_becomes_no_control_text() -> None:
+    chat = template(THINKING)
+    harmless = chat.to_tokens(chat.render(turns("q", "x", "r")), TOY)
+    for answer in (
+        "<|im_<think></think>end|>",
+        "</think><|im_end|>",
+        "<</think>|im_end|>",
+        "a</think><|im_</think>|im_end|>",
+    ):
+        ids = chat.to_tokens(chat.render(turns("q", answer, "r")), TOY)
+        assert controls_in(ids) == controls_in(harmless)
+
+
+def test_answers_that_the_template_joins_become_no_control_text() -> None:
+    chat = template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    messages = [{"role": "assistant", "content": "<|im"}, {"role": "assistant", "content": "_end|>"}]
+    assert controls_in(chat.to_tokens(chat.render(messages), TOY)) == ["<s>"]
+
+
+@pytest.mark.parametrize("role", ["im_end", "eot_id", "im_start"])
+def test_a_role_completes_no_control_text(role: str) -> None:
+    chat = template("{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}")
+    segments = chat.render([{"role": role, "content": "x"}])
+    assert controls_in(chat.to_tokens(segments, TOY)) == ["<s>"]
+    assert text_of(segments) == f"<|{role}|>x"
+
+
+def test_a_role_the_template_knows_is_its_own_word() -> None:
+    chat = template(
+        "{% for m in messages %}{% if m.role == 'observation' %}{{ '<|' + m.role + '|>' + m.content }}{% endif %}{% endfor %}",
+        ("<|observation|>",),
+    )
+    assert chat.render([{"role": "observation", "content": "x"}]) == [Segment("<|observation|>x")]
+
+
+def test_a_printed_list_shows_what_was_said() -> None:
+    messages = turns('<|im_end|> "it\'s" \\ é\n')
+    for source in ("{{ messages }}", "{{ messages | tojson }}", "{{ messages | tojson(ensure_ascii=true) }}"):
+        text = text_of(template(source).render(messages))
+        assert (json.loads if "json" in source else ast.literal_eval)(text) == messages
 
 
 # --- answers' own tokens -------------------------------------------------------------------------------
@@ -242,8 +286,8 @@ def test_an_answers_own_ids_take_the_place_of_its_text() -> None:
     segments = chat.render(turns("q", "the answer", "more"), known_answers={"the answer": [7, 8, 9]})
     assert segments == [
         Segment("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"),
-        Segment("", False, (7, 8, 9), True),
-        Segment("<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n", True, (), True),
+        Segment("", (7, 8, 9), continues=True),
+        Segment("<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n", continues=True),
     ]
 
 
@@ -289,6 +333,100 @@ def test_an_answer_dropped_or_doubled_or_cut_by_the_template_is_taken_as_text(so
 def test_a_text_known_as_an_answer_is_text_when_a_person_says_it() -> None:
     segments = template().render(turns("yes"), known_answers={"yes": [5]})
     assert all(not segment.tokens for segment in segments)
+
+
+def test_a_template_that_refuses_control_texts_in_answers_takes_the_models_own() -> None:
+    refusing = CHATML.replace(
+        "{{'<|im",
+        "{% if '<|eot_id|>' in message.content %}{{ raise_exception('tags') }}{% endif %}{{'<|im",
+        1,
+    )
+    answer = "<|start_header_id|>final<|eot_id|>yes"
+    segments = template(refusing).render(turns("q", answer, "r"), known_answers={answer: [7, 8]})
+    assert [segment.tokens for segment in segments] == [(), (7, 8), ()]
+
+
+# --- an answer that goes on ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("chatml", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n  so far \n"),
+        ("llama3", "<s><|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|>"
+         "<|start_header_id|>assistant<|end_header_id|>\n\nso far \n"),
+        ("gemma", "<s><start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\nso far \n"),
+        ("mistral", "<s>[INST] q [/INST] so far \n"),
+    ],
+)  # fmt: skip
+def test_the_assistants_last_message_goes_on(style: str, expected: str) -> None:
+    assert template(STYLES[style]).render(turns("q", "  so far \n")) == [Segment(expected)]
+
+
+def test_an_empty_answer_goes_on_where_it_begins() -> None:
+    chat = template()
+    assert chat.render(turns("q", "")) == chat.render(turns("q"))
+
+
+def test_a_control_text_at_the_end_of_an_answer_that_goes_on_stays_text() -> None:
+    chat = template()
+    ids = chat.to_tokens(chat.render(turns("q", "so<|im_end|>")), TOY)
+    assert controls_in(ids) == ["<s>", "<|im_start|>", "<|im_end|>", "<|im_start|>"]
+
+
+def test_an_answer_that_goes_on_keeps_its_own_ids() -> None:
+    chat = template()
+    segments = chat.render(turns("q", " so \n"), known_answers={" so \n": [7, 8]})
+    assert segments == [
+        Segment("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"),
+        Segment("", (7, 8), continues=True),
+    ]
+    twice = chat.render(turns("a", "b", "c", "b"), known_answers={"b": [7]})
+    assert [segment.tokens for segment in twice] == [(), (7,), (), (7,)]
+
+
+def test_thoughts_of_an_answer_that_goes_on_are_the_templates_matter() -> None:
+    assert text_of(template(THINKING).render(turns("q", "<think>hm</think>\n\nso"))).endswith("assistant\nso")
+
+
+def test_without_a_generation_prompt_no_answer_goes_on() -> None:
+    assert text_of(template().render(turns("q", "so"), False)).endswith("assistant\nso<|im_end|>\n")
+
+
+def test_a_template_that_leaves_the_last_answer_out_cannot_go_on() -> None:
+    chat = template("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    assert text_of(chat.render(turns("q", "so", "r"))) == "qr"
+    with pytest.raises(TemplateError, match="end the conversation with a user message"):
+        chat.render(turns("q", "so"))
+
+
+# --- OpenAI's parts --------------------------------------------------------------------------------------
+
+
+def test_text_parts_become_lines() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two <|im_end|>"}]
+    assert template().render([{"role": "user", "content": parts}]) == template().render(
+        turns("one\ntwo <|im_end|>")
+    )
+    assert template().render([{"role": "user", "content": parts[:1]}]) == template().render(turns("one"))
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "'image_url'"),
+        ({"content": ["text"]}, "'str'"),
+        ({"content": [{"type": "text"}]}, "no text"),
+        ({"content": [{"type": "text", "text": 3}]}, "no text"),
+        ({"content": {"type": "text", "text": "x"}}, "dict"),
+        ({"content": None}, "None"),
+        ({"content": "", "tool_calls": [{"function": {"name": "f"}}]}, "tool_calls"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(message: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(PromptError, match=complaint) as caught:
+        template().render([{"role": "assistant", **message}])
+    assert "\n" not in str(caught.value)
 
 
 # --- templates that are refused ------------------------------------------------------------------------
@@ -363,7 +501,9 @@ def test_llama_cpp_reads_no_control_token_from_content(vocabulary: Vocabulary, c
     expected = [tiny_models.BOS]
     for i in range(len(contents)):
         expected += [tiny_models.ASSISTANT, tiny_models.END] if i % 2 else [tiny_models.USER]
-    assert [i for i in ids if i < len(tiny_models.CONTROL)] == [*expected, tiny_models.ASSISTANT]
+    # The last answer goes on; behind a question one begins.
+    expected = [*expected, tiny_models.ASSISTANT] if len(contents) % 2 else expected[:-1]
+    assert [i for i in ids if i < len(tiny_models.CONTROL)] == expected
     assert b"".join(map(vocabulary.piece, ids[1:])).decode() == text_of(chat.render(turns(*contents)))
 
 

@@ -159,6 +159,26 @@ def test_its_template_makes_chatml_and_typed_text_stays_text(exact: LocalADED) -
     assert disguised.count(start[0]) == 3 and disguised.count(end[0]) == 2
 
 
+def test_the_assistants_last_message_goes_on(exact: LocalADED) -> None:
+    exact.use_draft("off")
+    told = [
+        turn("What is the capital of France?"),
+        {"role": "assistant", "content": "The capital of France is"},
+    ]
+    assert exact.chat(told, max_tokens=8, temperature=0.0).text.strip().startswith("Paris")
+
+
+def test_an_answer_that_goes_on_is_the_answer_that_was_not_cut(exact: LocalADED) -> None:
+    exact.use_draft("off")
+    question = turn("Why is the sky blue?")
+    whole = exact.chat([question], max_tokens=40, temperature=0.0)
+    first = exact.chat([question], max_tokens=20, temperature=0.0)
+    rest = exact.chat(
+        [question, {"role": "assistant", "content": first.text}], max_tokens=20, temperature=0.0
+    )
+    assert first.tokens + rest.tokens == whole.tokens
+
+
 def test_a_memory_makes_the_same_answer_cheaper(
     smollm2: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aded_local.controls import is_bracketed_twice
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.preflight import require_sound_build
 from aded_local.target import logs
@@ -247,14 +248,33 @@ class Model:
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
         """Texts of all tokens that steer, e.g. ``<|im_end|>``; what a person types must not become one."""
-        return tuple(self.token_text(token) for token in range(self.n_vocab) if self._steers(token))
+        return tuple(self.token_text(token) for token in sorted(self.control_tokens))
+
+    @cached_property
+    def control_tokens(self) -> frozenset[int]:
+        """Ids of all tokens that steer."""
+        return frozenset(token for token in range(self.n_vocab) if self._steers(token))
+
+    @cached_property
+    def defined_texts(self) -> tuple[str, ...]:
+        """Texts of the other USER_DEFINED tokens, e.g. ``<think>``, an HTML tag or spaces: read in any text."""
+        return tuple(
+            self.token_text(token)
+            for token in range(self.n_vocab)
+            if self._attributes(token) & lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+            and token not in self.control_tokens
+        )
 
     def _steers(self, token: int) -> bool:
+        attributes = self._attributes(token)
         return bool(
-            lib.llama_vocab_is_control(self._vocab, token)
+            attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
+            or (attributes & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and is_bracketed_twice(self.token_text(token)))
             or lib.llama_vocab_is_eog(self._vocab, token)
-            or lib.llama_vocab_get_attr(self._vocab, token) & lib.LLAMA_TOKEN_ATTR_UNKNOWN
         )
+
+    def _attributes(self, token: int) -> int:
+        return int(lib.llama_vocab_get_attr(self._vocab, token))
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer (end of turn, end of text)."""

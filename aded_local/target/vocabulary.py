@@ -41,7 +41,7 @@ class Vocabulary(Model):
         self._ends: dict[int, bool] = {}
 
     def encode(self, text: str) -> Iterator[IntArray]:
-        """Token ids of running text, int32 ``(n,)`` each; control tokens are never read from it.
+        """Token ids of running text, int32 ``(n,)`` each; control tokens are never read from it, USER_DEFINED ones are.
 
         None of an empty text, else one array, save where the text has a run longer than ``tokenizing.LONGEST_RUN``.
 

@@ -1,0 +1,114 @@
+"""Control texts: which texts steer a model, where they stand in a prompt, and where to cut those that stay text.
+
+llama.cpp reads a control token wherever its text stands whole in what it is given, and tokens of the kind USER_DEFINED
+even where it is told to read none. So a control text that is to stay text is cut in two, and the halves are tokenized
+apart: nothing of the kind is left to be read, and all around it is tokenized as ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+_DOUBLE_BRACKETS: Final = re.compile(r"<[|｜].+>|<.+[|｜]>", re.DOTALL)
+_LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
+
+
+def is_bracketed_twice(text: str) -> bool:
+    """Whether a text is of the shape ``<|…|>``, at one end at least: a token with such a text always steers."""
+    return _DOUBLE_BRACKETS.fullmatch(text) is not None
+
+
+def used_as_marker(text: str, source: str) -> bool:
+    """Whether a chat template uses a USER_DEFINED token's text as a marker, as in ``<think>`` or ``[TOOL_CALLS]``.
+
+    It stands in the template's source and looks like one: a word between signs, without white space. The other
+    USER_DEFINED tokens of a vocabulary (runs of spaces, HTML tags, digits) are ordinary text.
+    """
+    return (
+        len(text) > 2
+        and not (text[0].isalnum() or text[-1].isalnum())
+        and _LETTER_OR_DIGIT.search(text) is not None
+        and not any(map(str.isspace, text))
+        and text in source
+    )
+
+
+class Controls:
+    """A vocabulary's control texts.
+
+    A text of white space alone is none, whatever the vocabulary says: RWKV ends a turn with two line ends, and
+    everybody types those. One of a single character cannot be cut.
+
+    Args:
+        texts: their texts.
+
+    Attributes:
+        characters: those that control texts are made of.
+        edges: those that they begin and end with.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = frozenset(text for text in texts if len(text) > 1 and not text.isspace())
+        self.characters = frozenset("".join(self.texts))
+        self.edges = frozenset(text[place] for text in self.texts for place in (0, -1))
+        self._lengths: dict[str, set[int]] = defaultdict(set)
+        for text in self.texts:
+            self._lengths[text[:2]].add(len(text))
+
+    def occurrences(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where control texts stand, (start, end) each; they may overlap."""
+        for head, lengths in self._lengths.items():
+            at = text.find(head)
+            while at >= 0:
+                for length in lengths:
+                    if at + length <= len(text) and text[at : at + length] in self.texts:
+                        yield at, at + length
+                at = text.find(head, at + 1)
+
+    def pieces(self, text: str, marked: str) -> Iterator[tuple[str, bool]]:
+        """A text cut so that no control text with a marked character in it stands whole in any piece.
+
+        Args:
+            text: what to cut.
+            marked: the same text, where some characters are replaced by others.
+
+        Returns:
+            Each piece, and whether a control text ends where it ends.
+        """
+        own: list[tuple[int, int]] = []
+        foreign: list[tuple[int, int]] = []
+        for start, end in self.occurrences(text):
+            (own if text[start:end] == marked[start:end] else foreign).append((start, end))
+        ends = {end for _, end in own}
+        whole = {place for start, end in own for place in range(start + 1, end)} if foreign else set()
+        cuts = bytearray(len(text))
+        for start, end in foreign:
+            if 1 not in cuts[start + 1 : end]:
+                cuts[_cut(text, start, end, whole)] = 1
+        last, place = 0, cuts.find(1)
+        while place > 0:
+            yield text[last:place], place in ends
+            last, place = place, cuts.find(1, place + 1)
+        if last < len(text):
+            yield text[last:], len(text) in ends
+
+    def split(self, text: str) -> list[str]:
+        """A text cut so that no control text stands whole in any piece."""
+        return [piece for piece, _ in self.pieces(text, "\0" * len(text))]
+
+
+def _cut(text: str, start: int, end: int, whole: set[int]) -> int:
+    """Where to cut a control text in two: before the signs at its end, where words end in any tokenizer.
+
+    Another control text that overlaps it and is to be read must stay ``whole``. It covers no marked character, and so
+    leaves a place beside one.
+    """
+    place = end - 1
+    while place > start + 1 and not text[place - 1].isalnum():
+        place -= 1
+    if place not in whole:
+        return place
+    return next(place for place in range(start + 1, end) if place not in whole)
