@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import SandboxedFormatter, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import SandboxedFormatter
 from markupsafe import EscapeFormatter
 
 MAX_OUTPUT = 1 << 24

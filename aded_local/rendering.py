@@ -137,13 +137,15 @@ class Renderer:
 
     Args:
         source: the Jinja template.
+        original: the template as it came, where ``source`` was made of it; a known template is known by that.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, original: str | None = None) -> None:
         self._source = source
         self._lock = threading.Lock()
         self._child: _Child | None = None
-        self._here = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest() in VOUCHED
+        known_by = source if original is None else original
+        self._here = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest() in VOUCHED
         self._compiled: tuple[Sandbox, jinja2.Template] | None = None
         if not self._here:
             self._child = self._start()
