@@ -482,6 +482,21 @@ def test_the_templates_of_our_own_models_are_known_and_need_no_process() -> None
             assert renderer._child is None
 
 
+def test_smollm2s_prompts_are_the_same_through_a_process() -> None:
+    try:
+        path = find("smollm2").path
+    except ModelNotFoundError:
+        pytest.skip("SmolLM2 is not installed")
+    source = read_header(path).chat_template or ""
+    prompts: list[list[list[int]]] = []
+    for given in (None, source + "{# not known #}"):
+        with LocalADED(path, n_ctx=256, n_threads=1, draft="off", chat_template=given) as llm:
+            prompts.append([llm.chat_tokens(said) for said, _ in plain_jinja.SHAPES.values()])
+            assert llm._template is not None
+            assert (llm._template._renderer._child is None) == (given is None)
+    assert prompts[0] == prompts[1]
+
+
 # --- templates that somebody chose ---------------------------------------------------------------------
 
 
