@@ -496,7 +496,7 @@ class LocalADED:
         bos, eos = model.token_text(model.bos), model.token_text(model.eos)
         looking = None if source is None else analysed(source, {"bos_token": bos, "eos_token": eos})
         # Its process starts while the vocabulary is read, which takes a third of a second where it is large.
-        renderer = None if looking is None else Renderer(looking.source, made_of=looking.original)
+        renderer = None if looking is None else Renderer(looking.source, looking.original)
         return ChatTemplate(
             looking,
             bos=bos,

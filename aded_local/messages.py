@@ -96,7 +96,7 @@ class ChatTemplate:
         markers = [text for text in defined_texts if used_as_marker(text, self._source)]
         self._controls = Controls([*control_texts, *markers])
         self._roles = KNOWN_ROLES | self._looking.names
-        self._renderer = renderer or Renderer(self._looking.source, made_of=self._source)
+        self._renderer = renderer or Renderer(self._looking.source, self._source)
         self._renderer.compile()
 
     def close(self) -> None:

@@ -137,14 +137,15 @@ class Renderer:
 
     Args:
         source: the Jinja template.
-        made_of: the template that ``source`` was made of, where that is another.
+        original: the template as it came, where ``source`` was made of it; a known template is known by that.
     """
 
-    def __init__(self, source: str, *, made_of: str | None = None) -> None:
+    def __init__(self, source: str, original: str | None = None) -> None:
         self._source = source
         self._lock = threading.Lock()
         self._child: _Child | None = None
-        self._here = _hash(source if made_of is None else made_of) in VOUCHED
+        known_by = source if original is None else original
+        self._here = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest() in VOUCHED
         self._compiled: tuple[Sandbox, jinja2.Template] | None = None
         if not self._here:
             self._child = self._start()
@@ -254,10 +255,6 @@ class Renderer:
         # A template can raise whatever Python can: TypeError, ZeroDivisionError, RecursionError, MemoryError.
         except Exception as error:
             raise TemplateError(_refused(complaint(error))) from error
-
-
-def _hash(source: str) -> str:
-    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 _ANOTHER = "give another with --chat-template (chat_template)"

@@ -477,9 +477,24 @@ def test_the_templates_of_our_own_models_are_known_and_need_no_process() -> None
     known = {messages.CHATML, *(read_header(path).chat_template or "" for path in paths)}
     assert {hashlib.sha256(source.encode()).hexdigest() for source in known} <= rendering.VOUCHED
     for source in known:
-        renderer = Renderer(source)
-        renderer.render(HI)
-        assert renderer._child is None
+        for renderer in (Renderer(source), Renderer("{{ 1 }}", source)):
+            assert renderer.render(HI)
+            assert renderer._child is None
+
+
+def test_smollm2s_prompts_are_the_same_through_a_process() -> None:
+    try:
+        path = find("smollm2").path
+    except ModelNotFoundError:
+        pytest.skip("SmolLM2 is not installed")
+    source = read_header(path).chat_template or ""
+    prompts: list[list[list[int]]] = []
+    for given in (None, source + "{# not known #}"):
+        with LocalADED(path, n_ctx=256, n_threads=1, draft="off", chat_template=given) as llm:
+            prompts.append([llm.chat_tokens(said) for said, _ in plain_jinja.SHAPES.values()])
+            assert llm._template is not None
+            assert (llm._template._renderer._child is None) == (given is None)
+    assert prompts[0] == prompts[1]
 
 
 # --- templates that somebody chose ---------------------------------------------------------------------
