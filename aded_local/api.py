@@ -9,7 +9,6 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,30 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aded_local import options
 from aded_local.engine import PRESETS, EngineOptions
-from aded_local.errors import (
-    BusyError,
-    ContextOverflowError,
-    EmptyPromptError,
-    OptionError,
-    PromptError,
-)
+from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.messages import ChatTemplate
 from aded_local.opening import open_engine
+from aded_local.options import Wanted
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
-from aded_local.target import ALL_LAYERS, Sampling
-from aded_local.target.context import SMALLEST_CONTEXT
+from aded_local.target import ALL_LAYERS
 from aded_local.text import TextStream
 
 __all__ = ["LocalADED", "Piece", "Reply", "Stats"]
-
-LARGEST_CONTEXT = 2**20
-"""Tokens of context accepted at most: a typing error above that, not a wish."""
-
-LARGEST_THREADS = 512
-"""llama.cpp ends the process above this many (``GGML_MAX_N_THREADS``, ggml.h)."""
 
 REMEMBERED_ANSWERS = 512
 """Answers whose own token ids are kept, so that a later turn does not tokenize their text again."""
@@ -63,10 +51,10 @@ class LocalADED:
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
         exact: keep to batch sizes whose logits equal one-token decoding to the last bit, and to chains.
-        n_ctx: tokens of context; None takes what model and memory allow, at most 8,192.
-        n_threads: CPU threads; None takes the physical cores.
-        n_gpu_layers: layers on the GPU; None for all, where the build has one.
-        seed: of the random draws where a call gives none; None draws one per answer.
+        n_ctx: tokens of context; None or 0 takes what model and memory allow, at most 8,192.
+        n_threads: CPU threads; None or -1 takes the physical cores.
+        n_gpu_layers: layers on the GPU; None or -1 for all, where the build has one.
+        seed: of the random draws where a call gives none; None or -1 draws one per answer.
         flash_attention: None measures which is faster (or, with ``exact``, which is exact).
         cache_type: ``f16``, ``bf16``, ``f32`` or ``q8_0``; None likewise.
         memory: learn from earlier conversations with this model when opening, and keep each exchange, as token
@@ -110,21 +98,26 @@ class LocalADED:
             raise OptionError(
                 f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"
             )
-        _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
-        _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
-        _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
-        self._seed = Sampling(seed=seed).seed
+        options.require_flags(
+            exact=exact,
+            flash_attention=flash_attention,
+            memory=memory,
+            top_k_learning=top_k_learning,
+            verbose=verbose,
+        )
+        gpu_layers = options.layers(n_gpu_layers)
+        self._seed = options.seed_of(seed)
         self._busy = threading.Lock()
         self._cancel = threading.Event()
         self._streams: weakref.WeakSet[Generator[Piece, None, None]] = weakref.WeakSet()
         self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._template: ChatTemplate | None = None
-        options = EngineOptions(
+        how = EngineOptions(
             draft=draft,
             exact=exact,
-            n_ctx=n_ctx,
-            n_threads=n_threads,
-            n_gpu_layers=ALL_LAYERS if n_gpu_layers is None else n_gpu_layers,
+            n_ctx=options.context_size(n_ctx),
+            n_threads=options.threads(n_threads),
+            n_gpu_layers=ALL_LAYERS if gpu_layers is None else gpu_layers,
             flash_attention=flash_attention,
             cache_type=cache_type,
             verbose=verbose,
@@ -138,7 +131,7 @@ class LocalADED:
         found = find(model_path)
         if found.note is not None:
             notice(found.note)
-        self._engine = open_engine(found.path, options, on_progress or _quiet, notice)
+        self._engine = open_engine(found.path, how, on_progress or _quiet, notice)
         self._target = self._engine.target
         self._model = self._engine.model
         self._plain: Planner | None = None
@@ -170,8 +163,7 @@ class LocalADED:
             Whether all is ready.
         """
         self._require_open()
-        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 <= timeout < 1e9):
-            raise OptionError(f"timeout is {timeout!r}; it must be seconds, or None")
+        timeout = options.seconds("timeout", timeout)
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
             self._on_progress(preparation.describe())
@@ -304,30 +296,38 @@ class LocalADED:
         min_p: float | None = None,
         repeat_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[Piece]:
         """Continue ``prompt``, piece by piece.
 
         Args:
             prompt: text, in which control-token texts stay text; or token ids, which may be anything.
-            max_tokens: tokens wanted at most; None goes on until the context is full.
+            max_tokens: tokens wanted at most; None or -1 goes on until the model ends the answer or the context is
+                full, which may be thousands of tokens.
             temperature, top_k, top_p, min_p, repeat_penalty: see ``Sampling``; None takes what the model
                 suggests (``general.sampling.*`` in the GGUF), else llama.cpp's default.
-            seed: of the random draws.
-            stop: texts that end the answer and are not part of it.
+            seed: of the random draws; None takes this object's, -1 draws one.
+            stop: texts that end the answer and are not part of it; None for none.
 
         Raises:
             EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
         """
         self._require_open()
-        sampling = self._sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        stops = _stop_texts(stop)
-        _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
+        wanted = self._wanted(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
         if isinstance(prompt, str):
             tokens = self._model.tokenize(prompt, add_special=True, parse_special=False) if prompt else []
         else:
-            tokens = self._checked_ids(prompt)
-        return self._run(tokens, sampling, max_tokens, stops, remember=False)
+            tokens = options.token_ids(prompt, self._model.n_vocab)
+        return self._run(tokens, wanted, remember=False)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Reply:
         """Answer a conversation; see ``stream_chat``."""
@@ -344,7 +344,7 @@ class LocalADED:
         min_p: float | None = None,
         repeat_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[Piece]:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
@@ -355,10 +355,17 @@ class LocalADED:
         Other options and errors as in ``stream``; and TemplateError.
         """
         self._require_open()
-        sampling = self._sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        stops = _stop_texts(stop)
-        _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
-        return self._run(self.chat_tokens(messages), sampling, max_tokens, stops, remember=True)
+        wanted = self._wanted(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        return self._run(self.chat_tokens(messages), wanted, remember=True)
 
     def chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The prompt a conversation becomes, as token ids, up to where the answer begins.
@@ -378,15 +385,10 @@ class LocalADED:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
         return len(self.chat_tokens(messages))
 
-    def _run(
-        self,
-        tokens: list[int],
-        sampling: Sampling,
-        max_tokens: int | None,
-        stop: tuple[str, ...],
-        *,
-        remember: bool,
-    ) -> Iterator[Piece]:
+    def _wanted(self, **given: Any) -> Wanted:
+        return options.wanted(self._model.suggested_sampling(), self._seed, **given)
+
+    def _run(self, tokens: list[int], wanted: Wanted, *, remember: bool) -> Iterator[Piece]:
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
         if len(tokens) >= self.n_ctx:
@@ -394,26 +396,26 @@ class LocalADED:
                 f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        limit = min(max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
-        pieces = self._pieces(tokens, sampling, limit, stop, remember)
+        pieces = self._pieces(tokens, wanted, remember)
         self._streams.add(pieces)
         return pieces
 
-    def _pieces(
-        self, tokens: list[int], sampling: Sampling, limit: int, stop: tuple[str, ...], remember: bool
-    ) -> Generator[Piece, None, None]:
+    def _pieces(self, tokens: list[int], wanted: Wanted, remember: bool) -> Generator[Piece, None, None]:
+        limit = min(wanted.max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
         self._begin()
         try:
             self._cancel.clear()
             tally = Tally()
-            text = TextStream(self._model.piece, stop)
+            text = TextStream(self._model.piece, wanted.stop)
             answer: list[int] = []
             emitted: list[int] = []
             written: list[str] = []
             idle = 0.0
             last = ""
             planner = self._plain or self._engine.planner
-            steps = generate(self._target, planner, sampling, tokens, limit, tally, self._cancel.is_set)
+            steps = generate(
+                self._target, planner, wanted.sampling, tokens, limit, tally, self._cancel.is_set
+            )
             try:
                 for step in steps:
                     emitted += step
@@ -444,42 +446,6 @@ class LocalADED:
         self._answers.move_to_end(text)
         while len(self._answers) > REMEMBERED_ANSWERS:
             self._answers.popitem(last=False)
-
-    # --- reading what callers give -----------------------------------------------------------------
-
-    def _sampling(
-        self,
-        temperature: float | None,
-        top_k: int | None,
-        top_p: float | None,
-        min_p: float | None,
-        repeat_penalty: float | None,
-        seed: int | None,
-    ) -> Sampling:
-        chosen: dict[str, Any] = {}
-        names = {field.name for field in fields(Sampling)}
-        chosen.update(
-            {name: value for name, value in self._model.suggested_sampling().items() if name in names}
-        )
-        given = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repeat_penalty": repeat_penalty,
-            "seed": self._seed if seed is None else seed,
-        }
-        chosen.update({name: value for name, value in given.items() if value is not None})
-        return Sampling(**chosen)
-
-    def _checked_ids(self, prompt: Sequence[int]) -> list[int]:
-        try:
-            ids = [int(token) for token in prompt]
-        except (TypeError, ValueError) as error:
-            raise PromptError("a prompt is a text or a list of token ids") from error
-        if any(not 0 <= token < self._model.n_vocab for token in ids):
-            raise PromptError(f"a token id is outside the vocabulary of {self._model.n_vocab}")
-        return ids
 
     def _make_template(self) -> ChatTemplate:
         model = self._model
@@ -521,7 +487,7 @@ class LocalADED:
             PromptError, ContextOverflowError, BusyError
         """
         self._require_open()
-        ids = self._checked_ids(tokens)
+        ids = options.token_ids(tokens, self._model.n_vocab)
         if not ids or len(ids) > self.n_ctx:
             raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
         self._begin()
@@ -534,17 +500,3 @@ class LocalADED:
         """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
         self._require_open()
         return self._model.end_tokens
-
-
-def _stop_texts(stop: str | Sequence[str]) -> tuple[str, ...]:
-    texts = (stop,) if isinstance(stop, str) else tuple(stop)
-    if any(not isinstance(text, str) or not text for text in texts):
-        raise OptionError("stop must be texts that are not empty")
-    return texts
-
-
-def _check_range(name: str, value: int | None, low: int, high: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise OptionError(f"{name} is {value}; it must be a whole number from {low} to {high}")
