@@ -20,6 +20,7 @@ from aded_local.target.gguf import GGUFHeader, read_header
 from aded_local.target.interrupts import held_back
 from aded_local.target.loading import lib
 from aded_local.target.model import LONG_RUN, Model, start_backend
+from aded_local.target.owned import Owned
 from aded_local.tree import IntArray
 
 
@@ -32,6 +33,7 @@ class Vocabulary(Model):
     Raises:
         ModelNotFoundError: no such file, a folder.
         ModelFormatError: not a GGUF, or without a sound vocabulary.
+        ForkedError: a model was loaded before this process was forked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +51,7 @@ class Vocabulary(Model):
             raise ModelFormatError(
                 f"llama.cpp could not load the vocabulary of {path}: {reason}; download the file again"
             )
+        self.owned = Owned(self.handle, lib.llama_model_free)
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
