@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import functools
 import time
 import warnings
 import weakref
@@ -11,12 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local import options
+from aded_local.access import ENDED, Access
 from aded_local.engine import PRESETS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.generation import FINISHED_STOP, Tally, generate
@@ -26,9 +26,14 @@ from aded_local.options import Wanted
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.target import ALL_LAYERS
+from aded_local.target.loading import is_forked, require_not_forked
 from aded_local.text import TextStream
+from aded_local.turns import Turns
 
 __all__ = ["LocalADED", "Piece", "Reply", "Stats"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 REMEMBERED_ANSWERS = 512
 """Answers whose own token ids are kept, so that a later turn does not tokenize their text again."""
@@ -42,8 +47,22 @@ def _quiet(_message: str) -> None:
     return
 
 
+def _reading(method: Callable[Concatenate[LocalADED, P], R]) -> Callable[Concatenate[LocalADED, P], R]:
+    """A method that reads the model and leaves its cache alone: beside an answer, and never beside ``close``."""
+
+    @functools.wraps(method)
+    def read(self: LocalADED, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._access.reading():
+            return method(self, *args, **kwargs)
+
+    return read
+
+
 class LocalADED:
     """A GGUF that answers, with drafting.
+
+    Close it, or use it in a ``with`` block; one that is dropped frees its memory too, with a ``ResourceWarning``. A
+    child forked after a model was loaded cannot use llama.cpp (``ForkedError``): start such children with spawn.
 
     Args:
         model_path: the GGUF, or a model's name, ``smollm2`` or ``builtin`` (a ``Path`` is never a name). None
@@ -70,6 +89,7 @@ class LocalADED:
         OptionError: an option is out of range.
         DeviceError: no context could be made here.
         StoreError: the static store cannot be used.
+        ForkedError: a model was loaded before this process was forked.
     """
 
     def __init__(
@@ -91,7 +111,7 @@ class LocalADED:
         on_progress: Callable[[str], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
-        self._closed = True
+        require_not_forked()
         if draft not in PRESETS:
             raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(PRESETS)}")
         if store is not None and draft != "auto":
@@ -107,9 +127,6 @@ class LocalADED:
         )
         gpu_layers = options.layers(n_gpu_layers)
         self._seed = options.seed_of(seed)
-        self._busy = threading.Lock()
-        self._cancel = threading.Event()
-        self._streams: weakref.WeakSet[Generator[Piece, None, None]] = weakref.WeakSet()
         self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._template: ChatTemplate | None = None
         how = EngineOptions(
@@ -136,18 +153,22 @@ class LocalADED:
         self._model = self._engine.model
         self._plain: Planner | None = None
         self._on_progress = on_progress or _quiet
-        self._closed = False
+        self._access = Access(self._engine.turns)
+        self._dropped = weakref.finalize(self, _let_go, self._engine.turns, str(found.path))
+        self._dropped.atexit = False
 
     # --- ready for drafting ---------------------------------------------------------------------
 
     @property
     def preparing(self) -> str:
         """What is still made ready beside and between answers: ``kernels``, ``measuring``, or ``ready``."""
+        require_not_forked()
         return self._engine.preparation.stage
 
     @property
     def machine_is_busy(self) -> bool:
         """Whether other programs ran beside what was measured: it is used and not kept."""
+        require_not_forked()
         return self._engine.tuner.busy
 
     def prepare(self, timeout: float | None = None) -> bool:
@@ -162,7 +183,7 @@ class LocalADED:
         Returns:
             Whether all is ready.
         """
-        self._require_open()
+        self._access.require_open()
         timeout = options.seconds("timeout", timeout)
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
@@ -182,9 +203,7 @@ class LocalADED:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         # An answer left half-way by the block ends with it, and must not hide why the block was left.
-        for stream in list(self._streams):
-            with contextlib.suppress(ValueError):  # running in another thread
-                stream.close()
+        self._access.end_half_read()
         try:
             self.close()
         except BusyError:
@@ -194,42 +213,24 @@ class LocalADED:
     def close(self) -> None:
         """Free the model; what was measured is kept for the next start.
 
+        Waits for calls in other threads that read the model, as ``chat_tokens`` does. In a forked child nothing
+        happens: what it inherited is its parent's.
+
         Raises:
             BusyError: a generation is running.
         """
-        if self._closed:
-            return
-        self._begin()
-        self._closed = True
-        try:
-            self._engine.close()
-        finally:
-            self._end()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise BusyError("this LocalADED is closed; make a new one")
-
-    def _begin(self) -> None:
-        self._require_open()
-        if not self._busy.acquire(blocking=False):
-            raise BusyError(
-                "this LocalADED is already generating; finish or close that answer first, "
-                "or use one object per thread"
-            )
-        try:
-            self._engine.turns.begin_answer()
-        except BaseException:
-            self._busy.release()
-            raise
-
-    def _end(self) -> None:
-        self._engine.turns.end_answer()
-        self._busy.release()
+        with self._access.closing() as is_first:
+            if is_first:
+                self._dropped.detach()
+                self._engine.close()
 
     def cancel(self) -> None:
-        """Ask the running generation to stop after its current step; from any thread or a signal handler."""
-        self._cancel.set()
+        """Stop the answers asked for so far, after the current step; from any thread or a signal handler.
+
+        That is the one under way, and one of which nothing has been read yet. Where there is none, nothing happens:
+        what is asked for later is answered.
+        """
+        self._access.cancel()
 
     def reset(self) -> None:
         """Forget the conversation: cache and remembered answers. What the drafter learnt stays.
@@ -237,15 +238,12 @@ class LocalADED:
         Raises:
             BusyError: a generation is running.
         """
-        self._begin()
-        try:
+        with self._access.alone():
             self._target.forget()
             self._answers.clear()
             self._engine.planner.reset_context()
             if self._engine.memory is not None:
                 self._engine.memory.new_conversation()
-        finally:
-            self._end()
 
     def forget_statistics(self) -> None:
         """Forget all the drafter learnt, as if newly made and without a memory.
@@ -255,11 +253,8 @@ class LocalADED:
         Raises:
             BusyError: a generation is running.
         """
-        self._begin()
-        try:
+        with self._access.alone():
             self._engine.planner.reset()
-        finally:
-            self._end()
 
     def use_draft(self, preset: str) -> None:
         """Draft by another preset from the next answer on: ``off``, or the one this object was made with.
@@ -268,16 +263,14 @@ class LocalADED:
             OptionError: another preset; it would need another context.
             BusyError: a generation is running.
         """
+        self._access.require_open()
         opened = self._engine.options.draft
         if preset not in (opened, "off"):
             raise OptionError(
                 f"this LocalADED was made with draft={opened!r}; it can use that or 'off', not {preset!r}"
             )
-        self._begin()
-        try:
+        with self._access.alone():
             self._plain = None if preset == opened else PlainPlanner()
-        finally:
-            self._end()
 
     # --- generating --------------------------------------------------------------------------------
 
@@ -285,6 +278,7 @@ class LocalADED:
         """Continue ``prompt``; see ``stream`` for options and errors."""
         return joined(self.stream(prompt, **options))
 
+    @_reading
     def stream(
         self,
         prompt: str | Sequence[int],
@@ -309,10 +303,14 @@ class LocalADED:
             seed: of the random draws; None takes this object's, -1 draws one.
             stop: texts that end the answer and are not part of it; None for none.
 
+        An answer is computed as it is read. One that is left half read (a ``break``, with the iterator kept) ends when
+        the main thread, having read it, calls something else that needs the model; whoever reads on then meets a
+        BusyError. In other threads it has to be closed: ``iterator.close()``.
+
         Raises:
-            EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
+            PromptError, EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
         """
-        self._require_open()
+        number = self._access.ask()
         wanted = self._wanted(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -327,12 +325,13 @@ class LocalADED:
             tokens = self._model.tokenize(prompt, add_special=True, parse_special=False) if prompt else []
         else:
             tokens = options.token_ids(prompt, self._model.n_vocab)
-        return self._run(tokens, wanted, remember=False)
+        return self._run(number, tokens, wanted, remember=False)
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Reply:
         """Answer a conversation; see ``stream_chat``."""
         return joined(self.stream_chat(messages, **options))
 
+    @_reading
     def stream_chat(
         self,
         messages: Sequence[Mapping[str, str]],
@@ -354,7 +353,7 @@ class LocalADED:
 
         Other options and errors as in ``stream``; and TemplateError.
         """
-        self._require_open()
+        number = self._access.ask()
         wanted = self._wanted(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -365,15 +364,15 @@ class LocalADED:
             seed=seed,
             stop=stop,
         )
-        return self._run(self.chat_tokens(messages), wanted, remember=True)
+        return self._run(number, self.chat_tokens(messages), wanted, remember=True)
 
+    @_reading
     def chat_tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The prompt a conversation becomes, as token ids, up to where the answer begins.
 
         Raises:
-            PromptError, TemplateError
+            PromptError, TemplateError, BusyError
         """
-        self._require_open()
         if self._template is None:
             self._template = self._make_template()
         if not messages:
@@ -388,7 +387,7 @@ class LocalADED:
     def _wanted(self, **given: Any) -> Wanted:
         return options.wanted(self._model.suggested_sampling(), self._seed, **given)
 
-    def _run(self, tokens: list[int], wanted: Wanted, *, remember: bool) -> Iterator[Piece]:
+    def _run(self, number: int, tokens: list[int], wanted: Wanted, *, remember: bool) -> Iterator[Piece]:
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
         if len(tokens) >= self.n_ctx:
@@ -396,49 +395,66 @@ class LocalADED:
                 f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        pieces = self._pieces(tokens, wanted, remember)
-        self._streams.add(pieces)
-        return pieces
+        return self._read(self._steps(number, tokens, wanted, remember))
 
-    def _pieces(self, tokens: list[int], wanted: Wanted, remember: bool) -> Generator[Piece, None, None]:
-        limit = min(wanted.max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
-        self._begin()
+    def _read(self, steps: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+        """Hand out what ``steps`` computes, alone with the model until the last piece is there."""
+        use = self._access.begin(steps)
         try:
-            self._cancel.clear()
-            tally = Tally()
-            text = TextStream(self._model.piece, wanted.stop)
-            answer: list[int] = []
-            emitted: list[int] = []
-            written: list[str] = []
-            idle = 0.0
-            last = ""
-            planner = self._plain or self._engine.planner
-            steps = generate(
-                self._target, planner, wanted.sampling, tokens, limit, tally, self._cancel.is_set
-            )
-            try:
-                for step in steps:
-                    emitted += step
-                    spoken = [token for token in step if not self._model.is_end(token)]
-                    answer += spoken
-                    last = text.feed(spoken)
-                    if text.stopped:
-                        tally.finish_reason = FINISHED_STOP
-                        break
-                    written.append(last)
-                    paused = time.perf_counter()
-                    yield Piece(last, text.take_tokens())
-                    idle += time.perf_counter() - paused
-            finally:
-                steps.close()
-                if emitted:
-                    self._engine.remember(tokens, emitted)
-            last = last if text.stopped else text.flush()
-            if remember and not text.stopped:
-                self._remember("".join(written) + last, answer)
+            while True:
+                use.is_read_here()
+                piece = next(steps, None)
+                if piece is None:
+                    raise BusyError(ENDED)
+                if piece.finish_reason is not None:
+                    break
+                yield piece
         finally:
-            self._end()
+            steps.close()
+            self._access.end(use)
         self._engine.turns.leave_a_moment()
+        yield piece
+
+    def _steps(
+        self, number: int, tokens: list[int], wanted: Wanted, remember: bool
+    ) -> Generator[Piece, None, None]:
+        limit = min(wanted.max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
+        tally = Tally()
+        text = TextStream(self._model.piece, wanted.stop)
+        answer: list[int] = []
+        emitted: list[int] = []
+        written: list[str] = []
+        idle = 0.0
+        last = ""
+        steps = generate(
+            self._target,
+            self._plain or self._engine.planner,
+            wanted.sampling,
+            tokens,
+            limit,
+            tally,
+            functools.partial(self._access.is_cancelled, number),
+        )
+        try:
+            for step in steps:
+                emitted += step
+                spoken = [token for token in step if not self._model.is_end(token)]
+                answer += spoken
+                last = text.feed(spoken)
+                if text.stopped:
+                    tally.finish_reason = FINISHED_STOP
+                    break
+                written.append(last)
+                paused = time.perf_counter()
+                yield Piece(last, text.take_tokens())
+                idle += time.perf_counter() - paused
+        finally:
+            steps.close()
+            if emitted:
+                self._engine.remember(tokens, emitted)
+        last = last if text.stopped else text.flush()
+        if remember and not text.stopped:
+            self._remember("".join(written) + last, answer)
         yield Piece(last, text.take_tokens(), tally.finish_reason, stats_of(tally, idle))
 
     def _remember(self, text: str, answer: list[int]) -> None:
@@ -463,9 +479,9 @@ class LocalADED:
         """Tokens of context."""
         return self._target.context.n_ctx
 
+    @_reading
     def description(self) -> dict[str, Any]:
         """What holds for the loaded model on this machine, as plain data."""
-        self._require_open()
         return self._engine.describe()
 
     def measure_exactness(self) -> None:
@@ -474,11 +490,8 @@ class LocalADED:
         Raises:
             BusyError, DeviceError
         """
-        self._begin()
-        try:
+        with self._access.alone():
             self._engine.measure_exactness()
-        finally:
-            self._end()
 
     def logits_after(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after ``tokens``, the last one decoded alone: float32 ``(n_vocab,)``. For measuring.
@@ -486,17 +499,20 @@ class LocalADED:
         Raises:
             PromptError, ContextOverflowError, BusyError
         """
-        self._require_open()
-        ids = options.token_ids(tokens, self._model.n_vocab)
-        if not ids or len(ids) > self.n_ctx:
-            raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
-        self._begin()
-        try:
+        with self._access.alone():
+            ids = options.token_ids(tokens, self._model.n_vocab)
+            if not ids or len(ids) > self.n_ctx:
+                raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
             return self._target.logits_after(np.array(ids, np.int32))
-        finally:
-            self._end()
 
+    @_reading
     def end_tokens(self) -> frozenset[int]:
         """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
-        self._require_open()
         return self._model.end_tokens
+
+
+def _let_go(turns: Turns, path: str) -> None:
+    """Nobody closed an object before it was dropped: whoever measures for it stops, and then nobody holds the model."""
+    if not is_forked():
+        turns.close()
+        warnings.warn(f"a LocalADED of {path} was dropped and not closed", ResourceWarning, stacklevel=2)
