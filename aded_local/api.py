@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import functools
+import os
 import time
 import warnings
 import weakref
@@ -11,40 +11,35 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from aded_local import options
+from aded_local.access import ENDED, Access
 from aded_local.engine import PRESETS, EngineOptions
-from aded_local.errors import (
-    BusyError,
-    ContextOverflowError,
-    EmptyPromptError,
-    OptionError,
-    PromptError,
-)
+from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.generation import FINISHED_STOP, Tally, generate
 from aded_local.looking import analysed
 from aded_local.messages import ChatTemplate, Message
 from aded_local.opening import open_engine
+from aded_local.options import Wanted
 from aded_local.planning import PlainPlanner, Planner
 from aded_local.rendering import Renderer, read_template
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.segments import text_tokens
 from aded_local.shown import visible
-from aded_local.target import ALL_LAYERS, Sampling
-from aded_local.target.context import SMALLEST_CONTEXT
+from aded_local.target import ALL_LAYERS
+from aded_local.target.loading import is_forked, require_not_forked
 from aded_local.target.sampling import suggestions
 from aded_local.text import TextStream
+from aded_local.turns import Turns
 
 __all__ = ["LocalADED", "Piece", "Reply", "Stats"]
 
-LARGEST_CONTEXT = 2**20
-"""Tokens of context accepted at most: a typing error above that, not a wish."""
-
-LARGEST_THREADS = 512
-"""llama.cpp ends the process above this many (``GGML_MAX_N_THREADS``, ggml.h)."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 REMEMBERED_ANSWERS = 512
 """Answers whose own token ids are kept, so that a later turn does not tokenize their text again."""
@@ -58,8 +53,22 @@ def _quiet(_message: str) -> None:
     return
 
 
+def _reading(method: Callable[Concatenate[LocalADED, P], R]) -> Callable[Concatenate[LocalADED, P], R]:
+    """A method that reads the model and leaves its cache alone: beside an answer, and never beside ``close``."""
+
+    @functools.wraps(method)
+    def read(self: LocalADED, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._access.reading():
+            return method(self, *args, **kwargs)
+
+    return read
+
+
 class LocalADED:
     """A GGUF that answers, with drafting.
+
+    Close it, or use it in a ``with`` block; one that is dropped frees its memory too, with a ``ResourceWarning``. A
+    child forked after a model was loaded cannot use llama.cpp (``ForkedError``): start such children with spawn.
 
     Args:
         model_path: the GGUF, or a model's name, ``smollm2`` or ``builtin`` (a ``Path`` is never a name). None
@@ -67,10 +76,10 @@ class LocalADED:
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
         exact: keep to batch sizes whose logits equal one-token decoding to the last bit, and to chains.
-        n_ctx: tokens of context; None takes what model and memory allow, at most 8,192.
-        n_threads: CPU threads; None takes the physical cores.
-        n_gpu_layers: layers on the GPU; None for all, where the build has one.
-        seed: of the random draws where a call gives none; None draws one per answer.
+        n_ctx: tokens of context; None or 0 takes what model and memory allow, at most 8,192.
+        n_threads: CPU threads; None or -1 takes the physical cores.
+        n_gpu_layers: layers on the GPU; None or -1 for all, where the build has one.
+        seed: of the random draws where a call gives none; None or -1 draws one per answer.
         flash_attention: None measures which is faster (or, with ``exact``, which is exact).
         cache_type: ``f16``, ``bf16``, ``f32`` or ``q8_0``; None likewise.
         memory: learn from earlier conversations with this model when opening, and keep each exchange, as token
@@ -87,6 +96,7 @@ class LocalADED:
         OptionError: an option is out of range.
         DeviceError: no context could be made here.
         StoreError: the static store cannot be used.
+        ForkedError: a model was loaded before this process was forked.
     """
 
     def __init__(
@@ -109,34 +119,36 @@ class LocalADED:
         on_progress: Callable[[str], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
-        self._closed = True
+        require_not_forked()
         if draft not in PRESETS:
             raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(PRESETS)}")
         if store is not None and draft != "auto":
             raise OptionError(
                 f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"
             )
-        _check_range("n_ctx", n_ctx, SMALLEST_CONTEXT, LARGEST_CONTEXT)
-        _check_range("n_threads", n_threads, 1, LARGEST_THREADS)
-        _check_range("n_gpu_layers", n_gpu_layers, -1, 10_000)
+        options.require_flags(
+            exact=exact,
+            flash_attention=flash_attention,
+            memory=memory,
+            top_k_learning=top_k_learning,
+            verbose=verbose,
+        )
+        gpu_layers = options.layers(n_gpu_layers)
         self._chat_template = None if chat_template is None else read_template(chat_template)
-        self._seed = Sampling(seed=seed).seed
-        self._busy = threading.Lock()
-        self._cancel = threading.Event()
-        self._streams: weakref.WeakSet[Generator[Piece, None, None]] = weakref.WeakSet()
+        self._seed = options.seed_of(seed)
         self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._template: ChatTemplate | None = None
-        options = EngineOptions(
+        how = EngineOptions(
             draft=draft,
             exact=exact,
-            n_ctx=n_ctx,
-            n_threads=n_threads,
-            n_gpu_layers=ALL_LAYERS if n_gpu_layers is None else n_gpu_layers,
+            n_ctx=options.context_size(n_ctx),
+            n_threads=options.threads(n_threads),
+            n_gpu_layers=ALL_LAYERS if gpu_layers is None else gpu_layers,
             flash_attention=flash_attention,
             cache_type=cache_type,
             verbose=verbose,
             memory=memory,
-            store=None if store is None else Path(store).expanduser(),
+            store=None if store is None else Path(os.path.expanduser(store)),
             top_k=top_k_learning,
         )
         from aded_models import find
@@ -145,23 +157,27 @@ class LocalADED:
         found = find(model_path)
         if found.note is not None:
             notice(found.note)
-        self._engine = open_engine(found.path, options, on_progress or _quiet, notice)
+        self._engine = open_engine(found.path, how, on_progress or _quiet, notice)
         self._target = self._engine.target
         self._model = self._engine.model
         self._plain: Planner | None = None
         self._on_progress = on_progress or _quiet
-        self._closed = False
+        self._access = Access(self._engine.turns)
+        self._dropped = weakref.finalize(self, _let_go, self._engine.turns, str(found.path))
+        self._dropped.atexit = False
 
     # --- ready for drafting ---------------------------------------------------------------------
 
     @property
     def preparing(self) -> str:
         """What is still made ready beside and between answers: ``kernels``, ``measuring``, or ``ready``."""
+        require_not_forked()
         return self._engine.preparation.stage
 
     @property
     def machine_is_busy(self) -> bool:
         """Whether other programs ran beside what was measured: it is used and not kept."""
+        require_not_forked()
         return self._engine.tuner.busy
 
     def prepare(self, timeout: float | None = None) -> bool:
@@ -176,9 +192,8 @@ class LocalADED:
         Returns:
             Whether all is ready.
         """
-        self._require_open()
-        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 <= timeout < 1e9):
-            raise OptionError(f"timeout is {timeout!r}; it must be seconds, or None")
+        self._access.require_open()
+        timeout = options.seconds("timeout", timeout)
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
             self._on_progress(preparation.describe())
@@ -197,9 +212,7 @@ class LocalADED:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         # An answer left half-way by the block ends with it, and must not hide why the block was left.
-        for stream in list(self._streams):
-            with contextlib.suppress(ValueError):  # running in another thread
-                stream.close()
+        self._access.end_half_read()
         try:
             self.close()
         except BusyError:
@@ -209,44 +222,26 @@ class LocalADED:
     def close(self) -> None:
         """Free the model; what was measured is kept for the next start.
 
+        Waits for calls in other threads that read the model, as ``chat_tokens`` does. In a forked child nothing
+        happens: what it inherited is its parent's.
+
         Raises:
             BusyError: a generation is running.
         """
-        if self._closed:
-            return
-        self._begin()
-        self._closed = True
-        try:
-            if self._template is not None:
-                self._template.close()
-            self._engine.close()
-        finally:
-            self._end()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise BusyError("this LocalADED is closed; make a new one")
-
-    def _begin(self) -> None:
-        self._require_open()
-        if not self._busy.acquire(blocking=False):
-            raise BusyError(
-                "this LocalADED is already generating; finish or close that answer first, "
-                "or use one object per thread"
-            )
-        try:
-            self._engine.turns.begin_answer()
-        except BaseException:
-            self._busy.release()
-            raise
-
-    def _end(self) -> None:
-        self._engine.turns.end_answer()
-        self._busy.release()
+        with self._access.closing() as is_first:
+            if is_first:
+                self._dropped.detach()
+                if self._template is not None:
+                    self._template.close()
+                self._engine.close()
 
     def cancel(self) -> None:
-        """Ask the running generation to stop after its current step; from any thread or a signal handler."""
-        self._cancel.set()
+        """Stop the answers asked for so far, after the current step; from any thread or a signal handler.
+
+        That is the one under way, and one of which nothing has been read yet. Where there is none, nothing happens:
+        what is asked for later is answered.
+        """
+        self._access.cancel()
 
     def reset(self) -> None:
         """Forget the conversation: cache and remembered answers. What the drafter learnt stays.
@@ -254,15 +249,12 @@ class LocalADED:
         Raises:
             BusyError: a generation is running.
         """
-        self._begin()
-        try:
+        with self._access.alone():
             self._target.forget()
             self._answers.clear()
             self._engine.planner.reset_context()
             if self._engine.memory is not None:
                 self._engine.memory.new_conversation()
-        finally:
-            self._end()
 
     def forget_statistics(self) -> None:
         """Forget all the drafter learnt, as if newly made and without a memory.
@@ -272,11 +264,8 @@ class LocalADED:
         Raises:
             BusyError: a generation is running.
         """
-        self._begin()
-        try:
+        with self._access.alone():
             self._engine.planner.reset()
-        finally:
-            self._end()
 
     def use_draft(self, preset: str) -> None:
         """Draft by another preset from the next answer on: ``off``, or the one this object was made with.
@@ -285,16 +274,14 @@ class LocalADED:
             OptionError: another preset; it would need another context.
             BusyError: a generation is running.
         """
+        self._access.require_open()
         opened = self._engine.options.draft
         if preset not in (opened, "off"):
             raise OptionError(
                 f"this LocalADED was made with draft={opened!r}; it can use that or 'off', not {preset!r}"
             )
-        self._begin()
-        try:
+        with self._access.alone():
             self._plain = None if preset == opened else PlainPlanner()
-        finally:
-            self._end()
 
     # --- generating --------------------------------------------------------------------------------
 
@@ -302,6 +289,7 @@ class LocalADED:
         """Continue ``prompt``; see ``stream`` for options and errors."""
         return joined(self.stream(prompt, **options))
 
+    @_reading
     def stream(
         self,
         prompt: str | Sequence[int],
@@ -313,36 +301,49 @@ class LocalADED:
         min_p: float | None = None,
         repeat_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[Piece]:
         """Continue ``prompt``, piece by piece.
 
         Args:
             prompt: text, in which control-token texts stay text; or token ids, which may be anything.
-            max_tokens: tokens wanted at most; None goes on until the context is full.
+            max_tokens: tokens wanted at most; None or -1 goes on until the model ends the answer or the context is
+                full, which may be thousands of tokens.
             temperature, top_k, top_p, min_p, repeat_penalty: see ``Sampling``; None takes what the model
                 suggests (``general.sampling.*`` in the GGUF), else llama.cpp's default.
-            seed: of the random draws. The same seed gives the same answer with ``exact`` or ``draft="off"``; else
-                drafts follow measured times, and wider passes round differently.
-            stop: texts that end the answer and are not part of it.
+            seed: of the random draws; None takes this object's, -1 draws one. The same seed gives the same answer with
+                ``exact`` or ``draft="off"``; else drafts follow measured times, and wider passes round differently.
+            stop: texts that end the answer and are not part of it; None for none.
+
+        An answer is computed as it is read. One that is left half read (a ``break``, with the iterator kept) ends when
+        the main thread, having read it, calls something else that needs the model; whoever reads on then meets a
+        BusyError. In other threads it has to be closed: ``iterator.close()``.
 
         Raises:
-            EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
+            PromptError, EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
         """
-        self._require_open()
-        sampling = self._sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        stops = _stop_texts(stop)
-        _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
+        number = self._access.ask()
+        wanted = self._wanted(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
         if isinstance(prompt, str):
             tokens = text_tokens(prompt, self._model) if prompt else []
         else:
-            tokens = self._checked_ids(prompt)
-        return self._run(tokens, sampling, max_tokens, stops, remember=False)
+            tokens = options.token_ids(prompt, self._model.n_vocab)
+        return self._run(number, tokens, wanted, remember=False)
 
     def chat(self, messages: Sequence[Message], **options: Any) -> Reply:
         """Answer a conversation; see ``stream_chat``."""
         return joined(self.stream_chat(messages, **options))
 
+    @_reading
     def stream_chat(
         self,
         messages: Sequence[Message],
@@ -354,7 +355,7 @@ class LocalADED:
         min_p: float | None = None,
         repeat_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[Piece]:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
@@ -366,19 +367,26 @@ class LocalADED:
 
         Other options and errors as in ``stream``; and TemplateError.
         """
-        self._require_open()
-        sampling = self._sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        stops = _stop_texts(stop)
-        _check_range("max_tokens", max_tokens, 1, LARGEST_CONTEXT)
-        return self._run(self.chat_tokens(messages), sampling, max_tokens, stops, remember=True)
+        number = self._access.ask()
+        wanted = self._wanted(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        return self._run(number, self.chat_tokens(messages), wanted, remember=True)
 
+    @_reading
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
         """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
 
         Raises:
-            PromptError, TemplateError
+            PromptError, TemplateError, BusyError
         """
-        self._require_open()
         if self._template is None:
             self._template = self._make_template()
         if not messages:
@@ -390,15 +398,10 @@ class LocalADED:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
         return len(self.chat_tokens(messages))
 
-    def _run(
-        self,
-        tokens: list[int],
-        sampling: Sampling,
-        max_tokens: int | None,
-        stop: tuple[str, ...],
-        *,
-        remember: bool,
-    ) -> Iterator[Piece]:
+    def _wanted(self, **given: Any) -> Wanted:
+        return options.wanted(suggestions(self._model.suggested_sampling())[0], self._seed, **given)
+
+    def _run(self, number: int, tokens: list[int], wanted: Wanted, *, remember: bool) -> Iterator[Piece]:
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
         if len(tokens) >= self.n_ctx:
@@ -406,49 +409,66 @@ class LocalADED:
                 f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        limit = min(max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
-        pieces = self._pieces(tokens, sampling, limit, stop, remember)
-        self._streams.add(pieces)
-        return pieces
+        return self._read(self._steps(number, tokens, wanted, remember))
 
-    def _pieces(
-        self, tokens: list[int], sampling: Sampling, limit: int, stop: tuple[str, ...], remember: bool
-    ) -> Generator[Piece, None, None]:
-        self._begin()
+    def _read(self, steps: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+        """Hand out what ``steps`` computes, alone with the model until the last piece is there."""
+        use = self._access.begin(steps)
         try:
-            self._cancel.clear()
-            tally = Tally()
-            text = TextStream(self._model.piece, stop)
-            answer: list[int] = []
-            emitted: list[int] = []
-            written: list[str] = []
-            idle = 0.0
-            last = ""
-            planner = self._plain or self._engine.planner
-            steps = generate(self._target, planner, sampling, tokens, limit, tally, self._cancel.is_set)
-            try:
-                for step in steps:
-                    emitted += step
-                    spoken = [token for token in step if not self._model.is_end(token)]
-                    answer += spoken
-                    last = text.feed(spoken)
-                    if text.stopped:
-                        tally.finish_reason = FINISHED_STOP
-                        break
-                    written.append(last)
-                    paused = time.perf_counter()
-                    yield Piece(last, text.take_tokens())
-                    idle += time.perf_counter() - paused
-            finally:
-                steps.close()
-                if emitted:
-                    self._engine.remember(tokens, emitted)
-            last = last if text.stopped else text.flush()
-            if remember and not text.stopped:
-                self._remember("".join(written) + last, answer)
+            while True:
+                use.is_read_here()
+                piece = next(steps, None)
+                if piece is None:
+                    raise BusyError(ENDED)
+                if piece.finish_reason is not None:
+                    break
+                yield piece
         finally:
-            self._end()
+            steps.close()
+            self._access.end(use)
         self._engine.turns.leave_a_moment()
+        yield piece
+
+    def _steps(
+        self, number: int, tokens: list[int], wanted: Wanted, remember: bool
+    ) -> Generator[Piece, None, None]:
+        limit = min(wanted.max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
+        tally = Tally()
+        text = TextStream(self._model.piece, wanted.stop)
+        answer: list[int] = []
+        emitted: list[int] = []
+        written: list[str] = []
+        idle = 0.0
+        last = ""
+        steps = generate(
+            self._target,
+            self._plain or self._engine.planner,
+            wanted.sampling,
+            tokens,
+            limit,
+            tally,
+            functools.partial(self._access.is_cancelled, number),
+        )
+        try:
+            for step in steps:
+                emitted += step
+                spoken = [token for token in step if not self._model.is_end(token)]
+                answer += spoken
+                last = text.feed(spoken)
+                if text.stopped:
+                    tally.finish_reason = FINISHED_STOP
+                    break
+                written.append(last)
+                paused = time.perf_counter()
+                yield Piece(last, text.take_tokens())
+                idle += time.perf_counter() - paused
+        finally:
+            steps.close()
+            if emitted:
+                self._engine.remember(tokens, emitted)
+        last = last if text.stopped else text.flush()
+        if remember and not text.stopped:
+            self._remember("".join(written) + last, answer)
         yield Piece(last, text.take_tokens(), tally.finish_reason, stats_of(tally, idle))
 
     def _remember(self, text: str, answer: list[int]) -> None:
@@ -456,39 +476,6 @@ class LocalADED:
         self._answers.move_to_end(text)
         while len(self._answers) > REMEMBERED_ANSWERS:
             self._answers.popitem(last=False)
-
-    # --- reading what callers give -----------------------------------------------------------------
-
-    def _sampling(
-        self,
-        temperature: float | None,
-        top_k: int | None,
-        top_p: float | None,
-        min_p: float | None,
-        repeat_penalty: float | None,
-        seed: int | None,
-    ) -> Sampling:
-        chosen: dict[str, Any] = {}
-        chosen.update(suggestions(self._model.suggested_sampling())[0])
-        given = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repeat_penalty": repeat_penalty,
-            "seed": self._seed if seed is None else seed,
-        }
-        chosen.update({name: value for name, value in given.items() if value is not None})
-        return Sampling(**chosen)
-
-    def _checked_ids(self, prompt: Sequence[int]) -> list[int]:
-        try:
-            ids = [int(token) for token in prompt]
-        except (TypeError, ValueError) as error:
-            raise PromptError("a prompt is a text or a list of token ids") from error
-        if any(not 0 <= token < self._model.n_vocab for token in ids):
-            raise PromptError(f"a token id is outside the vocabulary of {self._model.n_vocab}")
-        return ids
 
     def _make_template(self) -> ChatTemplate:
         model = self._model
@@ -513,9 +500,9 @@ class LocalADED:
         """Tokens of context."""
         return self._target.context.n_ctx
 
+    @_reading
     def description(self) -> dict[str, Any]:
         """What holds for the loaded model on this machine, as plain data."""
-        self._require_open()
         return self._engine.describe()
 
     def measure_exactness(self) -> None:
@@ -524,11 +511,8 @@ class LocalADED:
         Raises:
             BusyError, DeviceError
         """
-        self._begin()
-        try:
+        with self._access.alone():
             self._engine.measure_exactness()
-        finally:
-            self._end()
 
     def logits_after(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after ``tokens``, the last one decoded alone: float32 ``(n_vocab,)``. For measuring.
@@ -536,31 +520,20 @@ class LocalADED:
         Raises:
             PromptError, ContextOverflowError, BusyError
         """
-        self._require_open()
-        ids = self._checked_ids(tokens)
-        if not ids or len(ids) > self.n_ctx:
-            raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
-        self._begin()
-        try:
+        with self._access.alone():
+            ids = options.token_ids(tokens, self._model.n_vocab)
+            if not ids or len(ids) > self.n_ctx:
+                raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
             return self._target.logits_after(np.array(ids, np.int32))
-        finally:
-            self._end()
 
+    @_reading
     def end_tokens(self) -> frozenset[int]:
         """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
-        self._require_open()
         return self._model.end_tokens
 
 
-def _stop_texts(stop: str | Sequence[str]) -> tuple[str, ...]:
-    texts = (stop,) if isinstance(stop, str) else tuple(stop)
-    if any(not isinstance(text, str) or not text for text in texts):
-        raise OptionError("stop must be texts that are not empty")
-    return texts
-
-
-def _check_range(name: str, value: int | None, low: int, high: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise OptionError(f"{name} is {value}; it must be a whole number from {low} to {high}")
+def _let_go(turns: Turns, path: str) -> None:
+    """Nobody closed an object before it was dropped: whoever measures for it stops, and then nobody holds the model."""
+    if not is_forked():
+        turns.close()
+        warnings.warn(f"a LocalADED of {path} was dropped and not closed", ResourceWarning, stacklevel=2)

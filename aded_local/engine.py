@@ -15,7 +15,7 @@ from aded_local.planning import Planner
 from aded_local.preparing import Preparation
 from aded_local.store import ConversationMemory
 from aded_local.target import ALL_LAYERS, Model, Target
-from aded_local.target.loading import waiting
+from aded_local.target.loading import is_forked, waiting
 from aded_local.tuning import Tuner
 from aded_local.turns import Turns
 
@@ -101,7 +101,7 @@ class Engine:
 
     def remember(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Keep an exchange, as token ids, where a memory is. What goes wrong is told once and stops nothing."""
-        if self.memory is None:
+        if self.memory is None or is_forked():  # a child that inherits an answer is not the one to keep it
             return
         try:
             self.memory.remember(prompt, answer)

@@ -12,9 +12,10 @@
     ├── TemplateError         the chat template is missing, broken, or refuses the conversation
     │   └── TemplateLimitError    it was stopped, since it takes more time or memory than any honest one
     ├── DeviceError           memory or backend refused (allocation, decode)
-    │   └── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
+    │   ├── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
+    │   └── ForkedError           this process was forked from one in which llama.cpp ran, and it would hang
     ├── StoreError            a cache or store file could not be written or read
-    └── BusyError             the object is already generating
+    └── BusyError             the object is already generating, or closed, or gave an answer up for another
 
 Each message is one line: what happened, why, and what to do about it.
 """
@@ -72,9 +73,13 @@ class BrokenBuildError(DeviceError):
     """llama.cpp, as it was built, dies, hangs or computes nonsense on this processor; found out in a child process."""
 
 
+class ForkedError(DeviceError):
+    """This process was forked from one in which llama.cpp ran; its threads did not come along, so it would hang."""
+
+
 class StoreError(ADEDError):
     """A cache or store file could not be read or written."""
 
 
 class BusyError(ADEDError):
-    """This object is already generating; one object serves one generation at a time."""
+    """This object is already generating, or closed, or ended this answer for another: it serves one at a time."""

@@ -79,7 +79,7 @@ def generate(
         prompt: at least one token id, fewer than the context holds.
         max_tokens: tokens wanted at most, at least 1.
         tally: filled in while running.
-        cancelled: asked once per step.
+        cancelled: asked once per step, and before the first: then nothing is decoded.
     """
     clock = time.perf_counter
     started = clock()
@@ -89,10 +89,12 @@ def generate(
     try:
         tally.seed = sampler.seed
         tally.prompt_tokens = len(prompt)
+        if cancelled():
+            settled = True
+            return
         tally.reused_tokens, tally.prefill = target.prefill(prompt, cancelled)
         if len(target.cached) < len(prompt):
             settled = True
-            tally.finish_reason = FINISHED_CANCELLED
             tally.total = tally.first_token = clock() - started
             return
         before = clock()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from aded_local.errors import ADEDError
+from aded_local.target.loading import is_forked
 from aded_local.turns import Closed, Turns
 
 KERNELS: Final = "kernels"
@@ -61,6 +62,7 @@ class Preparation:
         self.compiled = 0.0
         self.joined = 0.0
         self._notice = notice
+        self._steps: Callable[[Preparation], None] = _nothing
         self._started = time.perf_counter()
         # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
         self._ended = threading.Event()
@@ -74,13 +76,15 @@ class Preparation:
             stage: the first.
         """
         self.stage = stage
+        self._steps = steps
         self._ended.clear()
-        thread = threading.Thread(target=self._run, args=(steps,), name="aded-prepare", daemon=True)
+        thread = threading.Thread(target=self._run, name="aded-prepare", daemon=True)
         # A thread inside llama.cpp must not outlive the library at the interpreter's end.
         atexit.register(_close_at_exit, weakref.ref(self))
         thread.start()
 
-    def _run(self, steps: Callable[[Preparation], None]) -> None:
+    def _run(self) -> None:
+        steps, self._steps = self._steps, _nothing
         try:
             steps(self)
         except Closed:
@@ -93,6 +97,8 @@ class Preparation:
                 f"measuring ended unexpectedly ({what}), so decoding goes on as it is; please report it"
             )
         finally:
+            # They may be the last to hold a model that was dropped meanwhile: it is freed before anybody is told.
+            del steps
             self.stage = READY
             self._ended.set()
 
@@ -138,9 +144,13 @@ class Preparation:
         return "; ".join(parts) or "all is ready"
 
 
+def _nothing(_preparation: Preparation) -> None:
+    return
+
+
 def _close_at_exit(preparation: weakref.ref[Preparation]) -> None:
     found = preparation()
-    if found is not None:
+    if found is not None and not is_forked():
         found.close()
 
 

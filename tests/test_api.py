@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
-from collections.abc import Iterator
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from aded_local import LocalADED
@@ -28,11 +34,20 @@ from aded_local.errors import (
 from aded_local.folders import cache_folder
 
 PROMPT = "one two three one two three"
+CHAT = [{"role": "user", "content": "one two three"}]
 
 
 @pytest.fixture
 def llm(tiny: dict[str, Path]) -> Iterator[LocalADED]:
     with LocalADED(tiny["llama"], n_ctx=512, n_threads=1) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: dict[str, Path]) -> Iterator[LocalADED]:
+    """One for all tests of this module that it does not matter to: it measures nothing and drafts nothing."""
+    fixed: dict[str, Any] = {"draft": "off", "flash_attention": False, "cache_type": "f16"}
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, **fixed) as made:
         yield made
 
 
@@ -124,19 +139,152 @@ def test_two_threads_are_told_apart(llm: LocalADED) -> None:
     seen: list[Exception] = []
 
     def other() -> None:
-        try:
-            llm.generate("x", max_tokens=1)
-        except ADEDError as error:
-            seen.append(error)
+        for call in (lambda: llm.generate("x", max_tokens=1), llm.reset, llm.close):
+            try:
+                call()
+            except ADEDError as error:
+                seen.append(error)
 
     thread = threading.Thread(target=other)
     thread.start()
     thread.join()
-    assert [type(error) for error in seen] == [BusyError]
-    with pytest.raises(BusyError):
-        llm.close()
+    assert [type(error) for error in seen] == [BusyError] * 3
+    assert next(stream).tokens, "and the answer goes on"
     stream.close()  # type: ignore[attr-defined]
     assert llm.generate("x", max_tokens=1).tokens
+
+
+def test_an_answer_left_half_read_gives_way_to_the_next_and_says_so(plain: LocalADED) -> None:
+    whole = plain.generate(PROMPT, max_tokens=30, temperature=0.0).tokens
+    plain.reset()
+    stream = plain.stream(PROMPT, max_tokens=30, temperature=0.0)
+    for _piece in stream:
+        break
+    assert plain.generate(PROMPT, max_tokens=30, temperature=0.0).tokens == whole
+    with pytest.raises(BusyError, match="ended before all of it was read"):
+        next(stream)
+
+
+@pytest.mark.parametrize("then", [LocalADED.reset, LocalADED.close, lambda llm: llm.logits_after([1])])
+def test_whatever_needs_the_model_ends_what_was_left_half_read(
+    tiny: dict[str, Path], then: Callable[[LocalADED], object]
+) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off") as llm:
+        stream = llm.stream(PROMPT, max_tokens=30)
+        next(stream)
+        then(llm)
+        with pytest.raises(BusyError):
+            next(stream)
+
+
+def test_counting_tokens_ends_nothing(plain: LocalADED) -> None:
+    stream = plain.stream(PROMPT, max_tokens=5, temperature=0.0)
+    next(stream)
+    plain.count_chat_tokens([turn("one")])
+    plain.description()
+    plain.stream("another that nobody reads")
+    assert list(stream)[-1].finish_reason is not None
+
+
+def test_closing_beside_whoever_reads_the_model_is_a_typed_error_at_most(tiny: dict[str, Path]) -> None:
+    """Freed under a tokenizer, llama.cpp's vocabulary is a segmentation fault."""
+    calls: list[Callable[[LocalADED], object]] = [
+        lambda llm: llm.count_chat_tokens(CHAT),
+        lambda llm: llm.description(),
+        lambda llm: llm.stream(PROMPT),
+        lambda llm: llm.end_tokens(),
+        lambda llm: llm.generate(PROMPT, max_tokens=1),
+    ]
+    seen: list[BaseException] = []
+
+    def hammer(llm: LocalADED, call: Callable[[LocalADED], object]) -> None:
+        while True:
+            try:
+                call(llm)
+            except BaseException as error:
+                if isinstance(error, BusyError) and "already generating" in str(error):
+                    continue
+                seen.append(error)
+                return
+
+    for _ in range(4):
+        llm = LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off", flash_attention=False)
+        threads = [threading.Thread(target=hammer, args=(llm, call)) for call in calls]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            try:
+                llm.close()
+                break
+            except BusyError:  # while an answer runs, as ever
+                time.sleep(0)
+        for thread in threads:
+            thread.join(20)
+    assert len(seen) == 4 * len(calls)
+    assert {(type(error), "closed" in str(error)) for error in seen} == {(BusyError, True)}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_objects_that_are_dropped_leave_neither_memory_nor_threads() -> None:
+    """The built-in model's weights alone are 5 MB, and its context more."""
+
+    def drop_one() -> None:
+        llm = LocalADED("builtin", n_ctx=4096, n_threads=1)
+        assert llm.generate("list files", max_tokens=2).tokens
+        stream = llm.stream("list files", max_tokens=9)
+        next(stream)
+
+    process = psutil.Process()
+    drop_one()
+    settle()
+    memory, threads = process.memory_info().rss, threading.active_count()
+    for _ in range(6):
+        drop_one()
+    settle()
+    assert process.memory_info().rss - memory < 40e6
+    assert threading.active_count() <= threads
+
+
+def settle() -> None:
+    """Wait until nothing is measured any more."""
+    until = time.monotonic() + 20
+    while any(thread.name == "aded-prepare" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        gc.collect()
+        time.sleep(0.02)
+    gc.collect()
+
+
+def test_dropping_warns_and_closing_does_not(tiny: dict[str, Path]) -> None:
+    # Nothing to be measured: what Python does to warnings in one thread counts in all.
+    fixed: dict[str, Any] = {"draft": "off", "flash_attention": False, "cache_type": "f16"}
+    with pytest.warns(ResourceWarning, match=r"llama\.gguf was dropped"):
+        LocalADED(tiny["llama"], n_ctx=256, n_threads=1, **fixed)
+        gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        llm = LocalADED(tiny["llama"], n_ctx=256, n_threads=1, **fixed)
+        llm.close()
+        del llm
+        gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_one_that_its_own_notices_hold_is_dropped_with_them(tiny: dict[str, Path]) -> None:
+    class Program:
+        def __init__(self) -> None:
+            self.llm = LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off", on_notice=self.tell)
+
+        def tell(self, line: str) -> None:
+            raise AssertionError(line)
+
+    program = Program()
+    model = weakref.ref(program.llm._model)
+    del program
+    settle()
+    assert model() is None
 
 
 def test_cancelling_stops_after_the_step_and_the_object_goes_on(llm: LocalADED) -> None:
@@ -147,6 +295,30 @@ def test_cancelling_stops_after_the_step_and_the_object_goes_on(llm: LocalADED) 
     assert pieces[-1].finish_reason == "cancelled"
     assert len(pieces) <= 3
     assert llm.generate(PROMPT, max_tokens=3).tokens
+
+
+def test_cancelling_before_the_first_step_cancels_that_answer(plain: LocalADED) -> None:
+    stream = plain.stream(PROMPT, max_tokens=40)
+    plain.cancel()
+    [last] = stream
+    assert (last.text, last.tokens, last.finish_reason) == ("", (), "cancelled")
+    assert last.stats is not None and last.stats.generated_tokens == 0
+    assert plain.generate(PROMPT, max_tokens=3).finish_reason != "cancelled"
+
+
+def test_cancelling_while_nothing_runs_does_nothing(plain: LocalADED) -> None:
+    plain.cancel()
+    assert plain.generate(PROMPT, max_tokens=3).finish_reason != "cancelled"
+    plain.cancel()
+    assert plain.chat(CHAT, max_tokens=3).finish_reason != "cancelled"
+
+
+def test_cancelling_reaches_what_runs_though_another_was_asked_for_since(plain: LocalADED) -> None:
+    stream = plain.stream(PROMPT, max_tokens=400, temperature=0.0)
+    next(stream)
+    plain.stream(PROMPT)
+    plain.cancel()
+    assert list(stream)[-1].finish_reason == "cancelled"
 
 
 def test_an_interrupt_in_mid_step_loses_nothing(llm: LocalADED, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,25 +347,52 @@ def test_an_interrupt_in_mid_step_loses_nothing(llm: LocalADED, monkeypatch: pyt
         {"temperature": "hot"},
         {"top_p": 1.5},
         {"min_p": -0.1},
+        {"temperature": float("inf")},
+        {"temperature": True},
         {"top_k": -3},
         {"top_k": 2.5},
+        {"top_k": float("nan")},
+        {"top_k": float("inf")},
         {"repeat_penalty": 0.0},
-        {"seed": -1},
+        {"repeat_penalty": 10**400},
+        {"seed": -2},
         {"seed": 2**40},
         {"seed": 2**32 - 1},
+        {"seed": float("nan")},
+        {"seed": "7"},
         {"max_tokens": 0},
+        {"max_tokens": -2},
         {"max_tokens": True},
+        {"max_tokens": 2.5},
+        {"max_tokens": "8"},
         {"stop": [""]},
+        {"stop": 5},
+        {"stop": b"x"},
+        {"stop": [None]},
     ],
 )
-def test_options_out_of_range_are_refused_in_one_line(llm: LocalADED, options: dict[str, object]) -> None:
+def test_options_out_of_range_are_refused_in_one_line(plain: LocalADED, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as caught:
-        llm.generate(PROMPT, **options)
+        plain.generate(PROMPT, **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "options", [{"draft": "magic"}, {"n_ctx": 3}, {"n_threads": 0}, {"cache_type": "q1"}]
+    "options",
+    [
+        {"draft": "magic"},
+        {"n_ctx": 3},
+        {"n_ctx": 512.0},
+        {"n_threads": 0},
+        {"n_threads": "2"},
+        {"cache_type": "q1"},
+        {"n_gpu_layers": -2},
+        {"n_gpu_layers": True},
+        {"seed": float("nan")},
+        {"flash_attention": "off"},
+        {"memory": "no"},
+        {"exact": 1},
+    ],
 )
 def test_constructor_options_are_checked_before_anything_is_loaded(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
@@ -212,6 +411,45 @@ def test_prompts_that_cannot_be_answered(llm: LocalADED) -> None:
     with pytest.raises(PromptError):
         llm.chat([{"role": "user"}])
     assert llm.generate(PROMPT, max_tokens=2).tokens, "and it still works"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [b"one", bytearray(b"one"), memoryview(b"one"), [1.5], [True], ["1"], [None], None, 5, np.array([1.5])],
+    ids=str,
+)
+def test_a_prompt_that_is_neither_text_nor_token_ids_is_refused(plain: LocalADED, prompt: Any) -> None:
+    with pytest.raises(PromptError) as caught:
+        plain.generate(prompt, max_tokens=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint16, np.int64])
+def test_token_ids_may_be_an_array(plain: LocalADED, kind: Any) -> None:
+    prompts: list[Any] = [[5, 6], np.array([5, 6], kind)]
+    said = [plain.generate(ids, max_tokens=8, temperature=0.0).tokens for ids in prompts]
+    assert said[0] == said[1]
+
+
+def test_what_leaves_the_choice_open_may_be_llama_cpps_number_too(tiny: dict[str, Path]) -> None:
+    choose: dict[str, Any] = {"n_ctx": 0, "n_threads": -1, "n_gpu_layers": -1, "seed": -1}
+    path = tiny["llama"]
+    with LocalADED(path, draft="off", **choose) as llm, LocalADED(path, draft="off") as other:
+        assert llm.n_ctx == other.n_ctx
+        assert llm.description()["threads"] == other.description()["threads"]
+
+
+def test_without_a_limit_an_answer_may_fill_the_context(plain: LocalADED) -> None:
+    unlimited: list[dict[str, Any]] = [{}, {"max_tokens": -1}, {"max_tokens": None, "stop": None}]
+    said = [plain.generate("one " * 120, temperature=0.0, **each).tokens for each in unlimited]
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_call_can_draw_a_seed_where_the_object_has_one(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off", seed=7) as llm:
+        seeds = [llm.generate(PROMPT, max_tokens=1, seed=seed).stats.seed for seed in (None, 3, -1, -1)]
+    assert seeds[:2] == [7, 3]
+    assert len(set(seeds)) == 4
 
 
 def test_files_that_are_no_model(tmp_path: Path, tiny: dict[str, Path], not_writing: dict[str, Path]) -> None:

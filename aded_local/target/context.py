@@ -21,6 +21,7 @@ from aded_local.target.interrupts import held_back
 from aded_local.target.layout import PLAIN, Layout, lay_out
 from aded_local.target.loading import lib
 from aded_local.target.model import Model
+from aded_local.target.owned import Owned
 from aded_local.tree import DraftTree
 
 CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30, "f32": 0}
@@ -106,6 +107,7 @@ class Context:
             raise DeviceError(
                 f"llama.cpp could not make a context of {settings.n_ctx} tokens: {reason}; ask for less with -c"
             )
+        self._owned: Owned | None = Owned(self._handle, lib.llama_free, model.owned)
         self._memory = lib.llama_get_memory(self._handle)
         # llama.cpp rounds up; what was asked for may be all the positions a model has learnt.
         self.n_ctx = min(int(lib.llama_n_ctx(self._handle)), settings.n_ctx)
@@ -140,9 +142,7 @@ class Context:
 
     def close(self) -> None:
         """Free cache and buffers."""
-        if self._handle:
-            lib.llama_free(self._handle)
-            self._handle = None
+        self._owned = self._handle = None
 
     @property
     def batch_capacity(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from aded_local.preflight import require_sound_build
-from aded_local.target.loading import ggml, lib
+from aded_local.target.loading import ggml, lib, threads_begin
 
 GPU_KINDS = (1, 2)
 """GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU, in ggml-backend.h."""
@@ -16,9 +16,12 @@ def gpu_names() -> list[str]:
 
     Raises:
         BrokenBuildError: llama.cpp does not work on this processor.
+        ForkedError: llama.cpp ran before this process was forked.
     """
     require_sound_build()
     lib.llama_backend_init()
+    if lib.llama_supports_gpu_offload():
+        threads_begin()
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     ggml.ggml_backend_dev_get.restype = ctypes.c_void_p

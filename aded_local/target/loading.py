@@ -3,6 +3,9 @@
 llama.cpp has a barrier behind every operator. A thread that waits there spins, by libgomp's default for some
 milliseconds, and where another process has the core of the thread that is waited for, all of it is lost: a pass of
 5 ms can take seconds. A short spin costs nothing on a quiet machine.
+
+Those threads do not come along when a process forks, and the child would wait for them at its first barrier for ever.
+So in such a child every function of ``lib`` raises ``ForkedError``, and nothing that it inherited is freed.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
+
+from aded_local.errors import ForkedError
 
 SPIN_VARIABLE: Final = "GOMP_SPINCOUNT"
 SPIN_COUNT: Final = "500"
@@ -67,10 +72,61 @@ BOUND: Final = (
 """Whether the spinning of this process is bounded by us."""
 
 with _bounded_spinning():
-    from llama_cpp import _ggml
-    from llama_cpp import llama_cpp as lib
+    from llama_cpp import _ggml, llama_cpp
 
 ggml = _ggml.libggml
-"""ggml's own library, below llama.cpp's."""
+"""ggml's own library, below llama.cpp's. Ask ``lib`` for something first: what is said of forks holds there."""
 
-__all__ = ["BOUND", "ggml", "lib", "waiting"]
+
+class _Library:
+    """llama.cpp's functions, types and constants, by its own names."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(llama_cpp, name)
+        if callable(found) and not isinstance(found, type):
+            require_not_forked()
+        vars(self)[name] = found  # not asked here again
+        return found
+
+
+lib: Any = _Library()
+
+_threads_began = False
+_forked = False
+
+
+def threads_begin() -> None:
+    """From here on llama.cpp has threads of its own in this process, or a GPU's driver, which no fork survives."""
+    global _threads_began
+    _threads_began = True
+
+
+def is_forked() -> bool:
+    """Whether this process was forked from one in which llama.cpp had threads. Asks for no lock."""
+    return _forked
+
+
+def require_not_forked() -> None:
+    """Refuse to go on where llama.cpp would hang.
+
+    Raises:
+        ForkedError: this process was forked from one in which llama.cpp had threads.
+    """
+    if _forked:
+        raise ForkedError(
+            "this process was forked from one that had loaded a model, and llama.cpp does not survive a fork; start it "
+            "with multiprocessing.get_context('spawn'), or load models in the children only"
+        )
+
+
+def _in_forked_child() -> None:
+    global _forked
+    if _threads_began:
+        _forked = True
+        vars(lib).clear()
+
+
+if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
+    os.register_at_fork(after_in_child=_in_forked_child)
+
+__all__ = ["BOUND", "ggml", "is_forked", "lib", "require_not_forked", "threads_begin", "waiting"]

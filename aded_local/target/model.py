@@ -16,7 +16,8 @@ from aded_local.preflight import require_sound_build
 from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check, unchanged
 from aded_local.target.interrupts import held_back
-from aded_local.target.loading import lib
+from aded_local.target.loading import lib, require_not_forked, threads_begin
+from aded_local.target.owned import Owned
 from aded_local.target.tokenizing import piece_of, tokenized
 from aded_local.tree import IntArray
 from aded_local.vetting import require_harmless
@@ -47,14 +48,18 @@ def start_backend(
 
     Raises:
         BrokenBuildError: it does not survive.
+        ForkedError: this process was forked from one in which it had threads.
     """
     global _backend_started
+    require_not_forked()
     if computes:
         require_sound_build(progress)
     logs.capture(verbose)
     if not _backend_started:
         lib.llama_backend_init()
         _backend_started = True
+    if computes or lib.llama_supports_gpu_offload():
+        threads_begin()
 
 
 def load(
@@ -122,6 +127,7 @@ class Model:
     Raises:
         ModelNotFoundError, ModelFormatError, ModelKindError: see ``gguf.check``.
         BrokenBuildError: llama.cpp does not work on this processor.
+        ForkedError: llama.cpp ran before this process was forked.
     """
 
     def __init__(
@@ -136,6 +142,7 @@ class Model:
         self.header: GGUFHeader = check(path)
         start_backend(verbose, progress=progress)
         self.handle = load(self.header, n_gpu_layers=n_gpu_layers, progress=progress)
+        self.owned: Owned | None = Owned(self.handle, lib.llama_model_free)
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
@@ -157,10 +164,8 @@ class Model:
             )
 
     def close(self) -> None:
-        """Free the weights. Contexts made from them must be closed before."""
-        if self.handle:
-            lib.llama_model_free(self.handle)
-            self.handle = None
+        """Free the weights, as soon as no context made from them is left."""
+        self.owned = self.handle = None
 
     # --- what the model is -------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from aded_local.errors import OptionError
 from aded_local.target.context import Context
 from aded_local.target.loading import lib
+from aded_local.target.owned import Owned
 
 PENALTY_WINDOW = 64
 """Tokens a repetition penalty looks back over: llama.cpp's default ``--repeat-last-n``."""
@@ -50,8 +51,8 @@ class Sampling:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
                 raise OptionError(f"{field.name} must be a number, not {value!r}")
-            is_finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
-            _require(is_finite, field.name, value, "a finite number")
+            if isinstance(value, (float, np.floating)):  # a whole number may be too large to be asked
+                _require(math.isfinite(value), field.name, value, "finite")
         _require(0.0 <= self.temperature <= 100.0, "temperature", self.temperature, "between 0 and 100")
         _require(
             self.top_k == int(self.top_k) and 0 <= self.top_k < 2**31,
@@ -104,15 +105,16 @@ class Sampler:
 
     def __init__(self, context: Context, sampling: Sampling, prompt: list[int]) -> None:
         self._context = context
-        self._chain = None
+        self._owned: Owned | None = None
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(LARGEST_SEED)
         if not sampling.is_plain_greedy:
-            self._chain = self._make_chain(sampling)
+            chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+            self._owned = Owned(chain, lib.llama_sampler_free)
+            self._fill(chain, sampling)
             for token in prompt[-PENALTY_WINDOW:]:
-                lib.llama_sampler_accept(self._chain, token)
+                lib.llama_sampler_accept(chain, token)
 
-    def _make_chain(self, sampling: Sampling) -> object:
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    def _fill(self, chain: object, sampling: Sampling) -> None:
         add = lib.llama_sampler_chain_add
         if sampling.repeat_penalty != 1.0:
             n_vocab = self._context.model.n_vocab
@@ -122,7 +124,7 @@ class Sampler:
             )
         if sampling.temperature == 0.0:
             add(chain, lib.llama_sampler_init_greedy())
-            return chain
+            return
         if sampling.top_k > 0:
             add(chain, lib.llama_sampler_init_top_k(int(sampling.top_k)))
         if sampling.top_p < 1.0:
@@ -131,17 +133,14 @@ class Sampler:
             add(chain, lib.llama_sampler_init_min_p(sampling.min_p, 1))
         add(chain, lib.llama_sampler_init_temp(sampling.temperature))
         add(chain, lib.llama_sampler_init_dist(int(self.seed)))
-        return chain
 
     def sample(self, row: int) -> int:
         """The target's token after batch row ``row`` of the last decode."""
-        if self._chain is None:
+        if self._owned is None:
             # What llama.cpp's greedy sampler does (the first maximum), without building a candidate list.
             return int(self._context.logits(row).argmax())
-        return int(lib.llama_sampler_sample(self._chain, self._context.handle, row))
+        return int(lib.llama_sampler_sample(self._owned.handle, self._context.handle, row))
 
     def close(self) -> None:
         """Free the chain."""
-        if self._chain is not None:
-            lib.llama_sampler_free(self._chain)
-            self._chain = None
+        self._owned = None

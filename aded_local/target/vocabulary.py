@@ -15,6 +15,7 @@ from aded_local.target import soundness
 from aded_local.target.gguf import GGUFHeader, read_header
 from aded_local.target.loading import lib
 from aded_local.target.model import Model, load, start_backend
+from aded_local.target.owned import Owned
 from aded_local.target.tokenizing import tokenized
 from aded_local.tree import IntArray
 
@@ -28,6 +29,7 @@ class Vocabulary(Model):
     Raises:
         ModelNotFoundError: no such file, a folder.
         ModelFormatError: not a GGUF, or without a sound vocabulary.
+        ForkedError: a model was loaded before this process was forked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +38,7 @@ class Vocabulary(Model):
         _check_vocabulary(self.header)
         start_backend(verbose=False, computes=False)
         self.handle = load(self.header, vocabulary_only=True)
+        self.owned = Owned(self.handle, lib.llama_model_free)
         self._vocab = lib.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}

@@ -1,0 +1,199 @@
+"""One answer at a time, readers beside it, nobody once it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable, Generator
+
+import pytest
+
+from aded_local.access import Access, Use
+from aded_local.errors import BusyError
+from aded_local.turns import Turns
+
+
+@pytest.fixture
+def access() -> Access:
+    return Access(Turns())
+
+
+def steps() -> Generator[int, None, None]:
+    yield from range(9)
+
+
+def begun(access: Access) -> Use:
+    """An answer of which this thread has read something."""
+    use = access.begin(steps())
+    use.is_read_here()
+    assert use.steps is not None
+    next(use.steps)
+    return use
+
+
+def elsewhere(work: Callable[[], object]) -> object:
+    """What ``work`` returns in another thread, or the error it raised."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_second_use_is_refused_in_another_thread(access: Access) -> None:
+    use = begun(access)
+    assert isinstance(elsewhere(access.begin), BusyError)
+    access.end(use)
+    assert isinstance(elsewhere(access.begin), Use)
+
+
+def test_what_the_main_thread_left_half_read_gives_way_to_it(access: Access) -> None:
+    first = begun(access)
+    second = access.begin()
+    assert first.steps is not None and inspect.getgeneratorstate(first.steps) == inspect.GEN_CLOSED
+    access.end(first)
+    assert isinstance(elsewhere(access.begin), BusyError), "ending it late frees nothing"
+    access.end(second)
+
+
+def test_what_another_thread_reads_does_not(access: Access) -> None:
+    assert isinstance(elsewhere(lambda: begun(access)), Use)
+    with pytest.raises(BusyError):
+        access.begin()
+
+
+def test_an_answer_of_another_thread_is_never_taken_for_abandoned_there(access: Access) -> None:
+    """A thread of a pool reads on for whoever comes next."""
+
+    def twice() -> None:
+        begun(access)
+        access.begin()
+
+    assert isinstance(elsewhere(twice), BusyError)
+
+
+def test_a_use_without_pauses_is_not_abandoned(access: Access) -> None:
+    with access.alone(), pytest.raises(BusyError):
+        access.begin()
+
+
+def test_an_answer_does_not_end_under_a_call_of_its_own(access: Access) -> None:
+    seen: list[type] = []
+
+    def asking() -> Generator[int, None, None]:
+        try:
+            access.begin()
+        except BusyError as error:
+            seen.append(type(error))
+        yield 1
+
+    use = access.begin(asking())
+    use.is_read_here()
+    assert use.steps is not None
+    next(use.steps)
+    assert seen == [BusyError]
+
+
+def test_one_task_does_not_end_what_another_reads_until_that_is_done(access: Access) -> None:
+    async def both() -> None:
+        has_begun, enough = asyncio.Event(), asyncio.Event()
+
+        async def reader() -> None:
+            begun(access)
+            has_begun.set()
+            await enough.wait()
+
+        reading = asyncio.create_task(reader())
+        await has_begun.wait()
+        with pytest.raises(BusyError):
+            access.begin()
+        enough.set()
+        await reading
+        begun(access)
+        access.end(access.begin())
+
+    asyncio.run(both())
+
+
+def test_closing_waits_for_readers_and_refuses_new_ones(access: Access) -> None:
+    inside, leave = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def read() -> None:
+        with access.reading():
+            inside.set()
+            leave.wait(20)
+            order.append("read")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert inside.wait(20)
+
+    def close() -> None:
+        with access.closing() as is_first:
+            order.append(f"closed {is_first}")
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    until = time.monotonic() + 20
+    while not access.closed and time.monotonic() < until:
+        time.sleep(0.001)
+    with pytest.raises(BusyError, match="closed"), access.reading():
+        pass
+    with access.closing() as is_first:
+        assert not is_first, "somebody else does it"
+    leave.set()
+    reader.join()
+    closer.join()
+    assert order == ["read", "closed True"]
+    for use in (access.begin, access.ask):
+        with pytest.raises(BusyError, match="closed"):
+            use()
+
+
+def test_a_reader_cannot_close_under_itself(access: Access) -> None:
+    with access.reading(), pytest.raises(BusyError, match="a call of its own"), access.closing():
+        pass
+    with access.closing() as is_first:
+        assert is_first
+
+
+def test_closing_is_refused_while_an_answer_runs_elsewhere(access: Access) -> None:
+    elsewhere(lambda: begun(access))
+    with pytest.raises(BusyError), access.closing():
+        pass
+    with access.reading():
+        pass
+    access.end_half_read()
+    with access.closing() as is_first:
+        assert is_first
+
+
+def test_an_interrupted_closing_leaves_the_model_open(access: Access) -> None:
+    class Interrupting(Turns):
+        def begin_answer(self) -> None:
+            raise KeyboardInterrupt
+
+    access._turns = Interrupting()
+    with pytest.raises(KeyboardInterrupt), access.closing():
+        pass
+    access._turns = Turns()
+    access.end(access.begin())
+
+
+def test_cancelling_reaches_what_was_asked_for_and_nothing_later(access: Access) -> None:
+    access.cancel()
+    first, second = access.ask(), access.ask()
+    assert not access.is_cancelled(first)
+    access.cancel()
+    third = access.ask()
+    assert [access.is_cancelled(number) for number in (first, second, third)] == [True, True, False]
