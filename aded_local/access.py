@@ -35,8 +35,7 @@ class Use:
 
     def __init__(self, steps: Generator[Any, None, None] | None) -> None:
         self.steps = steps
-        self._thread = 0
-        self._task: weakref.ref[Any] | None = None
+        self.is_read_here()
 
     def is_read_here(self) -> None:
         """Remember who reads the answer now.
@@ -47,7 +46,7 @@ class Use:
         require_not_forked()
         self._thread = threading.get_ident()
         task = _task()
-        self._task = None if task is None else weakref.ref(task)
+        self._task: weakref.ref[Any] | None = None if task is None else weakref.ref(task)
 
     @property
     def is_abandoned(self) -> bool:

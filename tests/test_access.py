@@ -65,6 +65,11 @@ def test_what_the_main_thread_left_half_read_gives_way_to_it(access: Access) -> 
     access.end(second)
 
 
+def test_an_answer_that_was_interrupted_before_it_was_read_holds_nobody_up(access: Access) -> None:
+    access.begin(steps())
+    access.end(access.begin())
+
+
 def test_what_another_thread_reads_does_not(access: Access) -> None:
     assert isinstance(elsewhere(lambda: begun(access)), Use)
     with pytest.raises(BusyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import os
@@ -35,6 +36,9 @@ from aded_local.folders import cache_folder
 
 PROMPT = "one two three one two three"
 CHAT = [{"role": "user", "content": "one two three"}]
+
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture
@@ -443,6 +447,20 @@ def test_without_a_limit_an_answer_may_fill_the_context(plain: LocalADED) -> Non
     unlimited: list[dict[str, Any]] = [{}, {"max_tokens": -1}, {"max_tokens": None, "stop": None}]
     said = [plain.generate("one " * 120, temperature=0.0, **each).tokens for each in unlimited]
     assert said[0] == said[1] == said[2]
+
+
+def test_every_answer_in_the_readmes_example_has_a_limit() -> None:
+    example = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    asking = [
+        node
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("generate", "stream", "chat")
+    ]
+    assert len(asking) == 3
+    for call in asking:
+        assert "max_tokens" in [keyword.arg for keyword in call.keywords], ast.unparse(call)
 
 
 def test_a_call_can_draw_a_seed_where_the_object_has_one(tiny: dict[str, Path]) -> None:
