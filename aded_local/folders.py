@@ -28,6 +28,8 @@ from aded_local.errors import StoreError
 APP: Final = "aded-local"
 
 CACHE_VARIABLE, DATA_VARIABLE = "ADED_CACHE_DIR", "ADED_DATA_DIR"
+KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"
+"""Numba's own, which stands above the cache folder for compiled kernels."""
 
 NO_MEMORY_VARIABLE: Final = "ADED_NO_MEMORY"
 """Set to anything but 0, nothing that was said or typed is kept or read, whatever a program asks for."""
@@ -168,6 +170,8 @@ def complaint(*, kernels: Path | None, memory: bool) -> str | None:
     place = cache()
     found = "" if place.problem is None else f" ({place.problem})"
     late = "so drafting begins some 15 s late each time"
+    numba = os.environ.get(KERNELS_VARIABLE)
+    meant, variable = (Path(numba), KERNELS_VARIABLE) if numba else (place.path, CACHE_VARIABLE)
     parts = []
     if found and place.path == _temporary_path():
         parts.append(f"measurements and compiled kernels lie in {place.path}{found}")
@@ -177,12 +181,12 @@ def complaint(*, kernels: Path | None, memory: bool) -> str | None:
         )
     elif kernels is None:
         why = "the disk is full, or others can write to it"
-        parts.append(f"compiled kernels cannot be kept in {place.path} ({why}), {late}")
+        parts.append(f"compiled kernels cannot be kept in {meant} ({why}), {late}")
     elif kernels.parent == _temporary_path():
         parts.append(
-            f"compiled kernels lie in {kernels.parent}, since others could replace those in {place.path}"
+            f"compiled kernels lie in {kernels.parent}, since {meant} cannot be written, or others can write to it"
         )
-    variables = [CACHE_VARIABLE] if parts else []
+    variables = [CACHE_VARIABLE if found else variable] if parts else []
     reason = data_problem() if memory else None
     if reason is not None:
         parts.append(f"what is said is not kept ({reason})")

@@ -221,7 +221,9 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
     preparation = engine.preparation
     started = time.perf_counter()
     compile_beside(engine.turns)
-    with giving_way():
+    if kept.FOLDER is None:
+        engine.turns.wait()  # a program that ends with its first answer need not begin with them
+    with giving_way(), preparation.interruptible():
         drafter = _make_drafter(engine, earlier)
     preparation.compiled = time.perf_counter() - started
     if engine.curve is not None:

@@ -116,14 +116,19 @@ def examine(path: Path | None) -> Examination:
 def complaint(verdict: Verdict) -> str:
     """A bad verdict as one line: what happened, where, and what to do about it."""
     when = f" while {verdict.step}" if verdict.step else " before its first step"
-    line = (
+    return (
         f"llama.cpp, as it was built, does not work on this processor ({verdict.processor}): tried in a child process, "
-        f"it {verdict.what}{when}; build it anew with: {reinstall_command()}"
+        f"it {verdict.what}{when}; {remedy()}; then aded-doctor checks again"
     )
+
+
+def remedy() -> str:
+    """What to do about a library that does not work, as a clause."""
     override = os.environ.get(library.OVERRIDE)
-    if override is not None:
-        line += f" (and unset {library.OVERRIDE}, which names the library in {override})"
-    return f"{line}; then aded-doctor checks again"
+    if override is None:
+        return f"build it anew with: {reinstall_command()}"
+    also = f" (and unset {library.OVERRIDE}, which names the library in {override})"
+    return f"build it anew with: {reinstall_command()}{also}"
 
 
 def reinstall_command() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from aded_local import trial
 from aded_local.errors import ADEDError
 from aded_local.target.loading import is_forked
 from aded_local.turns import Closed, Turns
@@ -42,9 +44,6 @@ CLOSING_SECONDS: Final = 30.0
 
 Say = Callable[[str], None]
 
-_left_running: list[subprocess.Popen[bytes]] = []
-"""Children that go on. Python warns of those that nobody holds."""
-
 
 class Preparation:
     """Runs steps in a thread until drafting is ready.
@@ -67,6 +66,7 @@ class Preparation:
         # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
         self._ended = threading.Event()
         self._ended.set()
+        self._interruptible: int | None = None
 
     def start(self, steps: Callable[[Preparation], None], stage: str) -> None:
         """Run ``steps`` in a thread; they may raise ``Closed`` or an ADEDError, which ends them.
@@ -92,6 +92,8 @@ class Preparation:
         except (ADEDError, OSError) as error:
             self._notice(f"not all could be measured here, so decoding goes on as it is: {error}")
         except Exception as error:  # whatever it is, answers go on
+            if self.turns.closing:
+                return  # a compiler makes an exception of its own of one that came in it
             what = f"{type(error).__name__}: {error}"
             self._notice(
                 f"measuring ended unexpectedly ({what}), so decoding goes on as it is; please report it"
@@ -125,12 +127,27 @@ class Preparation:
         until = time.monotonic() + CLOSING_SECONDS
         while self.running and time.monotonic() < until:
             try:
+                self._interrupt()  # again and again: compilers have places where it is dropped
                 self._ended.wait(POLL_SECONDS)
             except KeyboardInterrupt as came:
                 interrupt = came
         if interrupt is not None:
             raise interrupt
         return not self.running
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Closing ends what the thread does in the block, wherever it is: with a ``Closed``."""
+        self._interruptible = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._interruptible = None
+
+    def _interrupt(self) -> None:
+        thread = self._interruptible
+        if thread is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Closed))
 
     def describe(self) -> str:
         """The state in a few words, for people."""
@@ -162,8 +179,7 @@ def compile_beside(turns: Turns) -> None:
     Raises:
         Closed: the model is being closed.
     """
-    from aded_local.drafting import kept
-    from aded_local.drafting.ahead import COMMAND
+    from aded_local.drafting import ahead, kept
 
     started = time.perf_counter()
     if kept.FOLDER is None:
@@ -176,13 +192,16 @@ def compile_beside(turns: Turns) -> None:
             # Its own session: a terminal's Ctrl-C is not for it.
             with contextlib.suppress(OSError):
                 child = subprocess.Popen(
-                    [sys.executable, *COMMAND],
+                    trial.interpreter(
+                        f"import runpy; runpy.run_module({ahead.__name__!r}, run_name='__main__', alter_sys=True)"
+                    ),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-                _left_running.append(child)
+                # It may outlive this object, and somebody has to ask how it ended.
+                threading.Thread(target=child.wait, daemon=True).start()
     while time.perf_counter() - started < COMPILING_LIMIT:
         if turns.closing:
             raise Closed

@@ -27,11 +27,16 @@ def start(module: str) -> None:
         main = import_module(module).main
         if handled:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        code: object = EXIT_INTERRUPTED
         try:
             sys.exit(main())
+        except SystemExit as leaving:
+            code = leaving.code
+            raise
         finally:
-            if handled:
-                signal.signal(signal.SIGINT, _leave)
+            if handled:  # what is done is done: a late interrupt does not change what the program says of it
+                late = code if isinstance(code, int) else 0 if code is None else 1
+                signal.signal(signal.SIGINT, lambda *_: os._exit(late))
     except KeyboardInterrupt:
         _leave()
 

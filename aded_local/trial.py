@@ -56,12 +56,13 @@ WINDOWS_FAULTS = {
 
 _NO_DIALOGS = 0x0001 | 0x0002  # SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX
 
+_TAKE_OVER = (
+    "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+)  # fmt: skip
 _BEGIN = (
-    "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from aded_local import trial; trial.become_child(sys.argv[2], *map(float, sys.argv[3:5]), sys.argv[5:])"
+    "from aded_local import trial; trial.become_child(sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:])"
 )
-"""The child's first words. It takes over the parent's path: with ``-m`` alone it would look for modules in the folder
-the user happens to be in before all others."""
+"""The child's first words."""
 
 
 class Ending(enum.Enum):
@@ -97,6 +98,21 @@ class Outcome:
     complained: tuple[str, ...] = ()
 
 
+def interpreter(program: str, *arguments: str) -> list[str]:
+    """The command of a Python that runs a program's text.
+
+    It has this process's module path. With ``-m`` alone it would look for modules in the folder the user happens to be
+    in before all others, and run what lies there.
+
+    Raises:
+        OSError: there is no interpreter: the executable of a frozen program is that program, which would begin anew.
+    """
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise OSError("there is no Python interpreter to start")
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    return [sys.executable, "-c", _TAKE_OVER + program, path, *arguments]
+
+
 def is_child() -> bool:
     """Whether this process is itself a trial, in which nothing need be tried before."""
     return INSIDE in os.environ
@@ -124,13 +140,9 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
         seconds = time.monotonic() - started
         return Outcome(ending, steps[-1] if steps else "", cause, seconds, said, tuple(complained))
 
-    # The executable of a frozen program is that program, which would begin anew.
-    if not sys.executable or getattr(sys, "frozen", False):
-        return outcome(Ending.FAILED, "there is no Python interpreter to start")
-    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     try:
         child = subprocess.Popen(
-            [sys.executable, "-c", _BEGIN, path, str(module), str(limit), str(memory), *arguments],
+            interpreter(_BEGIN, str(module), str(limit), str(memory), *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from aded_local import LocalADED, opening
+from aded_local import LocalADED, opening, preparing, trial
 from aded_local.errors import DeviceError, OptionError
 from aded_local.probe import Probe
 from aded_local.tuning import CANDIDATES, Tuner, setting_name
-from aded_local.turns import Closed
+from aded_local.turns import Closed, Turns
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
@@ -211,11 +211,46 @@ def test_kernels_that_cannot_be_kept_are_a_notice(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening.kept, "FOLDER", None)
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
     told: list[str] = []
     with LocalADED(tiny["llama"], on_notice=told.append, **SETTING) as llm:
         llm.prepare()
         assert said(llm)
     assert len(told) == 1 and "ADED_CACHE_DIR" in told[0]
+
+
+def test_the_compiling_child_does_not_look_in_the_folder_the_user_is_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: Any) -> Any:
+        started.append(command)
+        raise OSError
+
+    monkeypatch.setattr(preparing.subprocess, "Popen", start)
+    monkeypatch.setattr(preparing, "FIRST_ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(preparing, "COMPILING_LIMIT", 0.0)
+    preparing.compile_beside(Turns())
+    (command,) = started
+    assert command[:-2] == trial.interpreter("")[:-2] and "-m" not in command
+    assert command[2].startswith(trial.interpreter("")[2]) and "drafting.ahead" in command[2]
+
+
+def test_closing_ends_a_compiler_that_runs_in_this_process() -> None:
+    preparation = preparing.Preparation(Turns(), pytest.fail)
+
+    def steps(_: preparing.Preparation) -> None:
+        with preparation.interruptible():
+            while True:
+                try:
+                    time.sleep(0.01)
+                except Exception as error:
+                    raise RuntimeError("as a compiler would say it") from error
+
+    preparation.start(steps, preparing.KERNELS)
+    time.sleep(0.05)
+    assert preparation.close()
 
 
 @pytest.mark.parametrize("timeout", ["x", float("nan"), -1])

@@ -376,3 +376,11 @@ def test_compilers_that_left_their_names_are_found(own_library: Path) -> None:
     gcc, clang = "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0", "Apple clang version 15.0.0"
     (own_library / "libllama.so").write_bytes(f"\0{gcc}\0{gcc}\0{clang} (clang-1500)".encode())
     assert library.compilers(library.files()) == [gcc, clang]
+
+
+def test_a_library_that_is_not_there_is_one_line_that_names_the_variable(tmp_path: Path) -> None:
+    environment = {**os.environ, library.OVERRIDE: str(tmp_path / "none")}
+    command = [sys.executable, "-m", "aded_cli.chat", "builtin", "-p", "hi"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert library.OVERRIDE in done.stderr and "free some space" not in done.stderr

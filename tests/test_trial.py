@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -149,3 +150,11 @@ def test_windows_exceptions_are_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial.fault_of(0xC000001D) == "illegal instruction"
     assert trial.fault_of(0xC0001234) == "exception 0xC0001234"
     assert trial.fault_of(1) is None
+
+
+def test_a_child_runs_nothing_that_lies_in_the_folder_the_user_is_in(tmp_path: Path) -> None:
+    for name in ("json", "random", "runpy", "aded_local"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger ran')")
+    command = trial.interpreter("import random, runpy, aded_local; print(sys.argv[1:])", "a b")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['a b']\n", "")

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from aded_local.errors import ForkedError
+from aded_local.errors import BrokenBuildError, ForkedError
+from aded_local.preflight import remedy
 
 SPIN_VARIABLE: Final = "GOMP_SPINCOUNT"
 SPIN_COUNT: Final = "500"
@@ -72,7 +73,10 @@ BOUND: Final = (
 """Whether the spinning of this process is bounded by us."""
 
 with _bounded_spinning():
-    from llama_cpp import _ggml, llama_cpp
+    try:
+        from llama_cpp import _ggml, llama_cpp
+    except (OSError, RuntimeError) as error:  # no library, or one that the system refuses to load
+        raise BrokenBuildError(f"llama.cpp's library cannot be loaded: {error}; {remedy()}") from error
 
 ggml = _ggml.libggml
 """ggml's own library, below llama.cpp's. Ask ``lib`` for something first: what is said of forks holds there."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -200,7 +201,7 @@ def _answer_once(settings: Settings, prompt: str) -> int:
             return llm.stream(prompt, **settings.sampling)
         return llm.stream_chat(Conversation(settings.system).messages(prompt), **settings.sampling)
 
-    with Keyboard(edited=False):
+    with Keyboard(edited=False), contextlib.ExitStack() as at_last:
         with display.loading("loading the model…", quiet=settings.verbose) as say:
             llm = open_model(settings, say)
         with llm:
@@ -214,20 +215,36 @@ def _answer_once(settings: Settings, prompt: str) -> int:
             if not settings.as_json and display.is_terminal(sys.stderr):
                 display.note(display.closing_line(answer))
             if not answer.stopped:
-                _measure_after_answer(llm)
+                _measure_after_answer(llm, at_last.enter_context(_interrupts_noted()))
     return EXIT_INTERRUPTED if answer.stopped else 0
 
 
-def _measure_after_answer(llm: LocalADED) -> None:
+@contextlib.contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C within the block adds to a list: the answer is out, and the program ends well whatever is left undone."""
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):  # it is ignored
+        yield came
+        return
+    signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _measure_after_answer(llm: LocalADED, interrupts: Sequence[int]) -> None:
     """Use the moment after a single answer: a program that only ever answers once would never be measured."""
     if llm.preparing != "measuring":
         return
     limit = MEASURING_SECONDS if display.is_terminal(sys.stderr) else MEASURING_SECONDS_UNSEEN
     until = time.monotonic() + limit
-    with contextlib.suppress(KeyboardInterrupt), display.loading(MEASURING, quiet=False):
+    with display.loading(MEASURING, quiet=False):
         # Beside other programs nothing is found that lasts, so nobody is kept waiting for it.
-        while not llm.machine_is_busy and time.monotonic() < until and not llm.prepare(timeout=LOOK_SECONDS):
-            pass
+        while not (llm.machine_is_busy or interrupts or time.monotonic() > until):
+            if llm.prepare(timeout=LOOK_SECONDS):
+                break
 
 
 def _keep_silent(_text: str) -> None:
