@@ -312,7 +312,8 @@ class LocalADED:
             temperature, top_k, top_p, min_p, repeat_penalty: see ``Sampling``; None takes what the model
                 suggests (``general.sampling.*`` in the GGUF), else llama.cpp's default.
             seed: of the random draws; None takes this object's, -1 draws one. The same seed gives the same answer with
-                ``exact`` or ``draft="off"`` in one setting of attention and cache; else drafts follow measured times, and wider passes round differently.
+                ``exact`` or ``draft="off"`` in one setting of attention and cache; else drafts follow measured
+                times, and wider passes round differently.
             stop: texts that end the answer and are not part of it; None for none.
 
         An answer is computed as it is read. One that is left half read (a ``break``, with the iterator kept) ends when
