@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +32,6 @@ from aded_local.planning import PlainPlanner, Planner
 from aded_local.reply import Piece, Reply, Stats, joined, stats_of
 from aded_local.target import ALL_LAYERS, Sampling
 from aded_local.target.context import SMALLEST_CONTEXT
-from aded_local.target.sampling import suggestions
 from aded_local.text import TextStream
 
 __all__ = ["LocalADED", "Piece", "Reply", "Stats"]
@@ -457,7 +457,10 @@ class LocalADED:
         seed: int | None,
     ) -> Sampling:
         chosen: dict[str, Any] = {}
-        chosen.update(suggestions(self._model.suggested_sampling())[0])
+        names = {field.name for field in fields(Sampling)}
+        chosen.update(
+            {name: value for name, value in self._model.suggested_sampling().items() if name in names}
+        )
         given = {
             "temperature": temperature,
             "top_k": top_k,

@@ -154,7 +154,7 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
             child.kill()
             raise
         complained += iter(complaints.get, None)
-    fault = _fault(code)
+    fault = fault_of(code)
     if fault is not None:
         return outcome(Ending.DIED, fault)
     # Where a program ignores SIGCHLD, the exit code of a child that died is lost, and reads 0.
@@ -178,7 +178,7 @@ def _listen(stream: IO[str] | None) -> queue.SimpleQueue[str | None]:
     return lines
 
 
-def _fault(code: int) -> str | None:
+def fault_of(code: int) -> str | None:
     """The name of what ended a process from outside its own will; None where it ended itself."""
     if code < 0:
         with contextlib.suppress(ValueError):
@@ -207,9 +207,9 @@ def become_child(module: str, limit: float, memory: float, arguments: Sequence[s
     """Run a module as a program in this process, which has no other purpose, and say when it is through."""
     global _limit
     _limit = limit
-    _die_quietly()
+    die_quietly()
     if memory:
-        _bound_memory(int(memory))
+        bound_memory(int(memory))
     # The parent gets the Ctrl-C too, and ends its child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
@@ -228,7 +228,7 @@ def become_child(module: str, limit: float, memory: float, arguments: Sequence[s
     os._exit(0)
 
 
-def _bound_memory(n_bytes: int) -> None:
+def bound_memory(n_bytes: int) -> None:
     """Let this process take no more than so much; files that are mapped only to be read do not count."""
     if not sys.platform.startswith("linux"):
         return  # macOS does not bind what is mapped, and nearly all is
@@ -239,7 +239,7 @@ def _bound_memory(n_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (min(hard, n_bytes) if hard >= 0 else n_bytes, hard))
 
 
-def _die_quietly() -> None:
+def die_quietly() -> None:
     """Leave no core dump and open no dialog: this death is expected, and told by the parent."""
     if sys.platform == "win32":
         import ctypes

@@ -144,8 +144,8 @@ def test_ctrl_c_ends_the_child_and_takes_effect(tried: Any, tmp_path: Path) -> N
 
 
 def test_windows_exceptions_are_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trial._fault(0xC000001D) is None
+    assert trial.fault_of(0xC000001D) is None
     monkeypatch.setattr(sys, "platform", "win32")
-    assert trial._fault(0xC000001D) == "illegal instruction"
-    assert trial._fault(0xC0001234) == "exception 0xC0001234"
-    assert trial._fault(1) is None
+    assert trial.fault_of(0xC000001D) == "illegal instruction"
+    assert trial.fault_of(0xC0001234) == "exception 0xC0001234"
+    assert trial.fault_of(1) is None

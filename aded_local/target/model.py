@@ -230,12 +230,24 @@ class Model:
 
     def suggested_sampling(self) -> dict[str, float]:
         """The model maker's own sampling settings (``general.sampling.*`` in the GGUF), by our names."""
+        return dict(self._suggestions[0])
+
+    @property
+    def ignored_suggestions(self) -> list[str]:
+        """A line on each of those settings that nobody can follow: ``top_k`` NaN."""
+        return self._suggestions[1]
+
+    @cached_property
+    def _suggestions(self) -> tuple[dict[str, float], list[str]]:
+        # Imported here: samplers read contexts, whose module imports this one.
+        from aded_local.target.sampling import suggestions
+
         found: dict[str, float] = {}
         for name, key in _SAMPLING_KEYS.items():
             value = self.header.metadata.get(key)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 found[name] = value
-        return found
+        return suggestions(found)
 
     # --- vocabulary --------------------------------------------------------------------------
 

@@ -50,8 +50,8 @@ class Sampling:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
                 raise OptionError(f"{field.name} must be a number, not {value!r}")
-            is_finite = isinstance(value, int) or math.isfinite(value)  # an int may be too large for a float
-            _require(is_finite, field.name, value, "a finite number")
+            if isinstance(value, (float, np.floating)):  # a whole number may be too large to be asked
+                _require(math.isfinite(value), field.name, value, "finite")
         _require(0.0 <= self.temperature <= 100.0, "temperature", self.temperature, "between 0 and 100")
         _require(
             self.top_k == int(self.top_k) and 0 <= self.top_k < 2**31,
