@@ -257,7 +257,7 @@ def use(path: Path) -> str:
         assert "\n" not in text, text
         return "child" if "child process" in text else "llama.cpp" if "could not load" in text else "rules"
     try:
-        target = Target(model, ContextSettings(256, 2, False, "f16", 8, 8))
+        target = Target(model, ContextSettings(256, 1, False, "f16", 8, 8))
     except DeviceError:
         model.close()
         return "device"
