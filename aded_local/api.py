@@ -32,7 +32,6 @@ from aded_local.segments import text_tokens
 from aded_local.shown import visible
 from aded_local.target import ALL_LAYERS
 from aded_local.target.loading import is_forked, require_not_forked
-from aded_local.target.sampling import suggestions
 from aded_local.text import TextStream
 from aded_local.turns import Turns
 
@@ -400,7 +399,7 @@ class LocalADED:
         return len(self.chat_tokens(messages))
 
     def _wanted(self, **given: Any) -> Wanted:
-        return options.wanted(suggestions(self._model.suggested_sampling())[0], self._seed, **given)
+        return options.wanted(self._model.suggested_sampling(), self._seed, **given)
 
     def _run(self, number: int, tokens: list[int], wanted: Wanted, *, remember: bool) -> Iterator[Piece]:
         if not tokens:

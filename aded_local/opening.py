@@ -21,7 +21,6 @@ from aded_local.store.static import open_static
 from aded_local.target import CACHE_TYPES, ContextSettings, Model
 from aded_local.target.context import SMALLEST_CONTEXT
 from aded_local.target.interrupts import not_dropped
-from aded_local.target.sampling import suggestions
 from aded_local.tree import IntArray
 from aded_local.tuning import Tuner
 from aded_local.turns import Turns
@@ -58,7 +57,7 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:
-        for line in suggestions(model.suggested_sampling())[1]:
+        for line in model.ignored_suggestions:
             notice(line)
         n_ctx = options.n_ctx or device.default_context(model)
         if "position_embd.weight" in model.header.tensors:

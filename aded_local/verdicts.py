@@ -19,6 +19,7 @@ from typing import Any
 from aded_local import library
 from aded_local.folders import cache_folder, read_private, write_privately
 from aded_local.processor import processor
+from aded_local.shown import one_line
 from aded_local.trial import Ending, Outcome
 
 FAULTS = {
@@ -149,5 +150,5 @@ def _fault(outcome: Outcome, limit: float, admitted: Collection[str]) -> str | N
 def _words(lines: Sequence[str]) -> str:
     """The first complaints of a process that died, which tell why; what follows may be a backtrace."""
     told = [_FOLDERS.sub("", line.strip()) for line in lines if line.strip()][:LAST_LINES]
-    shown = "".join(char if char.isprintable() else "?" for char in "; ".join(told))
+    shown = one_line("; ".join(told))
     return shown if len(shown) <= LAST_CHARACTERS else shown[: LAST_CHARACTERS - 3] + "..."

@@ -221,9 +221,10 @@ def add_tensor(file: File, draw: random.Random) -> None:
 
 
 CHANGES: tuple[Callable[[File, random.Random], None], ...] = (
-    change_value, change_value, change_value, change_array, change_type, add_key, add_number, add_number, drop_key,
-    rename, retokenize, recast_tensor, recast_tensor, reshape_tensor, lose_tensor, add_tensor,
+    *(change_value,) * 3, *(add_number,) * 3, *(recast_tensor,) * 2, retokenize, change_array, reshape_tensor, add_key,
+    change_type, drop_key, rename, lose_tensor, add_tensor,
 )  # fmt: skip
+"""As often as they have something to find: a missing tensor is refused, an unforeseen number is not."""
 
 
 def mutant(files: dict[str, File], seed: int, number: int) -> bytes:
@@ -253,10 +254,10 @@ def use(path: Path) -> str:
         model = Model(path)
     except ModelError as error:
         text = str(error)
-        assert ("\n" not in text and text.isprintable()) or "\x1b" not in text, text
+        assert "\n" not in text, text
         return "child" if "child process" in text else "llama.cpp" if "could not load" in text else "rules"
     try:
-        target = Target(model, ContextSettings(256, 2, False, "f16", 8, 8))
+        target = Target(model, ContextSettings(256, 1, False, "f16", 8, 8))
     except DeviceError:
         model.close()
         return "device"

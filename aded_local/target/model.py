@@ -13,6 +13,7 @@ import numpy as np
 from aded_local.controls import is_bracketed_twice
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.preflight import require_sound_build
+from aded_local.shown import one_line
 from aded_local.target import logs
 from aded_local.target.gguf import GGUFHeader, check, unchanged
 from aded_local.target.interrupts import held_back
@@ -100,7 +101,7 @@ def load(
             with held_back():
                 handle = lib.llama_model_load_from_file(os.fsencode(path), params)
             if not handle:
-                reason = logs.last_error() or "it gave no reason"
+                reason = one_line(logs.last_error() or "it gave no reason")
                 raise ModelFormatError(
                     f"llama.cpp could not load {what}{path}: {reason}; "
                     "download the file again or update llama-cpp-python"
@@ -227,12 +228,24 @@ class Model:
 
     def suggested_sampling(self) -> dict[str, float]:
         """The model maker's own sampling settings (``general.sampling.*`` in the GGUF), by our names."""
+        return dict(self._suggestions[0])
+
+    @property
+    def ignored_suggestions(self) -> list[str]:
+        """A line on each of those settings that nobody can follow: ``top_k`` NaN."""
+        return self._suggestions[1]
+
+    @cached_property
+    def _suggestions(self) -> tuple[dict[str, float], list[str]]:
+        # Imported here: samplers read contexts, whose module imports this one.
+        from aded_local.target.sampling import suggestions
+
         found: dict[str, float] = {}
         for name, key in _SAMPLING_KEYS.items():
             value = self.header.metadata.get(key)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 found[name] = value
-        return found
+        return suggestions(found)
 
     # --- vocabulary --------------------------------------------------------------------------
 

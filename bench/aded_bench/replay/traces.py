@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.errors import ModelFormatError, ModelNotFoundError, OptionError, StoreError
+from aded_local.errors import ModelNotFoundError, OptionError, StoreError
 
 Tokens = npt.NDArray[np.int32]
 VOCAB_FOLDER = "vocab"
@@ -152,24 +152,14 @@ class Tokenizer:
             ModelNotFoundError: no such file.
             ModelFormatError: llama.cpp cannot read it.
         """
+        from aded_local.target.vocabulary import Vocabulary
+
         if not path.is_file():
             raise ModelNotFoundError(f"there is no tokenizer {path}")
-        import llama_cpp
-
-        from aded_local.target import logs
-        from aded_local.target.interrupts import held_back
-
-        logs.capture(False)
-        try:
-            with held_back():
-                self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
-        except ValueError as error:
-            raise ModelFormatError(f"llama.cpp could not load {path}: {error}") from None
-        finally:
-            logs.capture(False)  # the class routes the log to itself
-        self.n_vocab = int(self._llama.n_vocab())
+        self._vocabulary = Vocabulary(path)
+        self.n_vocab = self._vocabulary.n_vocab
 
     def tokenize(self, text: str, *, is_prompt: bool) -> Tokens:
         """Token ids, int32 ``(n,)``; a prompt begins as the model wants it, its template's tokens are parsed."""
-        raw = text.encode("utf-8", errors="replace")
-        return np.array(self._llama.tokenize(raw, add_bos=is_prompt, special=is_prompt), np.int32)
+        tokens = self._vocabulary.tokenize(text, add_special=is_prompt, parse_special=is_prompt)
+        return np.array(tokens, np.int32)
