@@ -36,8 +36,12 @@ chat: $(VENV)/installed-run
 	if [ -n "$$ADED_PROMPT" ]; then exec $(BIN)/aded-chat -p "$$ADED_PROMPT" "$$@"; fi; \
 	exec $(BIN)/aded-chat "$$@"
 
+# A process for each processor, and a file of tests in one process, which shares what it loads. More than four would want more
+# memory than time.
+TOGETHER := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test: check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TOGETHER)
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .

@@ -420,7 +420,7 @@ def test_prompts_that_cannot_be_answered(llm: LocalADED) -> None:
 @pytest.mark.parametrize(
     "prompt",
     [b"one", bytearray(b"one"), memoryview(b"one"), [1.5], [True], ["1"], [None], None, 5, np.array([1.5])],
-    ids=str,
+    ids=lambda prompt: type(prompt).__name__,
 )
 def test_a_prompt_that_is_neither_text_nor_token_ids_is_refused(plain: LocalADED, prompt: Any) -> None:
     with pytest.raises(PromptError) as caught:

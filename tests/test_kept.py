@@ -106,7 +106,7 @@ def is_elsewhere(cache: Path) -> bool:
     found = kept.usable_folder()
     assert found is not None and mode_of(found) == mode_of(found.parent) == 0o700
     line = complaint(kernels=found, memory=False)
-    assert line is not None and str(found.parent) in line and "ADED_CACHE_DIR" in line
+    assert line is not None and str(found.parent) in line and "NUMBA_CACHE_DIR" in line
     return found.parent.parent == cache.parent.parent / "temporary"
 
 

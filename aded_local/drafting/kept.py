@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from aded_local.folders import (
+    KERNELS_VARIABLE,
     PRIVATE_FOLDER,
     cache_folder,
     is_private_folder,
@@ -61,7 +62,7 @@ def sources_fingerprint() -> str:
 def usable_folder() -> Path | None:
     """The folder for compiled kernels, made if need be; None where none can be written that is closed to others."""
     name = f"kernels-{sources_fingerprint()}"
-    meant = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder()) / name
+    meant = Path(os.environ.get(KERNELS_VARIABLE) or cache_folder()) / name
     if _is_usable(meant):
         return meant
     temporary = temporary_folder()
