@@ -21,7 +21,7 @@ from aded_local.turns import Turns
 CLOSED = "this LocalADED is closed; make a new one"
 
 ENDED = (
-    "this answer was ended before all of it was read, because another call needed its LocalADED; "
+    "this answer was ended before all of it was read, because its LocalADED was closed or another call needed it; "
     "read an answer to its end first, or use one object for each"
 )
 
@@ -147,7 +147,7 @@ class Access:
             self.require_open()
             if self._use is not None:
                 raise BusyError(
-                    "this LocalADED is already generating; finish or close that answer first, "
+                    "this LocalADED is already generating; let that answer end, close it or cancel() it first, "
                     "or use one object per thread"
                 )
             self._use = use

@@ -125,6 +125,8 @@ class LocalADED:
             raise OptionError(
                 f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"
             )
+        if store is not None and not isinstance(store, (str, os.PathLike)):
+            raise OptionError(f"store is {store!r}; it must be the path of a static store")
         options.require_flags(
             exact=exact,
             flash_attention=flash_attention,

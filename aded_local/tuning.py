@@ -288,6 +288,8 @@ class Tuner:
             raise failure or DeviceError("no attention setting works here; run with --verbose")
         if self._exact:
             best = max(scores, key=lambda each: (scores[each].kept, -scores[each].seconds))
+            # Times decide between equals only.
+            contended &= sum(score.kept == scores[best].kept for score in scores.values()) > 1
         else:
             limit = EXACT_WORTH * min(score.seconds for score in scores.values())
             near = [each for each in scores if scores[each].seconds <= limit]
@@ -308,8 +310,11 @@ class Tuner:
             if earlier is not None:
                 return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
             if self._exact:
-                found = probe.exactness()
-                self.kept.exact[setting_name(*candidate)] = found
+                # Bits do not depend on what else runs, so what an earlier start found holds.
+                name = setting_name(*candidate)
+                found = self.kept.exact.get(name) or probe.exactness()
+                self.kept.exact[name] = found
+                self.save()
                 return _Score(seconds, frozenset(found[0])), probe.contended
             exact = set(range(1, EXACT_SIZES_THAT_MATTER + 1))
             for fill in fills:

@@ -148,6 +148,18 @@ def test_with_exact_the_sizes_are_known_before_the_first_answer(tiny: dict[str, 
     assert any("exact" in line for line in lines)
 
 
+def test_exact_sizes_are_found_once_however_busy_the_machine(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    with LocalADED(tiny["llama"], exact=True, **SETTING) as llm:
+        assert llm.machine_is_busy
+        sizes = llm.description()["exact_batch_sizes"]
+    monkeypatch.setattr(Probe, "exactness", lambda self: pytest.fail("found before"))
+    with LocalADED(tiny["llama"], exact=True, **SETTING) as llm:
+        assert llm.description()["exact_batch_sizes"] == sizes
+
+
 def test_an_unforeseen_failure_is_one_notice_too(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

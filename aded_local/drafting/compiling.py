@@ -27,7 +27,9 @@ from aded_local.drafting import kept
 from aded_local.errors import DeviceError
 
 if config.DISABLE_JIT:
-    raise DeviceError("NUMBA_DISABLE_JIT is set, and drafts are not to be had from interpreted kernels; unset it")
+    raise DeviceError(
+        "NUMBA_DISABLE_JIT is set, and drafts are not to be had from interpreted kernels; unset it"
+    )
 
 Function = TypeVar("Function", bound=Callable[..., object])
 

@@ -230,7 +230,7 @@ def _read(path: Path, data: mmap.mmap, state: tuple[int, int]) -> GGUFHeader:
     # A length beyond 2**63 leaves Python's index type before it leaves the file.
     except (struct.error, OverflowError) as error:
         raise ModelFormatError(
-            f"{path} is truncated: it ends inside the header, after {len(data)} bytes; download it again"
+            f"{path} is truncated or damaged: its header goes on beyond its {len(data)} bytes; download it again"
         ) from error
     except _Broken as error:
         raise ModelFormatError(f"{path} {error}; download or convert it again") from error

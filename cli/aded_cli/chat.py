@@ -203,7 +203,8 @@ def _answer_once(settings: Settings, prompt: str) -> int:
 
     with Keyboard(edited=False), contextlib.ExitStack() as at_last:
         with display.loading("loading the model…", quiet=settings.verbose) as say:
-            llm = open_model(settings, say)
+            # What --exact waits for takes a minute with a large model, and whoever reads a log wants to know.
+            llm = open_model(settings, say if display.is_terminal(sys.stderr) else _note_if_exact(settings))
         with llm:
             with display.notices.kept():
                 if settings.as_json:
@@ -245,6 +246,10 @@ def _measure_after_answer(llm: LocalADED, interrupts: Sequence[int]) -> None:
         while not (llm.machine_is_busy or interrupts or time.monotonic() > until):
             if llm.prepare(timeout=LOOK_SECONDS):
                 break
+
+
+def _note_if_exact(settings: Settings) -> Callable[[str], None]:
+    return display.note if settings.engine["exact"] else _keep_silent
 
 
 def _keep_silent(_text: str) -> None:

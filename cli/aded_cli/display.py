@@ -159,8 +159,15 @@ def loading(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda _what: None
         return
     if is_dumb():
-        note(what)
-        yield note
+        said = [""]
+
+        def say(line: str) -> None:
+            if line != said[-1]:
+                said.append(line)
+                note(line)
+
+        say(what)
+        yield say
         return
     from rich.text import Text
 

@@ -129,7 +129,9 @@ def line_reader(*, remember: bool, warn: Callable[[str], None]) -> Callable[[], 
     """
     from prompt_toolkit import PromptSession
 
-    session: PromptSession[str] = PromptSession(PROMPT, history=open_history(remember=remember, warn=warn))
+    session: PromptSession[str] = PromptSession(
+        PROMPT, history=open_history(remember=remember, warn=warn), enable_suspend=True
+    )
 
     def read_line() -> str:
         try:

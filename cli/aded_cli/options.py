@@ -17,6 +17,7 @@ STDIN = "-"
 """As a value of -p: standard input."""
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; ggml aborts the process above it
+MIN_CONTEXT, MAX_CONTEXT = 256, 2**20  # the engine's; a test compares them
 MAX_INT32 = 2**31 - 1  # llama.cpp keeps token counts and top-k in an int32
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's LLAMA_DEFAULT_SEED, which means a random one
 CHOSEN_BY_ENGINE = "-1"
@@ -272,7 +273,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "-c",
         "--ctx-size",
         "n_ctx",
-        type=Whole(1, auto="0"),
+        type=Whole(MIN_CONTEXT, largest=MAX_CONTEXT, auto="0"),
         metavar="N",
         help="Context in tokens (0: what the model was trained with and memory allows, at most 8,192, the default).",
     ),

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from aded_local.errors import ModelNotFoundError
+from aded_local.errors import ModelNotFoundError, OptionError
 
 from .builtin import builtin_path
 
@@ -47,9 +47,12 @@ def find(given: str | os.PathLike[str] | None = None) -> Found:
 
     Raises:
         ModelNotFoundError: the model of that name is not installed; the message has the command that installs it.
+        OptionError: it is neither.
     """
     if given is None:
         return _best()
+    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+        raise OptionError(f"the model is {given!r}; give the path of a GGUF, or a name: {', '.join(NAMES)}")
     if isinstance(given, str) and given in NAMES:
         return Found(NAMES[given]())
     return Found(Path(os.path.expanduser(given)))  # Path.expanduser fails where there is no such user
