@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -145,7 +146,8 @@ class Renderer:
         self._lock = threading.Lock()
         self._child: _Child | None = None
         known_by = source if original is None else original
-        self._here = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest() in VOUCHED
+        self._known = hashlib.sha256(known_by.encode("utf-8", "surrogatepass")).hexdigest() in VOUCHED
+        self._here = self._known
         self._compiled: tuple[Sandbox, jinja2.Template] | None = None
         if not self._here:
             self._child = self._start()
@@ -238,7 +240,8 @@ class Renderer:
 
     def _compile_here(self) -> tuple[Sandbox, jinja2.Template]:
         if self._compiled is None:
-            sandbox = Sandbox()
+            # Time counts whatever this thread does, a large program's garbage collection too: none for known ones.
+            sandbox = Sandbox(math.inf if self._known else SECONDS)
             try:
                 self._compiled = sandbox, sandbox.from_string(self._source)
             # Compiling runs Python's parser and Jinja's: RecursionError, SyntaxError and others are possible.

@@ -17,6 +17,9 @@ from aded_local.bounds import TooMuch
 from aded_local.rendering import Renderer
 from aded_local.sandbox import Sandbox
 
+UNHURRIED = 60.0
+"""Seconds for a rendering: a garbage collection of this whole process's tests counts, too."""
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 TURN = "<|{{ m.role }}|>{{ m.content }}<|end|>"
@@ -86,14 +89,14 @@ def outcome(render: Any, variables: dict[str, Any]) -> str | None:
 
 
 def both(source: str, variables: dict[str, Any]) -> tuple[str | None, str | None]:
-    sandbox, plain = Sandbox(), plain_jinja.environment()
+    sandbox, plain = Sandbox(UNHURRIED), plain_jinja.environment()
     ours = outcome(lambda given: sandbox.render_within_bounds(sandbox.from_string(source), given), variables)
     return ours, outcome(lambda given: plain.from_string(source).render(**given), variables)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_template_writes_what_plain_jinja_writes(name: str) -> None:
-    sandbox, plain = Sandbox(), plain_jinja.environment()
+    sandbox, plain = Sandbox(UNHURRIED), plain_jinja.environment()
     for shape, variables in plain_jinja.conversations():
         ours = outcome(
             lambda given: sandbox.render_within_bounds(sandbox.from_string(OURS[name]), given), variables
@@ -104,7 +107,7 @@ def test_a_template_writes_what_plain_jinja_writes(name: str) -> None:
 
 def test_a_process_writes_the_same() -> None:
     renderer = Renderer(OURS["filters of text"])
-    sandbox = Sandbox()
+    sandbox = Sandbox(UNHURRIED)
     template = sandbox.from_string(OURS["filters of text"])
     for shape, variables in plain_jinja.conversations():
         assert renderer.render(variables) == sandbox.render_within_bounds(template, variables), shape
