@@ -255,6 +255,12 @@ class AutoPlanner:
             self._prices_age = 0
         return self._prices
 
+    def _fitting(self, most: int) -> int:
+        """The most nodes, up to so many, whose pass is of an allowed size: padding stops there."""
+        if self._allowed is None:
+            return most
+        return max((size for size in self._allowed if size <= most + 1), default=1) - 1
+
     def plan(self, n_cells: int, limit: int) -> DraftTree:
         self._searched = self._seen = 0.0
         self._n_cells = n_cells
@@ -263,7 +269,7 @@ class AutoPlanner:
         started = self._clock()
         self._learn()
         prices = self._prices_at(n_cells)
-        most = min(limit, self._largest, prices.most_nodes)
+        most = self._fitting(min(limit, self._largest, prices.most_nodes))
         if most < 1:
             return EMPTY_TREE
         tree = self._drafter.draft(most, prices.seconds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aded_local.cost import CostCurve, from_measurements
 from aded_local.planning import AutoPlanner, PaperPlanner
@@ -66,6 +68,25 @@ def test_a_dear_size_is_padded_up_to_a_cheaper_one() -> None:
     assert len(tree) == 3
     assert tree.probabilities[2] == 0.0
     assert tree.parents.tolist() == [-1, 0, 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    allowed=st.sets(st.integers(2, 12)),
+    costs=st.lists(st.floats(1.0, 60.0), min_size=16, max_size=16),
+    length=st.integers(1, 16),
+    limit=st.integers(0, 15),
+)
+def test_only_allowed_sizes_are_verified_however_little_room_is_left(
+    allowed: set[int], costs: list[float], length: int, limit: int
+) -> None:
+    sizes = [1, *sorted(allowed)]
+    curve = from_measurements({n: 1e-3 * cost for n, cost in enumerate(costs, 1)}, {}, 0)
+    planner, drafter = planner_for(sure_chain(length), curve, allowed=sizes, chain_only=True)
+    paper = PaperPlanner(drafter, largest=63, chain_only=True, allowed=sizes)
+    for each in (planner, paper):
+        n = len(each.plan(256, limit))
+        assert n <= limit and n + 1 in sizes
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 5])
