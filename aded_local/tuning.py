@@ -1,6 +1,6 @@
 """Which attention, cache type and cost curve a model gets on this machine: measured once, then kept.
 
-One JSON file per model, device, thread count and llama.cpp version in the user's cache folder holds the
+One JSON file per model, devices, thread count and build of llama.cpp in the user's cache folder holds the
 curves by setting, and which setting won. A file that cannot be read is measured again; one that cannot
 be written costs a measurement at the next start and nothing else.
 """
@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from aded_local import library
 from aded_local.cost import LARGEST_BATCH, MOST_SECONDS, SIGHTINGS, CostCurve
 from aded_local.device import device_name
 from aded_local.errors import DeviceError, OptionError
 from aded_local.folders import cache, cache_folder, read_private, write_privately
 from aded_local.probe import Gate, OpenGate, Probe
 from aded_local.target import ContextSettings, Model, Target
+from aded_local.target.devices import gpu_names
 
 FORMAT = 7
 """Version of the file's layout; another one is measured anew."""
@@ -77,7 +79,8 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
         head,
         stat.st_size,
         device_name(),
-        importlib.metadata.version("llama-cpp-python"),
+        *gpu_names(),
+        _build(),
         settings.n_threads,
         n_gpu_layers,
         # A small context is measured at fewer cells, and exact at those alone.
@@ -85,6 +88,15 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
     )
     name = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     return cache_folder() / "measurements" / f"{name}.json"
+
+
+def _build() -> str:
+    """Which llama.cpp computes: another build has other kernels, of the same version too."""
+    with contextlib.suppress(OSError):
+        paths = library.files()
+        if paths:
+            return library.fingerprint(paths)
+    return importlib.metadata.version(library.DISTRIBUTION)
 
 
 Exactness = tuple[list[int], list[int]]

@@ -85,6 +85,19 @@ def test_exact_sizes_are_worth_a_twentieth_and_no_more(model: Model, machine: An
     assert chosen(tuner(model).settle()) == OFF_F16
 
 
+def test_another_build_or_device_is_measured_anew(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ContextSettings(512, 1, False, "f16", 4)
+    places = {tuning.measurements_path(model, wanted, ALL_LAYERS) for _ in range(2)}
+    assert len(places) == 1
+    monkeypatch.setattr(tuning, "gpu_names", lambda: ["a new GPU"])
+    places.add(tuning.measurements_path(model, wanted, ALL_LAYERS))
+    monkeypatch.setattr(tuning.library, "fingerprint", lambda paths: "built anew")
+    places.add(tuning.measurements_path(model, wanted, ALL_LAYERS))
+    monkeypatch.setattr(tuning.library, "files", list)
+    places.add(tuning.measurements_path(model, wanted, ALL_LAYERS))
+    assert len(places) == 4
+
+
 def test_what_is_found_is_kept(model: Model, machine: Any) -> None:
     machine({OFF_F16: 1.0, ON_BF16: 0.5, ON_F16: 1.5}, {})
     first = tuner(model)
