@@ -440,7 +440,7 @@ class LocalADED:
         answer: list[int] = []
         emitted: list[int] = []
         written: list[str] = []
-        idle = 0.0
+        idle = pause = 0.0
         last = ""
         steps = generate(
             self._target,
@@ -453,6 +453,7 @@ class LocalADED:
         )
         try:
             for step in steps:
+                idle += pause  # only now: the time that is told of ends with the last step
                 emitted += step
                 spoken = [token for token in step if not self._model.is_end(token)]
                 answer += spoken
@@ -463,7 +464,7 @@ class LocalADED:
                 written.append(last)
                 paused = time.perf_counter()
                 yield Piece(last, text.take_tokens())
-                idle += time.perf_counter() - paused
+                pause = time.perf_counter() - paused
         finally:
             steps.close()
             if emitted:

@@ -633,3 +633,11 @@ def test_a_file_name_need_not_be_text(tiny: dict[str, Path], tmp_path: Path) -> 
         pytest.skip("this file system wants names that are text")
     with LocalADED(name, n_ctx=256, n_threads=1) as llm:
         assert llm.generate("x", max_tokens=2).tokens
+
+
+def test_a_slow_reader_does_not_change_the_speed_that_is_told(plain: LocalADED) -> None:
+    stats = None
+    for piece in plain.stream(PROMPT, max_tokens=4, temperature=0.0):
+        time.sleep(0.1)
+        stats = piece.stats or stats
+    assert stats is not None and stats.tokens_per_second > 0.0
