@@ -391,7 +391,7 @@ class LocalADED:
         """
         if self._template is None:
             self._template = self._make_template()
-        if not messages:
+        if isinstance(messages, Sequence) and not messages:
             raise EmptyPromptError("the conversation is empty; add a user message")
         segments = self._template.render(messages, known_answers=self._answers)
         return self._template.to_tokens(segments, self._model)

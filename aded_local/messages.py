@@ -23,7 +23,7 @@ the cache of the turn before would be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from aded_local.controls import Controls, used_as_marker
@@ -130,6 +130,11 @@ class ChatTemplate:
             TemplateError: the template refused the conversation, failed, took too much, or leaves out the message that
                 is to be continued.
         """
+        if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
+            kind = type(messages).__name__
+            raise PromptError(
+                f"a conversation is a list of messages, not {kind}; put one message into a list"
+            )
         plain = [_checked(message) for message in messages]
         known = [self._known(message, known_answers or {}) for message in plain]
         marks = Marks(self._controls, [self._source, *(text for one in plain for text in one.values())])

@@ -641,3 +641,15 @@ def test_a_slow_reader_does_not_change_the_speed_that_is_told(plain: LocalADED) 
         time.sleep(0.1)
         stats = piece.stats or stats
     assert stats is not None and stats.tokens_per_second > 0.0
+
+
+@pytest.mark.parametrize("messages", [5, "hi", None, {"role": "user", "content": "x"}, [5], [None], [{}]])
+def test_what_is_no_list_of_messages_is_refused_in_one_line(plain: LocalADED, messages: Any) -> None:
+    with pytest.raises(PromptError) as caught:
+        plain.chat(messages, max_tokens=1)
+    assert "message" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_seed_of_numpy_s_can_be_written_as_json(plain: LocalADED) -> None:
+    reply = plain.generate(PROMPT, max_tokens=2, seed=np.int64(7))
+    assert json.loads(json.dumps(reply.stats.to_dict()))["seed"] == 7

@@ -106,7 +106,7 @@ class Sampler:
     def __init__(self, context: Context, sampling: Sampling, prompt: list[int]) -> None:
         self._context = context
         self._owned: Owned | None = None
-        self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(LARGEST_SEED)
+        self.seed = secrets.randbelow(LARGEST_SEED) if sampling.seed is None else int(sampling.seed)
         if not sampling.is_plain_greedy:
             chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
             self._owned = Owned(chain, lib.llama_sampler_free)
