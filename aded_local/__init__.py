@@ -1,4 +1,4 @@
-"""ADED Local: a quantized language model, answered faster by drafting, without changing its words.
+"""ADED Local: a quantized language model answers faster by drafting, and verifies every token itself.
 
 ``LocalADED`` is the whole public API; it is imported when first asked for, so that a program can show its
 ``--help`` without loading NumPy, Numba or llama.cpp.

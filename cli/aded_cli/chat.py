@@ -69,7 +69,8 @@ class OneLineCommand(click.Command):
 )
 @chat_options
 def main(**given: Any) -> int:
-    """Chat with a GGUF model, faster where drafts pay and never different in what is said.
+    """Chat with a GGUF model, faster where drafts pay. The model decides every token; with --exact each is the one
+    that it would have said without drafts.
 
     MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed, or
     builtin, which answers questions about shell commands. Without MODEL, smollm2 answers where it is
