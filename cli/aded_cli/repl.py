@@ -128,7 +128,9 @@ class Repl:
         )
         if dropped:
             what = "the oldest turn" if dropped == 1 else f"the {dropped} oldest turns"
-            display.note(f"the context of {llm.n_ctx:,} tokens is full: {what} dropped, and the rest is read again")
+            display.note(
+                f"the context of {llm.n_ctx:,} tokens is full: {what} dropped, and the rest is read again"
+            )
         messages = conversation.messages(text)
         with display.answering() as write:
             answer = relay(llm, lambda: llm.stream_chat(messages, **self._sampling), write)
