@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD_RULES = ROOT / "aded_local" / "target" / "llama_cpp.cmake"
+BUILD_RULES = ROOT / "aded_local" / "llama" / "llama_cpp.cmake"
 LLAMA = "llama-cpp-python"
 COMPILERS = ("c++", "g++", "clang++")
 

@@ -15,8 +15,8 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from aded_local.errors import BusyError
-from aded_local.target.loading import is_forked, require_not_forked
-from aded_local.turns import Turns
+from aded_local.llama.loading import is_forked, require_not_forked
+from aded_local.scheduler import Turns
 
 CLOSED = "this LocalADED is closed; make a new one"
 

@@ -16,24 +16,24 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aded_local import options
+from aded_local import request as options
 from aded_local.access import ENDED, Access
+from aded_local.chat.detokenize import TextStream
+from aded_local.chat.looking import analysed
+from aded_local.chat.rendering import Renderer, read_template
+from aded_local.chat.segments import text_tokens
+from aded_local.chat.template import ChatTemplate, Message
+from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.engine import PRESETS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
-from aded_local.generation import FINISHED_STOP, Tally, generate
-from aded_local.looking import analysed
-from aded_local.messages import ChatTemplate, Message
+from aded_local.llama import ALL_LAYERS
+from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
-from aded_local.options import Wanted
-from aded_local.planning import PlainPlanner, Planner
-from aded_local.rendering import Renderer, read_template
-from aded_local.reply import Piece, Reply, Stats, joined, stats_of
-from aded_local.segments import text_tokens
+from aded_local.request import Wanted
+from aded_local.result import Piece, Reply, Stats, joined, stats_of
+from aded_local.scheduler import Turns
 from aded_local.shown import visible
-from aded_local.target import ALL_LAYERS
-from aded_local.target.loading import is_forked, require_not_forked
-from aded_local.text import TextStream
-from aded_local.turns import Turns
+from aded_local.speed.planner import PlainPlanner, Planner
 
 __all__ = ["LocalADED", "Piece", "Reply", "Stats"]
 
@@ -82,7 +82,7 @@ class LocalADED:
         flash_attention: None measures which is faster (or, with ``exact``, which is exact).
         cache_type: ``f16``, ``bf16``, ``f32`` or ``q8_0``; None likewise.
         memory: learn from earlier conversations with this model when opening, and keep each exchange, as token
-            ids, in a private file in the user's data folder (see ``aded_local.store``).
+            ids, in a private file in the user's data folder (see ``aded_local.memory``).
         store: a static store for this model's tokenizer, made by ``aded-store build``, to draft from as well.
         top_k_learning: learn from what the target found likely and did not say too, where that is cheap enough.
         chat_template: a Jinja template to use instead of the GGUF's: its text, or a ``Path`` of its file.

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aded_local import device
-from aded_local.cost import CostCurve
 from aded_local.errors import StoreError
-from aded_local.planning import Planner
-from aded_local.preparing import Preparation
-from aded_local.store import ConversationMemory
-from aded_local.target import ALL_LAYERS, Model, Target
-from aded_local.target.loading import is_forked, waiting
-from aded_local.tuning import Tuner
-from aded_local.turns import Turns
+from aded_local.llama import ALL_LAYERS, Model, Target
+from aded_local.llama.loading import is_forked, waiting
+from aded_local.memory import ConversationMemory
+from aded_local.scheduler import Turns
+from aded_local.speed import device
+from aded_local.speed.cost_curve import CostCurve
+from aded_local.speed.planner import Planner
+from aded_local.speed.preparation import Preparation
+from aded_local.speed.tuning import Tuner
 
 PRESETS = ("auto", "paper", "off")
 """What ``draft`` may be."""

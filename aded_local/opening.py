@@ -6,24 +6,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aded_local import device
-from aded_local.drafting import Drafter, kept, kernels_are_kept, make_drafter
-from aded_local.drafting.statistics import Table
+from aded_local.drafters import Drafter, kernels_are_kept, make_drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
-from aded_local.folders import NO_MEMORY_VARIABLE, complaint, data_problem, memory_is_off
-from aded_local.joining import JoiningPlanner
-from aded_local.planning import PlainPlanner, Planner, make_planner
-from aded_local.preparing import KERNELS, MEASURING, Preparation, compile_beside, giving_way
-from aded_local.store import ConversationMemory, identity_of
-from aded_local.store.phrases import kept_phrase_table
-from aded_local.store.static import open_static
-from aded_local.target import CACHE_TYPES, ContextSettings, Model
-from aded_local.target.context import SMALLEST_CONTEXT
-from aded_local.target.interrupts import not_dropped
+from aded_local.files import NO_MEMORY_VARIABLE, complaint, data_problem, memory_is_off
+from aded_local.kernels import kept
+from aded_local.llama import CACHE_TYPES, ContextSettings, Model
+from aded_local.llama.context import SMALLEST_CONTEXT
+from aded_local.llama.interrupts import not_dropped
+from aded_local.memory import ConversationMemory, identity_of
+from aded_local.ngrams.phrases import kept_phrase_table
+from aded_local.ngrams.static import open_static
+from aded_local.ngrams.table import Table
+from aded_local.scheduler import Turns
+from aded_local.speed import device
+from aded_local.speed.joining import JoiningPlanner
+from aded_local.speed.planner import PlainPlanner, Planner, make_planner
+from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compile_beside, giving_way
+from aded_local.speed.tuning import Tuner
 from aded_local.tree import IntArray
-from aded_local.tuning import Tuner
-from aded_local.turns import Turns
 
 Say = Callable[[str], None]
 """Takes a line for the person who waits."""

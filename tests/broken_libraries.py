@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aded_local import library
+from aded_local.trials import library
 
 SOURCES = {
     "dies": "int llama_decode(void) { __builtin_trap(); }",

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from aded_local import folders, preflight, verdicts
-from aded_local.drafting.ahead import COMMAND
-from aded_local.folders import cache_folder
+from aded_local import files as folders
+from aded_local.drafters.ahead import COMMAND
+from aded_local.files import cache_folder
+from aded_local.trials import preflight, verdicts
 
 KERNELS = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder())
 """Kernels are compiled from the sources under test, once: compiling them for every process would take minutes."""
@@ -65,7 +66,7 @@ def own_folders(
 @pytest.fixture
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured counts as undisturbed, however busy the machine that runs the tests is."""
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: False)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
 
 
 @pytest.fixture(scope="session")

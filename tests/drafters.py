@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from aded_local.drafting import Drafter
-from aded_local.drafting.auto import AutoDrafter, Search
-from aded_local.drafting.statistics import Table
+from aded_local.drafters import Drafter
+from aded_local.drafters.ngram.drafter import AutoDrafter, Search
+from aded_local.ngrams.table import Table
 from aded_local.tree import DraftTree, IntArray
 
 

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from aded_local.target.gguf import ARRAY, STRING, TENSOR_TYPES, UINT32
+from aded_local.llama.gguf import ARRAY, STRING, TENSOR_TYPES, UINT32
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 FLOAT32, BOOL = 6, 7

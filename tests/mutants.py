@@ -24,7 +24,7 @@ import numpy as np
 import tiny_models
 from gguf_files import BOOL, FLOAT32, SCALARS, File, Tensor, parse
 
-from aded_local.target.gguf import ARRAY, STRING, TENSOR_TYPES, UINT32
+from aded_local.llama.gguf import ARRAY, STRING, TENSOR_TYPES, UINT32
 from aded_local.tree import DraftTree
 
 NUMBERS = (
@@ -248,7 +248,7 @@ def mutant(files: dict[str, File], seed: int, number: int) -> bytes:
 def use(path: Path) -> str:
     """Load a file and make everything of it that the product does; what came of it."""
     from aded_local.errors import ADEDError, DeviceError, ModelError
-    from aded_local.target import ContextSettings, Model, Sampling, Target
+    from aded_local.llama import ContextSettings, Model, Sampling, Target
 
     try:
         model = Model(path)
@@ -289,7 +289,7 @@ def main(arguments: list[str]) -> None:
     seed, first, count, children = map(int, arguments[:4])
     folder = Path(arguments[4])
     from aded_local.errors import ModelError
-    from aded_local.target.gguf import check
+    from aded_local.llama.gguf import check
 
     files = {name: parse(data) for name, data in bases(folder).items()}
     for index in range(first, first + count):

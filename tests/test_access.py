@@ -12,7 +12,7 @@ import pytest
 
 from aded_local.access import Access, Use
 from aded_local.errors import BusyError
-from aded_local.turns import Turns
+from aded_local.scheduler import Turns
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from aded_local.errors import (
     PromptError,
     TemplateError,
 )
-from aded_local.folders import cache_folder
+from aded_local.files import cache_folder
 
 PROMPT = "one two three one two three"
 CHAT = [{"role": "user", "content": "one two three"}]

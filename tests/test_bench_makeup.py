@@ -25,13 +25,13 @@ from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.replay.worth import below, percent, worths
 from aded_bench.report import write as report
 from aded_bench.results import ResultFile, sha256
-from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.ingredients import INGREDIENTS
-from aded_local.drafting.priors import blank_priors
+from aded_local.drafters.ngram.components import INGREDIENTS
+from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.pretrained import blank_priors
 from aded_local.errors import OptionError, StoreError
-from aded_local.store.identity import identity_of
-from aded_local.store.static_build import Origin, build_static
-from aded_local.target.gguf import read_header
+from aded_local.llama.gguf import read_header
+from aded_local.llama.identity import identity_of
+from aded_local.ngrams.static_build import Origin, build_static
 from aded_models.phrases import phrases_path
 
 BUILTIN = Path(aded_models.builtin_path())

@@ -29,9 +29,9 @@ from aded_bench.replay.tables import print_replay
 from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.results import ResultFile
 from aded_bench.summary import ratio_interval
-from aded_local.drafting import PRESETS, make_drafter
+from aded_local.drafters import PRESETS, make_drafter
 from aded_local.errors import ADEDError, ModelNotFoundError, OptionError, StoreError
-from aded_local.target import CACHE_TYPES
+from aded_local.llama import CACHE_TYPES
 from aded_local.tree import DraftTree
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -14,8 +14,8 @@ from aded_bench.replay.trace_driven import measure
 from aded_bench.replay.trace_sums import AnswerSums
 from aded_bench.replay.traces import Recorded, Trace
 from aded_local import LocalADED
-from aded_local.drafting import Drafter, make_drafter
-from aded_local.drafting.paper import PaperDrafter
+from aded_local.drafters import Drafter, make_drafter
+from aded_local.drafters.paper.drafter import PaperDrafter
 from aded_local.engine import Engine
 from aded_local.errors import OptionError, StoreError
 from aded_local.opening import open_engine

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.budget import LONGEST_PAUSE, Guard, choose, price
+from aded_local.speed.budget import LONGEST_PAUSE, Guard, choose, price
 
 Q4_0 = np.array([0, 1.0, 1.517, 2.229, 1.692, 2.388, 3.075, 3.99, 3.174])
 """Milliseconds of 1 to 8 tokens relative to one, measured on a two-core CPU: three cost more than four."""

@@ -12,7 +12,7 @@ import pytest
 
 import aded_local
 
-RULES = Path(aded_local.__file__).parent / "target" / "llama_cpp.cmake"
+RULES = Path(aded_local.__file__).parent / "llama" / "llama_cpp.cmake"
 
 PROJECT = """
 cmake_minimum_required(VERSION 3.21)

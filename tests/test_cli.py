@@ -823,8 +823,8 @@ def test_a_full_disk_is_one_line(extra: list[str]) -> None:
 
 def test_the_context_s_range_is_the_engine_s() -> None:
     from aded_cli import options as command_line
-    from aded_local import options
-    from aded_local.target.context import SMALLEST_CONTEXT
+    from aded_local import request as options
+    from aded_local.llama.context import SMALLEST_CONTEXT
 
     assert (command_line.MIN_CONTEXT, command_line.MAX_CONTEXT) == (SMALLEST_CONTEXT, options.LARGEST_CONTEXT)
     refused(run("-c", "40", "-p", "q"), "-c", "256")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aded_local.drafting import kept
-from aded_local.drafting.compiling import entry, failures, forgive, kernel
+from aded_local.kernels import kept
+from aded_local.kernels.compiling import entry, failures, forgive, kernel
 from aded_local.tree import IntArray
 
 

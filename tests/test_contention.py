@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from aded_local.contention import SPREAD_LIMIT, WAITING_LIMIT, Watch, contended, spread
+from aded_local.speed.contention import SPREAD_LIMIT, WAITING_LIMIT, Watch, contended, spread
 
 
 def test_timings_that_agree_are_quiet_and_timings_that_do_not_are_not() -> None:

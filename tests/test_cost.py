@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded_local.cost import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
-from aded_local.probe import Probe
+from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
+from aded_local.speed.probe import Probe
 
 JAGGED = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
 

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aded_cli import doctor
-from aded_local import library, preflight, verdicts
-from aded_local.preflight import Examination
-from aded_local.verdicts import Verdict
+from aded_local.trials import library, preflight, verdicts
+from aded_local.trials.preflight import Examination
+from aded_local.trials.verdicts import Verdict
 
 GOOD = Verdict(True, "", "", "a processor", "/lib", 1.0, 1.0)
 BAD = Verdict(False, "died of SIGILL (illegal instruction)", "decoding", "a processor", "/lib", 1.0, 1.0)
@@ -128,7 +128,7 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("examined", [Examination(GOOD)], indirect=True)
 def test_llama_cpp_is_never_loaded_by_the_doctor_itself(examined: Examination) -> None:
     program = (
-        "import sys; from aded_cli import diagnosis; from aded_local.preflight import Examination\n"
+        "import sys; from aded_cli import diagnosis; from aded_local.trials.preflight import Examination\n"
         "diagnosis.facts(Examination(None))\n"
         "print('llama_cpp' in sys.modules)"
     )

@@ -14,11 +14,12 @@ from drafters import assert_is_a_tree, auto, chances, ids, main_chain, replay
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aded_local.drafting import Drafter, make_drafter
-from aded_local.drafting.auto import HISTORY_BITS, MOST_NODES, AutoDrafter, Search
-from aded_local.drafting.memory import predictor_type
-from aded_local.drafting.paper import PaperDrafter
-from aded_local.drafting.statistics import (
+from aded_local.drafters import Drafter, make_drafter
+from aded_local.drafters.ngram.drafter import HISTORY_BITS, MOST_NODES, AutoDrafter, Search
+from aded_local.drafters.ngram.state import predictor_type
+from aded_local.drafters.paper.drafter import PaperDrafter
+from aded_local.errors import OptionError
+from aded_local.ngrams.table import (
     BUCKET,
     CHECK_SHIFT,
     ORDERS,
@@ -30,7 +31,6 @@ from aded_local.drafting.statistics import (
     first_entry,
     new_table,
 )
-from aded_local.errors import OptionError
 from aded_local.tree import DraftTree, IntArray
 
 VOCAB = 256_000
@@ -361,7 +361,7 @@ def test_recalling_nothing_changes_nothing() -> None:
 
 
 def test_long_memories_are_counted_and_only_the_newest_answers_teach(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aded_local.drafting.auto.TAUGHT_TOKENS", 30)
+    monkeypatch.setattr("aded_local.drafters.ngram.drafter.TAUGHT_TOKENS", 30)
     rng = np.random.default_rng(0)
     exchanges = [
         (rng.integers(0, 9, 20).astype(np.int32), rng.integers(0, 9, 20).astype(np.int32), False)
@@ -539,7 +539,7 @@ def test_kernels_compile_where_no_cache_can_be_written() -> None:
     """A process whose cache folder cannot exist still drafts; only one small kernel is compiled here."""
     program = (
         "import tempfile; tempfile.tempdir = '/dev/null/nowhere'\n"
-        "from aded_local.drafting import kept, statistics as s\n"
+        "from aded_local.drafters import kept, statistics as s\n"
         "assert kept.FOLDER is None\n"
         "s.extend_hash(s.SEED_KEY, 3)\n"
     )

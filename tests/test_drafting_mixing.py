@@ -8,9 +8,8 @@ from drafters import assert_is_a_tree, auto, chances, ids, learn_copying, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.drafting import calibration
-from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.calibration import (
+from aded_local.drafters.ngram import calibration
+from aded_local.drafters.ngram.calibration import (
     calibrated,
     class_of,
     group_of,
@@ -21,7 +20,7 @@ from aded_local.drafting.calibration import (
     teach,
     teach_shift,
 )
-from aded_local.drafting.evidence import (
+from aded_local.drafters.ngram.candidates import (
     BIAS,
     BUCKETS,
     CELLS,
@@ -45,8 +44,9 @@ from aded_local.drafting.evidence import (
     log_odds,
     propose,
 )
-from aded_local.drafting.ingredients import INGREDIENTS, PARTS, switches
-from aded_local.drafting.mixing import (
+from aded_local.drafters.ngram.components import INGREDIENTS, PARTS, switches
+from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.mixing import (
     FIRST_SETS,
     SECOND_SETS,
     SETS,
@@ -56,8 +56,8 @@ from aded_local.drafting.mixing import (
     mix,
     start_weights,
 )
-from aded_local.drafting.statistics import UNIT, count_text, new_table
 from aded_local.errors import OptionError
+from aded_local.ngrams.table import UNIT, count_text, new_table
 
 
 def no_rates() -> Rates:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drafters import assert_is_a_tree, auto, ids, learn_copying, main_chain
 
-from aded_local.drafting.auto import MOST_NODES, AutoDrafter
-from aded_local.drafting.evidence import BUCKETS, CELLS, COPY, RESUME
-from aded_local.drafting.passages import (
+from aded_local.drafters.ngram.candidates import BUCKETS, CELLS, COPY, RESUME
+from aded_local.drafters.ngram.drafter import MOST_NODES, AutoDrafter
+from aded_local.drafters.ngram.match_model import (
     ANCHOR,
     LENGTH_EDGES,
     RECORD,

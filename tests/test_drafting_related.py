@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drafters import assert_is_a_tree, auto, chances, ids, record
 
-from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.evidence import RELATED, RELATED_ORDERS
-from aded_local.drafting.related import (
+from aded_local.drafters.ngram.candidates import RELATED, RELATED_ORDERS
+from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.similar_conversations import (
     ASKED,
     COMPARED_TOKENS,
     CONVERSATIONS,

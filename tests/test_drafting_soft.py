@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drafters import assert_is_a_tree, auto, chances, ids
 
-from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.evidence import SEEN, SOFT, SOFT_ORDERS
-from aded_local.drafting.statistics import COUNT_MASK, COUNT_SHIFT
+from aded_local.drafters.ngram.candidates import SEEN, SOFT, SOFT_ORDERS
+from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.ngrams.table import COUNT_MASK, COUNT_SHIFT
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
 
 NEVER = 777

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.drafting.statistics import (
+from aded_local.ngrams.table import (
     BUCKET,
     CHECK_MASK,
     CHECK_SHIFT,

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from aded_local import LocalADED, opening, preparing, trial
+from aded_local import LocalADED, opening
 from aded_local.errors import DeviceError, OptionError
-from aded_local.probe import Probe
-from aded_local.tuning import CANDIDATES, Tuner, setting_name
-from aded_local.turns import Closed, Turns
+from aded_local.scheduler import Closed, Turns
+from aded_local.speed import preparation as preparing
+from aded_local.speed.probe import Probe
+from aded_local.speed.tuning import CANDIDATES, Tuner, setting_name
+from aded_local.trials import trial
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
@@ -151,7 +153,7 @@ def test_with_exact_the_sizes_are_known_before_the_first_answer(tiny: dict[str, 
 def test_exact_sizes_are_found_once_however_busy_the_machine(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
     with LocalADED(tiny["llama"], exact=True, **SETTING) as llm:
         assert llm.machine_is_busy
         sizes = llm.description()["exact_batch_sizes"]
@@ -211,7 +213,7 @@ def test_trials_of_earlier_starts_count(tiny: dict[str, Path], monkeypatch: pyte
 def test_beside_other_programs_nobody_is_held_up(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
     with LocalADED(tiny["llama"], **SETTING) as llm:
         llm.prepare()
         assert llm.machine_is_busy

@@ -14,13 +14,16 @@ import pytest
 import strangers
 
 from aded_cli import diagnosis
-from aded_local import LocalADED, folders, library, verdicts
-from aded_local.drafting import kept, statistics
+from aded_local import LocalADED
+from aded_local import files as folders
 from aded_local.errors import StoreError
-from aded_local.folders import NOWHERE, cache, cache_folder, complaint, data_folder, data_problem
-from aded_local.store import phrases
-from aded_local.store.conversations import memory_folder
-from aded_local.tuning import Measurements
+from aded_local.files import NOWHERE, cache, cache_folder, complaint, data_folder, data_problem
+from aded_local.kernels import kept
+from aded_local.memory.conversations import memory_folder
+from aded_local.ngrams import phrases
+from aded_local.ngrams import table as statistics
+from aded_local.speed.tuning import Measurements
+from aded_local.trials import library, verdicts
 
 pwd = pytest.importorskip("pwd", reason="users of POSIX")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="users, modes and links of POSIX")

@@ -16,11 +16,11 @@ from forking import HUNG, in_child, outcome
 
 from aded_local import LocalADED
 from aded_local.errors import DeviceError, ForkedError
-from aded_local.target import Context, ContextSettings, Model
-from aded_local.target.devices import gpu_names
-from aded_local.target.owned import Owned
-from aded_local.target.quantize import quantize
-from aded_local.target.vocabulary import Vocabulary
+from aded_local.llama import Context, ContextSettings, Model
+from aded_local.llama.devices import gpu_names
+from aded_local.llama.owned import Owned
+from aded_local.llama.quantize import quantize
+from aded_local.llama.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
 
@@ -158,7 +158,7 @@ def works():
 import llama_cpp
 print("the library alone:", child(works))
 
-from aded_local.target.vocabulary import Vocabulary
+from aded_local.llama.vocabulary import Vocabulary
 vocabulary = Vocabulary(path)
 encode = lambda: len(next(vocabulary.encode("one two"))) > 0
 print("a vocabulary:", child(encode), child(works))

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import ModelError, ModelFormatError, ModelKindError, ModelNotFoundError
-from aded_local.target.gguf import Array, check, read_header
+from aded_local.llama.gguf import Array, check, read_header
 
 
 def refused(path: Path, kind: type[ModelError], *words: str) -> None:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from aded_local.target.interrupts import held_back, not_dropped
+from aded_local.llama.interrupts import held_back, not_dropped
 
 
 def test_an_interrupt_takes_effect_when_the_block_has_ended() -> None:

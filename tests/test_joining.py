@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded_local.joining import JoiningPlanner
+from aded_local.speed.joining import JoiningPlanner
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import strangers
 
-from aded_local import folders
-from aded_local.drafting import ahead, kept, kernels_are_kept, make_drafter
-from aded_local.folders import complaint
+from aded_local import files as folders
+from aded_local.drafters import ahead, kernels_are_kept, make_drafter
+from aded_local.files import complaint
+from aded_local.kernels import kept
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_one_that_is_killed_lets_the_next_one_in(folder: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from aded_local.drafting import kept\n"
+        "from aded_local.drafters import kept\n"
         "with kept.alone(Path(sys.argv[1])):\n"
         "    print('in', flush=True)\n"
         "    time.sleep(60)\n"
@@ -256,8 +257,12 @@ def test_a_folder_that_vanishes_costs_time_only(folder: Path, monkeypatch: pytes
 USE = """
 import json, sys
 import numpy as np
-from aded_local.drafting import kernels_are_kept, make_drafter, phrase_entries, prediction, search, topk
-from aded_local.store.phrases import phrase_table
+from aded_local.drafters import kernels_are_kept, make_drafter
+from aded_local.ngrams import phrase_entries
+from aded_local.drafters.ngram import prediction
+from aded_local.drafters.ngram import search
+from aded_local.kernels import top_k as topk
+from aded_local.ngrams.phrases import phrase_table
 kept = kernels_are_kept()
 ids = {}
 table = phrase_table(lambda text: [ids.setdefault(word, len(ids)) for word in text.split(" ")])
@@ -348,7 +353,7 @@ def test_asking_takes_no_compiler() -> None:
     """A chat asks at every start, and Numba takes half a second to import."""
     program = (
         "import sys\n"
-        "from aded_local.drafting import kernels_are_kept\n"
+        "from aded_local.drafters import kernels_are_kept\n"
         "kernels_are_kept()\n"
         "assert 'numba' not in sys.modules\n"
     )

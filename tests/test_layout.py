@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import draft_trees
 
-from aded_local.target.layout import lay_out, limit_leaves
+from aded_local.llama.layout import lay_out, limit_leaves
 from aded_local.tree import ROOT, DraftTree, chain
 
 

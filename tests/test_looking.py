@@ -8,8 +8,8 @@ import jinja2
 import pytest
 from jinja2.ext import loopcontrols
 
-from aded_local.looking import Looking, analysed
-from aded_local.messages import ChatTemplate
+from aded_local.chat.looking import Looking, analysed
+from aded_local.chat.template import ChatTemplate
 
 ENVIRONMENT = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_response>", "<s>", "</s>")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from trees import draft_trees
 
 from aded_local import LocalADED
-from aded_local.generation import Tally, generate
-from aded_local.target import ContextSettings, Model, Sampling, Target
+from aded_local.decode import Tally, generate
+from aded_local.llama import ContextSettings, Model, Sampling, Target
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 GENERATING = sorted(tiny_models.GENERATING)

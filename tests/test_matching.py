@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import draft_trees
 
-from aded_local.matching import sample_and_match
 from aded_local.tree import DraftTree
+from aded_local.tree_sampling import sample_and_match
 
 END = 0
 

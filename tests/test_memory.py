@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pytest
 
 from aded_local import LocalADED, opening
-from aded_local.drafting import Drafter
-from aded_local.store import ConversationMemory, Exchange, memories
-from aded_local.store.conversations import memory_folder
+from aded_local.drafters import Drafter
+from aded_local.memory import ConversationMemory, Exchange, memories
+from aded_local.memory.conversations import memory_folder
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 PROMPT = "one two three one two three"

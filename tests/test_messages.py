@@ -18,8 +18,8 @@ import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aded_local.chat.template import ChatTemplate, Segment
 from aded_local.errors import PromptError, TemplateError
-from aded_local.messages import ChatTemplate, Segment
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from aded_bench.replay.traces import Tokenizer
-from aded_local.drafting import statistics
-from aded_local.store.phrases import phrase_table, word_tokens
+from aded_local.ngrams import table as statistics
+from aded_local.ngrams.phrases import phrase_table, word_tokens
 from aded_models import builtin_path
 from aded_models.phrases import ORDERS, Phrases, PhrasesError, phrases_path, read_phrases, write_phrases
 from aded_models.phrases_count import HELD_BACK, WORD, Text, count_phrases, read_answers

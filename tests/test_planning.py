@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.cost import CostCurve, from_measurements
-from aded_local.planning import AutoPlanner, PaperPlanner
+from aded_local.speed.cost_curve import CostCurve, from_measurements
+from aded_local.speed.planner import AutoPlanner, PaperPlanner
 from aded_local.tree import DraftTree, IntArray, chain
 
 STEEP = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}

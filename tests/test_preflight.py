@@ -14,11 +14,11 @@ from pathlib import Path
 import broken_libraries
 import pytest
 
-from aded_local import library, preflight, trial, verdicts
 from aded_local.errors import BrokenBuildError, DeviceError
-from aded_local.folders import cache_folder
-from aded_local.trial import Ending, Outcome
-from aded_local.verdicts import Verdict
+from aded_local.files import cache_folder
+from aded_local.trials import library, preflight, trial, verdicts
+from aded_local.trials.trial import Ending, Outcome
+from aded_local.trials.verdicts import Verdict
 
 GOOD = Verdict(True, "", "", "a processor", "/lib", 1.0, 1.0)
 BAD = Verdict(False, "died of SIGILL (illegal instruction)", "decoding", "a processor", "/lib", 1.0, 1.0)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aded_local import device, processor
-from aded_local.processor import Processor, of_cpuinfo, of_sysctl
+from aded_local.speed import device
+from aded_local.trials import processor
+from aded_local.trials.processor import Processor, of_cpuinfo, of_sysctl
 
 X86 = "processor\t: 0\nmodel\t\t: 207\nmodel name\t: Fast: 9000\nflags\t\t: fpu avx2 amx_tile\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd i8mm\nCPU implementer\t: 0x41\n"

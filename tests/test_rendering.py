@@ -23,10 +23,12 @@ import psutil
 import pytest
 import tiny_models
 
-from aded_local import LocalADED, messages, rendering
+from aded_local import LocalADED
+from aded_local.chat import rendering
+from aded_local.chat import template as messages
+from aded_local.chat.rendering import Renderer, read_template
 from aded_local.errors import ModelNotFoundError, OptionError, TemplateError, TemplateLimitError
-from aded_local.rendering import Renderer, read_template
-from aded_local.target.gguf import read_header
+from aded_local.llama.gguf import read_header
 from aded_models import builtin_path, find
 from aded_models.builtin import draft_path
 
@@ -341,7 +343,7 @@ def test_the_process_ends_when_closed_or_dropped() -> None:
 
 
 def run_program(source: str) -> subprocess.Popen[str]:
-    begin = "import sys, os, time, threading\nfrom aded_local import rendering\nfrom aded_local.rendering import Renderer\n"
+    begin = "import sys, os, time, threading\nfrom aded_local import rendering\nfrom aded_local.chat.rendering import Renderer\n"
     return subprocess.Popen(
         [sys.executable, "-c", begin + textwrap.dedent(source)], stdout=subprocess.PIPE, text=True
     )

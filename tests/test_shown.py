@@ -16,8 +16,8 @@ from aded_bench.main import main as bench
 from aded_bench.options import note, say
 from aded_bench.tables import console, literal
 from aded_local import api
+from aded_local.llama import logs
 from aded_local.shown import json_text, one_line, visible
-from aded_local.target import logs
 
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 OBEYED = [chr(code) for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"] + list(BIDI)

@@ -51,9 +51,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("measured")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ADED_CACHE_DIR", str(folder))
-        environment.setattr("aded_local.probe.contended", lambda waiting, samples: False)
+        environment.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
         # As many positions are compared as on a slow machine: the least that the product believes.
-        environment.setattr("aded_local.probe.EXACT_SECONDS", 0.0)
+        environment.setattr("aded_local.speed.probe.EXACT_SECONDS", 0.0)
         yield folder
 
 

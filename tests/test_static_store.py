@@ -18,7 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.drafting.statistics import (
+from aded_local.errors import StoreError
+from aded_local.ngrams import static
+from aded_local.ngrams.static import is_static, open_static
+from aded_local.ngrams.static_build import Origin, build_static, merge, prune
+from aded_local.ngrams.static_count import FEW_TOKENS, Counting
+from aded_local.ngrams.table import (
     CHECK_MASK,
     CHECK_SHIFT,
     COUNT_MASK,
@@ -35,11 +40,6 @@ from aded_local.drafting.statistics import (
     first_entry,
     new_table,
 )
-from aded_local.errors import StoreError
-from aded_local.store import static
-from aded_local.store.static import is_static, open_static
-from aded_local.store.static_build import Origin, build_static, merge, prune
-from aded_local.store.static_count import FEW_TOKENS, Counting
 from aded_local.tree import IntArray
 
 N_VOCAB = 5000
@@ -164,7 +164,7 @@ def test_the_texts_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_a_very_long_text_is_kept_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aded_local.store.static_build.LONGEST_TEXT", 100)
+    monkeypatch.setattr("aded_local.ngrams.static_build.LONGEST_TEXT", 100)
     (text,) = random_texts(4, [250])
     assert build_static([text], tmp_path / "s", origin()).texts == 3
     np.testing.assert_array_equal(np.concatenate(list(open_static(tmp_path / "s").texts())), text)
@@ -449,7 +449,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         import numpy as np
         from pathlib import Path
         from aded_local.errors import StoreError
-        from aded_local.store.static_build import Origin, build_static
+        from aded_local.ngrams.static_build import Origin, build_static
         try:
             build_static([np.arange(4000, dtype=np.int32) * 7919 % 5000] * 9, Path(sys.argv[1]), Origin("k", "k", 5000))
         except StoreError as error:

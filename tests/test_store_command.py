@@ -21,12 +21,12 @@ from click.testing import CliRunner, Result
 from aded_cli import store
 from aded_cli.store_commands.corpus import PIECE, Corpus
 from aded_local.errors import StoreError
-from aded_local.store import ConversationMemory
-from aded_local.store.conversations import memory_folder
-from aded_local.store.identity import identity_of
-from aded_local.store.static import open_static
-from aded_local.target.gguf import read_header
-from aded_local.target.vocabulary import Vocabulary
+from aded_local.llama.gguf import read_header
+from aded_local.llama.identity import identity_of
+from aded_local.llama.vocabulary import Vocabulary
+from aded_local.memory import ConversationMemory
+from aded_local.memory.conversations import memory_folder
+from aded_local.ngrams.static import open_static
 from aded_models import builtin_path
 
 PROGRAM = [sys.executable, "-m", "aded_cli.store"]

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import StoreError
-from aded_local.store import ConversationMemory, Exchange, Identity, conversations, identity_of, memories
-from aded_local.store.conversations import memory_folder, most_useful, usefulness
-from aded_local.store.records import RecordFile
-from aded_local.target.gguf import read_header
+from aded_local.llama.gguf import read_header
+from aded_local.memory import ConversationMemory, Exchange, Identity, conversations, identity_of, memories
+from aded_local.memory.conversations import memory_folder, most_useful, usefulness
+from aded_local.memory.records import RecordFile
 
 WHO = Identity("tiny-llama", "t" * 64, "llama tiny", "0123456789ab")
 

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import StoreError
-from aded_local.store import files
-from aded_local.store.records import _FRAME as FRAME
-from aded_local.store.records import _HEAD as HEAD
-from aded_local.store.records import (
+from aded_local.memory import writing as files
+from aded_local.memory.records import _FRAME as FRAME
+from aded_local.memory.records import _HEAD as HEAD
+from aded_local.memory.records import (
     LARGEST_BYTES,
     LARGEST_TOKEN,
     MAGIC,
@@ -568,7 +568,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from aded_local.store.records import Exchange, RecordFile
+from aded_local.memory.records import Exchange, RecordFile
 file = RecordFile(Path(sys.argv[1]), {labels})
 for number in range(int(sys.argv[2]), 2**23):
     prompt = np.full({size}, number, np.int32)

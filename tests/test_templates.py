@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.bounds import TooMuch
-from aded_local.rendering import Renderer
-from aded_local.sandbox import Sandbox
+from aded_local.chat.bounds import TooMuch
+from aded_local.chat.rendering import Renderer
+from aded_local.chat.sandbox import Sandbox
 
 UNHURRIED = 60.0
 """Seconds for a rendering: a garbage collection of this whole process's tests counts, too."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded_local.text import TextStream
+from aded_local.chat.detokenize import TextStream
 
 PIECES = st.lists(st.binary(max_size=5), max_size=20)
 MIXED = st.lists(st.one_of(st.binary(max_size=3), st.text(max_size=3).map(str.encode)), max_size=20)

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import DeviceError, ModelNotFoundError
-from aded_local.target import tokenizing
-from aded_local.target.vocabulary import Vocabulary
+from aded_local.llama import tokenizing
+from aded_local.llama.vocabulary import Vocabulary
 from aded_models import builtin_path, find
 
 SHARED = Path(__file__).parents[2] / "shared" / "vocab"

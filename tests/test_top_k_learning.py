@@ -11,11 +11,12 @@ import pytest
 import tiny_models
 from test_planning import STEEP, FixedDrafter, sure_chain
 
-from aded_local.cost import from_measurements
-from aded_local.drafting.topk import NO_TOKEN, TOP_K, fill_rows
+from aded_local.decode import Tally, generate
 from aded_local.errors import DeviceError
-from aded_local.generation import Tally, generate
-from aded_local.planning import (
+from aded_local.kernels.top_k import NO_TOKEN, TOP_K, fill_rows
+from aded_local.llama import ContextSettings, Model, Sampling, Target
+from aded_local.speed.cost_curve import from_measurements
+from aded_local.speed.planner import (
     FIRST_TOP_K_PAUSE,
     LONGEST_TOP_K_PAUSE,
     TOP_K_SHARE_LIMIT,
@@ -25,7 +26,6 @@ from aded_local.planning import (
     TopKSwitch,
     make_planner,
 )
-from aded_local.target import ContextSettings, Model, Sampling, Target
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 from aded_models.builtin import builtin_path
 

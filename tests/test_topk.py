@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from aded_local.drafting.topk import BLOCK, NO_ROW, NO_TOKEN, TOP_K, new_rows, top_k_rows
+from aded_local.kernels.top_k import BLOCK, NO_ROW, NO_TOKEN, TOP_K, new_rows, top_k_rows
 from aded_local.tree import FloatArray, IntArray
 
 ODD = [np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0, 3.4e38, -3.4e38, 1e-45, -1e-45]

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from aded_local import trial
-from aded_local.trial import Ending, Outcome
+from aded_local.trials import trial
+from aded_local.trials.trial import Ending, Outcome
 
 LIMIT = 60.0
 

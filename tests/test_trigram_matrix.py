@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_local.drafting.statistics import SEED_KEY, extend_hash
-from aded_local.drafting.trigram_matrix import (
+from aded_local.drafters.paper.matrix import (
     SLOT,
     SUCCESSORS,
     WINDOW,
@@ -17,6 +16,7 @@ from aded_local.drafting.trigram_matrix import (
     new_table,
     normalise,
 )
+from aded_local.ngrams.table import SEED_KEY, extend_hash
 
 FOREVER = float("inf")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aded_local.drafting.paper import PaperDrafter
+from aded_local.drafters.paper.drafter import PaperDrafter
 from aded_local.tree import DraftTree
 
 

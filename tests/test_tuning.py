@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from aded_local import tuning
-from aded_local.cost import BASE_FILL
-from aded_local.folders import cache_folder
-from aded_local.probe import LEAST_SIZES, SIZES, Probe
-from aded_local.target import ALL_LAYERS, ContextSettings, Model, Target
-from aded_local.tuning import CANDIDATES, EXACT_WORTH, Tuner
+from aded_local.files import cache_folder
+from aded_local.llama import ALL_LAYERS, ContextSettings, Model, Target
+from aded_local.speed import tuning
+from aded_local.speed.cost_curve import BASE_FILL
+from aded_local.speed.probe import LEAST_SIZES, SIZES, Probe
+from aded_local.speed.tuning import CANDIDATES, EXACT_WORTH, Tuner
 
 Speeds = dict[tuple[bool, str], float]
 Exact = dict[tuple[bool, str], set[int]]
@@ -119,12 +119,12 @@ def test_a_curve_measured_beside_other_programs_is_used_and_not_kept(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ContextSettings(512, 1, False, "f16", 4)
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
     busy = tuner(model)
     curve = busy.measure_curve(settings)
     assert curve.contended and len(curve.measured) >= 5
     assert busy.curve_is_due(settings) and not list(cache_folder().rglob("measurements/*.json"))
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: False)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
     quiet = tuner(model)
     quiet.measure_curve(settings)
     [kept] = cache_folder().rglob("measurements/*.json")
@@ -133,9 +133,9 @@ def test_a_curve_measured_beside_other_programs_is_used_and_not_kept(
 
 def test_a_busy_second_look_leaves_the_first_as_it_was(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ContextSettings(512, 1, False, "f16", 4)
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: False)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
     first = tuner(model).measure_curve(settings).base.copy()
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
     second = tuner(model)
     assert second.measure_curve(settings).base == pytest.approx(first)
     assert second.curve_is_due(settings), "a quiet start is to come"
@@ -143,7 +143,7 @@ def test_a_busy_second_look_leaves_the_first_as_it_was(model: Model, monkeypatch
 
 def test_exact_sizes_are_kept_however_busy_the_machine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ContextSettings(512, 1, False, "f16", 4)
-    monkeypatch.setattr("aded_local.probe.contended", lambda waiting, samples: True)
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
     busy = tuner(model)
     curve = busy.measure_curve(settings)
     busy.measure_exactness(settings, curve)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aded_local.turns import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Turns
+from aded_local.scheduler import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Turns
 
 
 def test_a_measurement_waits_for_the_answer_and_a_quiet_moment() -> None:

@@ -18,11 +18,11 @@ import vocabularies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aded_local.controls import Controls, is_bracketed_twice, used_as_marker
+from aded_local.chat.segments import Segment, text_tokens
+from aded_local.chat.template import ChatTemplate
 from aded_local.errors import ModelNotFoundError
-from aded_local.messages import ChatTemplate
-from aded_local.segments import Segment, text_tokens
-from aded_local.target.vocabulary import Vocabulary
+from aded_local.llama.controls import Controls, is_bracketed_twice, used_as_marker
+from aded_local.llama.vocabulary import Vocabulary
 from aded_models import names
 
 TRIES = int(os.environ.get("TRIES", "3"))

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from gguf_files import BOOL, FLOAT32, File, parse
 
-from aded_local import LocalADED, trial, vetting
+from aded_local import LocalADED
 from aded_local.errors import ModelError, ModelFormatError, ModelKindError
-from aded_local.folders import cache_folder
-from aded_local.target import Model
-from aded_local.target.gguf import ARRAY, STRING, UINT32, check
-from aded_local.target.vocabulary import Vocabulary
-from aded_local.trial import Ending, Outcome
+from aded_local.files import cache_folder
+from aded_local.llama import Model
+from aded_local.llama.gguf import ARRAY, STRING, UINT32, check
+from aded_local.llama.vocabulary import Vocabulary
+from aded_local.trials import trial, vetting
+from aded_local.trials.trial import Ending, Outcome
 from aded_models.builtin import draft_path
 
 FINE = Outcome(Ending.FINE, "closing it", "", 0.1)
@@ -46,7 +47,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
     waiting: list[Outcome] = []
     monkeypatch.setattr(trial, "run", lambda *_, **__: waiting.pop(0))
     # Whether the build works is asked first; that is another test's matter.
-    monkeypatch.setattr("aded_local.target.model.require_sound_build", lambda _progress=None: None)
+    monkeypatch.setattr("aded_local.llama.model.require_sound_build", lambda _progress=None: None)
     return waiting
 
 
@@ -162,7 +163,7 @@ def test_memory_that_no_header_needs_is_refused_in_time(
     edited: Callable[[Callable[[File], Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A vocabulary that splits into ever more tokens took 4 GB in 20 s; the rule that names it is put aside.
-    monkeypatch.setattr("aded_local.target.soundness._unescaped", lambda text: b"")
+    monkeypatch.setattr("aded_local.llama.soundness._unescaped", lambda text: b"")
     monkeypatch.setattr(vetting, "MEMORY", 128 << 20)
     refused(edited(lambda file: file.put("tokenizer.ggml.model", b"rwkv")), "died of SIGABRT", "bad_alloc")
 
@@ -350,7 +351,7 @@ def test_the_child_imports_nothing_but_the_bindings() -> None:
         "import runpy, sys\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('numpy', 'numba', 'jinja2', 'aded_local.target') if name in sys.modules])"
+        "print([name for name in ('numpy', 'numba', 'jinja2', 'aded_local.llama') if name in sys.modules])"
     )
     arguments = [str(vetting.PROGRAM), str(draft_path()), "vocabulary"]
     done = subprocess.run(

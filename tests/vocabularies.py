@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aded_local.target.gguf import Array, read_header
+from aded_local.llama.gguf import Array, read_header
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "vocab"
 NAMES = ("llama-bpe", "llama-spm", "qwen2", "deepseek-coder")

@@ -1,6 +1,6 @@
 """What does verifying n tokens cost here, by attention, cache type and cells, and which sizes are exact?
 
-The measuring is the engine's own (`aded_local.cost.Probe`): sizes interleaved round by round in one
+The measuring is the engine's own (`aded_local.speed.cost_curve.Probe`): sizes interleaved round by round in one
 context, the prefix filled by copies. Curves are written to the file the engine reads, so that its budget
 goes by what was measured here.
 """
@@ -14,13 +14,13 @@ from typing import Any
 
 from aded_bench.curve_entries import Entry, Setting, curves_of, entry_of, name_of
 from aded_bench.results import ResultFile, provenance, resume
-from aded_local import device
-from aded_local.cost import BASE_FILL, LARGEST_BATCH, from_measurements
 from aded_local.errors import DeviceError, OptionError
+from aded_local.llama import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
 from aded_local.opening import ROLLBACK_SNAPSHOTS, SEQUENCES
-from aded_local.probe import PROBE_SEED, ROUNDS, SIZES, Probe
-from aded_local.target import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
-from aded_local.tuning import CANDIDATES, Tuner
+from aded_local.speed import device
+from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, from_measurements
+from aded_local.speed.probe import PROBE_SEED, ROUNDS, SIZES, Probe
+from aded_local.speed.tuning import CANDIDATES, Tuner
 
 Say = Callable[[str], None]
 

@@ -55,8 +55,8 @@ def provenance(
         description: ``LocalADED.description()`` of the loaded model.
         inputs: other files that decide the result: traces, suites, curves.
     """
-    from aded_local.device import device_name
-    from aded_local.target.devices import gpu_names
+    from aded_local.llama.devices import gpu_names
+    from aded_local.speed.device import device_name
 
     versions = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     found: dict[str, Any] = {

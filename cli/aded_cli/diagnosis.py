@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from aded_local import library, preflight, trial
 from aded_local.errors import ModelNotFoundError, StoreError
-from aded_local.folders import NOWHERE, cache, data_folder, data_problem
-from aded_local.preflight import Examination
-from aded_local.processor import physical_threads, processor
+from aded_local.files import NOWHERE, cache, data_folder, data_problem
+from aded_local.trials import library, preflight, trial
+from aded_local.trials.preflight import Examination
+from aded_local.trials.processor import physical_threads, processor
 from aded_models import NAMES
 
 DISTRIBUTIONS = ("aded-local", library.DISTRIBUTION, "numpy", "numba", "llvmlite")
@@ -152,7 +152,7 @@ def _folder(path: Path | None, problem: str | None) -> dict[str, Any]:
 def _kernels_compiled() -> bool | None:
     """Whether the drafter's kernels are compiled; None where that cannot be told, since Numba does not load."""
     try:
-        from aded_local.drafting import kernels_are_kept
+        from aded_local.drafters import kernels_are_kept
 
         return kernels_are_kept()
     except Exception:  # a broken installation of Numba or NumPy may raise anything

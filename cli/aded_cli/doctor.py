@@ -54,7 +54,7 @@ def main(as_json: bool) -> int:
 
 
 def _run(as_json: bool) -> int:
-    from aded_local import preflight
+    from aded_local.trials import preflight
 
     from .diagnosis import facts, rows
     from .store_commands.shared import say, say_rows

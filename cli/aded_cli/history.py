@@ -31,7 +31,7 @@ def history_file() -> Path:
     Raises:
         StoreError: there is no such place.
     """
-    from aded_local.folders import data_folder
+    from aded_local.files import data_folder
 
     return data_folder() / HISTORY_NAME
 
@@ -44,7 +44,7 @@ def private_file(folder: Path) -> Path:
     Raises:
         OSError: the folder or file cannot be made or written, or something else goes by this name.
     """
-    from aded_local.folders import make_private_folder, open_private
+    from aded_local.files import make_private_folder, open_private
 
     make_private_folder(folder)
     path = folder / HISTORY_NAME
@@ -60,7 +60,7 @@ def is_history(path: Path) -> bool:
     Raises:
         OSError: it cannot be read, or is a link or no regular file.
     """
-    from aded_local.folders import read_ends
+    from aded_local.files import read_ends
 
     beginning, _, _ = read_ends(path, LOOKED_AT, 0)
     return all(line[:1] in (b"", b"#", b"+") for line in beginning.split(b"\n"))
@@ -86,7 +86,7 @@ def open_history(*, remember: bool, warn: Callable[[str], None]) -> History:
     """
     from prompt_toolkit.history import History, InMemoryHistory
 
-    from aded_local.folders import data_problem, open_private, read_ends, write_whole
+    from aded_local.files import data_problem, open_private, read_ends, write_whole
 
     class PrivateHistory(History):
         """A history that never ends the chat: a full disk costs the line, not the conversation."""

@@ -121,7 +121,7 @@ class Settings:
             name: given[name]
             for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
         }
-        from aded_local.folders import memory_is_off
+        from aded_local.files import memory_is_off
 
         engine["memory"] = not (given["no_memory"] or memory_is_off())
         if given["chat_template"] is not None:

@@ -135,7 +135,7 @@ def build(
         with _disk_errors(out):
             BodyWriter(source, made.dimensions, layout, label, seed, margin).write(raw, progress)
             if raw is not partial:
-                from aded_local.target.quantize import quantize
+                from aded_local.llama.quantize import quantize
 
                 quantize(raw, partial, file_type, n_threads)
             partial.replace(out)

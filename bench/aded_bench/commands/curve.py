@@ -8,7 +8,7 @@ import click
 
 from aded_bench.options import CONTEXT, JSON, MODEL, PATH, THREADS, finish, listed, model_path, note
 
-LARGEST = 64  # aded_local.cost.LARGEST_BATCH, which is not imported here so that --help is quick
+LARGEST = 64  # aded_local.speed.cost_curve.LARGEST_BATCH, which is not imported here so that --help is quick
 ATTENTION = {"off": False, "on": True}
 
 
@@ -100,7 +100,7 @@ def command(
     from aded_bench.results import ResultFile, check_output
     from aded_bench.tables import console
     from aded_local.errors import OptionError
-    from aded_local.probe import SIZES
+    from aded_local.speed.probe import SIZES
 
     if png_path is not None and importlib.util.find_spec("matplotlib") is None:
         raise OptionError("--png needs matplotlib: install aded-local[bench]")

@@ -14,16 +14,16 @@ from aded_bench.options import CONTEXT, GGUF, JSON, PATH, SEED, THREADS, finish,
 if TYPE_CHECKING:
     from aded_bench.replay.loop import Plan
     from aded_bench.replay.traces import Trace
-    from aded_local.drafting import Search
+    from aded_local.drafters import Search
 
 METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
 """What ``drafts.open_replayed`` knows; listed here so that --help is quick."""
 
 SEARCHES: tuple[Search, ...] = ("best-first", "puct")
-"""Of ``aded_local.drafting.Search``."""
+"""Of ``aded_local.drafters.Search``."""
 
 CACHE_TYPES = ("f16", "q8_0", "bf16", "f32")
-"""Names of ``aded_local.target.CACHE_TYPES``, which is not imported here for the same reason."""
+"""Names of ``aded_local.llama.CACHE_TYPES``, which is not imported here for the same reason."""
 
 
 @click.command("replay")

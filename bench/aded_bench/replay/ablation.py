@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aded_bench.replay.makeup import Makeup
-from aded_local.budget import Guard
-from aded_local.drafting.ingredients import INGREDIENTS
-from aded_local.planning import AutoPlanner
+from aded_local.drafters.ngram.components import INGREDIENTS
+from aded_local.speed.budget import Guard
+from aded_local.speed.planner import AutoPlanner
 from aded_local.tree import EMPTY_TREE, DraftTree
 
 FIXED_NODES: Final = 8

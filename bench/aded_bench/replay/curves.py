@@ -18,7 +18,7 @@ import numpy.typing as npt
 from aded_local.errors import StoreError
 
 if TYPE_CHECKING:
-    from aded_local.cost import CostCurve
+    from aded_local.speed.cost_curve import CostCurve
 
 NOMINAL_SECONDS = 0.020
 """One token, where a curve has ratios only: a 1B model in four bits on two cores. Modelled speed-ups do not depend on
@@ -67,7 +67,7 @@ class NamedCurve:
 
     def engine_curve(self) -> CostCurve:
         """The same as the engine's own curve, independent of the cells."""
-        from aded_local.cost import LARGEST_BATCH, from_measurements
+        from aded_local.speed.cost_curve import LARGEST_BATCH, from_measurements
 
         near = {n: r * self.plain_seconds for n, r in self.ratio.items() if n <= LARGEST_BATCH}
         return from_measurements(near, {}, 0)

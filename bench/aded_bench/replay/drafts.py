@@ -15,8 +15,8 @@ from aded_bench.replay.curves import LARGEST_PASS, NamedCurve
 from aded_bench.replay.makeup import Makeup, open_drafter
 from aded_bench.replay.peers import PeerLost, PeerProcess, tree_of
 from aded_bench.replay.traces import Recorded, Tokens, Trace
-from aded_local.drafting import PRESETS, Drafter, make_drafter
-from aded_local.planning import AutoPlanner, PaperPlanner, Planner
+from aded_local.drafters import PRESETS, Drafter, make_drafter
+from aded_local.speed.planner import AutoPlanner, PaperPlanner, Planner
 from aded_local.tree import EMPTY_TREE, DraftTree, chain
 
 MOST_NODES: Final = LARGEST_PASS - 1

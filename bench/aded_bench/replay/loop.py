@@ -26,7 +26,7 @@ from aded_bench.replay.peers import PeerLost
 from aded_bench.replay.tally import spread, sweep
 from aded_bench.replay.traces import Trace
 from aded_bench.results import ResultFile, provenance, resume
-from aded_local.drafting import PRESETS, Drafter
+from aded_local.drafters import PRESETS, Drafter
 from aded_local.errors import OptionError
 
 LEAST_LEFTOVER: Final = 1e-3

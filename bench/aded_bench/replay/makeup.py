@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_bench.replay.traces import Tokenizer, Trace
-from aded_local.drafting import Drafter, Search, make_drafter
-from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.priors import SHIPPED, Priors, blank_priors
+from aded_local.drafters import Drafter, Search, make_drafter
+from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.pretrained import SHIPPED, Priors, blank_priors
 from aded_local.errors import StoreError
-from aded_local.store.identity import identity_of
-from aded_local.store.phrases import phrase_table
-from aded_local.store.static import open_static
-from aded_local.target.gguf import read_header
+from aded_local.llama.gguf import read_header
+from aded_local.llama.identity import identity_of
+from aded_local.ngrams.phrases import phrase_table
+from aded_local.ngrams.static import open_static
 from aded_models.phrases import PhrasesError, phrases_path, read_phrases
 
 Table = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class Makeup:
         phrases: a file of phrases, as shipped or counted otherwise; None for none.
         store: a static store; None for none.
         priors: what to start from instead of what is shipped, as `aded-bench priors` writes it.
-        without: parts to leave out, of ``aded_local.drafting.ingredients.INGREDIENTS``.
+        without: parts to leave out, of ``aded_local.drafters.ngram.components.INGREDIENTS``.
         search: how the tree grows.
     """
 

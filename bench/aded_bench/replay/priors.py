@@ -22,9 +22,9 @@ from aded_bench.replay.makeup import Table, phrases_of, start_from
 from aded_bench.replay.tally import verify
 from aded_bench.replay.traces import Trace
 from aded_bench.results import sha256, source_hash
-from aded_local.drafting.auto import AutoDrafter
-from aded_local.drafting.evidence import ODDS, RATE, SEEN
-from aded_local.drafting.priors import Priors, blank_priors
+from aded_local.drafters.ngram.candidates import ODDS, RATE, SEEN
+from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.pretrained import Priors, blank_priors
 
 DRAFTED_NODES: Final = 32
 """Of each draft, all taken as verified, so that calibration meets paths of many depths. Chosen, not tuned."""

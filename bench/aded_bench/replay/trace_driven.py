@@ -1,6 +1,6 @@
 """Recorded answers meet real cost: every planned tree is decoded on a model, the recorded token decides.
 
-The loop is the engine's (`aded_local.generation`): the same planner, `Target.verify`, the same walk down the
+The loop is the engine's (`aded_local.decode`): the same planner, `Target.verify`, the same walk down the
 tree, `Target.accept`, `planner.observe` with real seconds. Only where the engine would sample a token the
 recorded one is taken, so sampling is part of neither side. The model's weights may be random: a pass costs
 what it costs whatever it says.
@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any
 from aded_bench.replay.drafts import Own
 from aded_bench.replay.makeup import Makeup, open_drafter
 from aded_bench.replay.trace_sums import AnswerSums, summed
-from aded_local.cost import LARGEST_BATCH, CostCurve, SecondsArray
-from aded_local.drafting import PRESETS, Drafter
+from aded_local.drafters import PRESETS, Drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import OptionError, StoreError
-from aded_local.matching import Match, sample_and_match
+from aded_local.llama import ALL_LAYERS
+from aded_local.llama.layout import limit_leaves
 from aded_local.opening import open_engine
-from aded_local.planning import PlainPlanner, Planner, make_planner
-from aded_local.probe import Probe
-from aded_local.target import ALL_LAYERS
-from aded_local.target.layout import limit_leaves
+from aded_local.speed.cost_curve import LARGEST_BATCH, CostCurve, SecondsArray
+from aded_local.speed.planner import PlainPlanner, Planner, make_planner
+from aded_local.speed.probe import Probe
 from aded_local.tree import DraftTree
+from aded_local.tree_sampling import Match, sample_and_match
 
 if TYPE_CHECKING:
     from aded_bench.replay.traces import Recorded, Trace

@@ -152,7 +152,7 @@ class Tokenizer:
             ModelNotFoundError: no such file.
             ModelFormatError: llama.cpp cannot read it.
         """
-        from aded_local.target.vocabulary import Vocabulary
+        from aded_local.llama.vocabulary import Vocabulary
 
         if not path.is_file():
             raise ModelNotFoundError(f"there is no tokenizer {path}")

@@ -199,7 +199,7 @@ class LlamaArm:
     def __init__(self, setup: Setup, *, all_logits: bool = False, draft_model: Any = None) -> None:
         import llama_cpp
 
-        from aded_local.target.interrupts import held_back
+        from aded_local.llama.interrupts import held_back
 
         with held_back():
             self.llm: Any = llama_cpp.Llama(
@@ -309,7 +309,7 @@ def lookup_setup(setup: Setup, longest: int) -> tuple[Setup, str | None]:
     """
     import psutil
 
-    from aded_local.target.gguf import read_header
+    from aded_local.llama.gguf import read_header
 
     needed = longest + LookupArm.drafted_at_most + 1
     n_ctx = min(setup.n_ctx, -(-needed // LOOKUP_CONTEXT_STEP) * LOOKUP_CONTEXT_STEP)

@@ -40,7 +40,7 @@ def resident() -> float:
 
 def cache_megabytes(model: Path, n_ctx: int, cache_type: str) -> float | None:
     """Size of a KV cache of ``n_ctx`` cells, in MB; None where the file does not tell (running states too)."""
-    from aded_local.target.gguf import read_header
+    from aded_local.llama.gguf import read_header
 
     header = read_header(model)
     keys = ("block_count", "attention.head_count", "embedding_length")

@@ -74,7 +74,7 @@ def suite_for(given: str | None, model: Path) -> str:
     """
     if given is not None:
         return FORMER.get(given, given)
-    from aded_local.target.gguf import read_header
+    from aded_local.llama.gguf import read_header
 
     name = read_header(model).metadata.get("general.name")
     return SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT

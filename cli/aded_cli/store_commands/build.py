@@ -16,8 +16,8 @@ from aded_local.shown import visible
 from .shared import FORCE, MEMORY, OUTPUT, open_vocabulary, plural, say, size_text, tokens_progress
 
 if TYPE_CHECKING:
-    from aded_local.store.static_build import Origin
-    from aded_local.target.vocabulary import Vocabulary
+    from aded_local.llama.vocabulary import Vocabulary
+    from aded_local.ngrams.static_build import Origin
     from aded_local.tree import IntArray
 
     from .corpus import Corpus
@@ -56,7 +56,7 @@ def command(
 
     The store holds the texts too, as token ids, so that it can be merged, pruned and exported.
     """
-    from aded_local.store.static_build import build_static, check_output
+    from aded_local.ngrams.static_build import build_static, check_output
 
     from .corpus import Corpus
 
@@ -87,8 +87,8 @@ def command(
 
 
 def _origin(vocabulary: Vocabulary) -> Origin:
-    from aded_local.store.identity import identity_of
-    from aded_local.store.static_build import Origin
+    from aded_local.llama.identity import identity_of
+    from aded_local.ngrams.static_build import Origin
 
     identity = identity_of(vocabulary.header)
     return Origin(identity.tokenizer, identity.name, vocabulary.n_vocab)
@@ -96,8 +96,8 @@ def _origin(vocabulary: Vocabulary) -> Origin:
 
 def _tokenized(files: Corpus, vocabulary: Vocabulary, origin: Origin) -> Iterator[IntArray]:
     """Token ids of all texts; fills in the origin's sources as files end."""
-    from aded_local.store.static import Source
-    from aded_local.store.static_build import MOST_SOURCES
+    from aded_local.ngrams.static import Source
+    from aded_local.ngrams.static_build import MOST_SOURCES
 
     for text in files.texts():
         yield from vocabulary.encode(text)

@@ -66,7 +66,7 @@ def _require_ours(path: Path) -> None:
     Raises:
         StoreError: it is something else.
     """
-    from aded_local.store.static import is_static
+    from aded_local.ngrams.static import is_static
 
     from .found import is_typed_lines
 
@@ -92,8 +92,8 @@ def _erase(path: Path) -> list[str]:
     Raises:
         StoreError: it cannot be removed.
     """
-    from aded_local.store import ConversationMemory
-    from aded_local.store.static import failure, is_static
+    from aded_local.memory import ConversationMemory
+    from aded_local.ngrams.static import failure, is_static
 
     is_link = os.path.islink(path)
     if not is_link and not is_static(path):

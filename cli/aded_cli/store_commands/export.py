@@ -16,9 +16,9 @@ from aded_local.shown import json_text
 from .shared import FORCE, PATH, open_any, open_vocabulary, plural, say
 
 if TYPE_CHECKING:
-    from aded_local.store import ConversationMemory
-    from aded_local.store.static import StaticStore
-    from aded_local.target.vocabulary import Vocabulary
+    from aded_local.llama.vocabulary import Vocabulary
+    from aded_local.memory import ConversationMemory
+    from aded_local.ngrams.static import StaticStore
     from aded_local.tree import IntArray
 
 
@@ -47,8 +47,8 @@ def command(file: Path, model: str, out: Path | None, force: bool) -> None:
     {"prompt": …, "answer": …, "continues": …, "when": …} for each exchange. A prompt that continues the
     exchange before it holds only what is new.
     """
-    from aded_local.store import ConversationMemory
-    from aded_local.store.static_build import check_output, new_file
+    from aded_local.memory import ConversationMemory
+    from aded_local.ngrams.static_build import check_output, new_file
 
     if out is not None and str(out) != "-":
         check_output(out, replaces=force, stores=False)
@@ -81,7 +81,7 @@ def _write(lines: Iterator[dict[str, Any]], write: Callable[[str], Any], encodin
 
 def _require_same(file: Path, tokenizer: str, name: str, vocabulary: Vocabulary) -> None:
     """Refuse a vocabulary in which the ids mean something else."""
-    from aded_local.store.identity import identity_of
+    from aded_local.llama.identity import identity_of
 
     if not tokenizer:  # the header is damaged, the exchanges need not be
         display.note(f"{file} no longer says for which tokenizer it is; {vocabulary.path.name} is taken")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from aded_local.errors import StoreError
-from aded_local.folders import data_folder
+from aded_local.files import data_folder
 
 
 def stored() -> list[Path]:
@@ -15,7 +15,7 @@ def stored() -> list[Path]:
     Raises:
         StoreError: the folder cannot be read.
     """
-    from aded_local.store import memories
+    from aded_local.memory import memories
 
     found = memories()
     return found + [path for path in statics_below(data_folder()) if path not in found]
@@ -23,7 +23,7 @@ def stored() -> list[Path]:
 
 def statics_below(folder: Path) -> list[Path]:
     """Static stores in a folder and below, by path."""
-    from aded_local.store.static import is_static
+    from aded_local.ngrams.static import is_static
 
     found = []
     for inside, _folders, files in os.walk(folder):
@@ -37,8 +37,8 @@ def leftovers() -> list[Path]:
     Raises:
         StoreError: the folder cannot be read.
     """
-    from aded_local.store.conversations import memory_folder
-    from aded_local.store.identity import SUFFIX
+    from aded_local.llama.identity import SUFFIX
+    from aded_local.memory.conversations import memory_folder
 
     try:
         return sorted(path for path in memory_folder().iterdir() if SUFFIX in path.name)

@@ -50,7 +50,7 @@ def facts_of(path: Path, *, check: bool = False) -> dict[str, Any]:
     Raises:
         StoreError: it cannot be read, is neither kind, or is damaged.
     """
-    from aded_local.store import ConversationMemory
+    from aded_local.memory import ConversationMemory
 
     from .found import is_typed_lines
 
@@ -150,7 +150,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _list(facts: Sequence[dict[str, Any]]) -> None:
     """All files of the data folder, a line each."""
-    from aded_local.folders import data_folder
+    from aded_local.files import data_folder
 
     if not facts:
         say(f"nothing is stored in {data_folder()}")

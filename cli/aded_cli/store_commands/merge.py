@@ -20,8 +20,8 @@ def command(stores: tuple[Path, ...], out: Path, memory: int, force: bool) -> No
     They must be for the same tokenizer, and are not changed. One STORE alone is counted anew: for one of an
     earlier version, or with another --memory.
     """
-    from aded_local.store.static import open_static
-    from aded_local.store.static_build import check_output, merge
+    from aded_local.ngrams.static import open_static
+    from aded_local.ngrams.static_build import check_output, merge
 
     check_output(out, replaces=force)
     total = sum(open_static(path).facts.tokens for path in stores)

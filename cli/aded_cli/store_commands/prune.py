@@ -21,8 +21,8 @@ def command(file: Path, tokens: int, memory: int) -> None:
     Of a static store the texts that were counted first go first. Of a conversation memory the exchanges that
     were of least use for drafting later answers go first, and the newest stay.
     """
-    from aded_local.store import ConversationMemory
-    from aded_local.store.static_build import prune
+    from aded_local.memory import ConversationMemory
+    from aded_local.ngrams.static_build import prune
 
     found = open_any(file)
     if isinstance(found, ConversationMemory):

@@ -15,9 +15,9 @@ from aded_local.errors import StoreError
 from aded_local.shown import visible
 
 if TYPE_CHECKING:
-    from aded_local.store import ConversationMemory
-    from aded_local.store.static import StaticStore
-    from aded_local.target.vocabulary import Vocabulary
+    from aded_local.llama.vocabulary import Vocabulary
+    from aded_local.memory import ConversationMemory
+    from aded_local.ngrams.static import StaticStore
 
 PROGRAM = "aded-store"
 EXIT_UNEXPECTED = 1
@@ -50,7 +50,7 @@ def open_vocabulary(model: str) -> Vocabulary:
     Raises:
         ModelError: there is no such file, no model of that name is installed, or it has no sound vocabulary.
     """
-    from aded_local.target.vocabulary import Vocabulary
+    from aded_local.llama.vocabulary import Vocabulary
     from aded_models import find
 
     return Vocabulary(find(model).path)
@@ -62,9 +62,9 @@ def open_any(path: Path) -> StaticStore | ConversationMemory:
     Raises:
         StoreError: it is neither, or cannot be read.
     """
-    from aded_local.store import ConversationMemory
-    from aded_local.store.identity import SUFFIX
-    from aded_local.store.static import is_static, open_static
+    from aded_local.llama.identity import SUFFIX
+    from aded_local.memory import ConversationMemory
+    from aded_local.ngrams.static import is_static, open_static
 
     if path.is_dir():
         raise StoreError(f"{path} is a folder; give a file in it")

@@ -1,0 +1,72 @@
+"""What the drafter of ``auto`` is made of, by name, so that each part can be left out and measured.
+
+Leaving a part out changes speed, never the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.drafters.ngram.candidates import (
+    CONTEXT,
+    COPY,
+    LONGEST,
+    MEMORY,
+    RELATED,
+    RELATED_ORDERS,
+    RESUME,
+    SOFT,
+    SOFT_ORDERS,
+    SOURCES,
+    SPARSE,
+    SPARSES,
+    STATIC,
+    UNIGRAM,
+)
+from aded_local.errors import OptionError
+from aded_local.ngrams.table import ORDERS
+
+MIXING: Final = SOURCES
+RATES: Final = SOURCES + 1
+CALIBRATION: Final = SOURCES + 2
+PARTS: Final = SOURCES + 3
+"""Places of the switches: a source each, then what is learnt."""
+
+INGREDIENTS: Final[dict[str, tuple[int, ...]]] = {
+    "conversation": tuple(range(CONTEXT, CONTEXT + ORDERS)),
+    "memory": (*range(MEMORY, MEMORY + ORDERS), *range(RELATED, RELATED + RELATED_ORDERS)),
+    "static": tuple(range(STATIC, STATIC + ORDERS)),
+    "related": tuple(range(RELATED, RELATED + RELATED_ORDERS)),
+    "soft": tuple(range(SOFT, SOFT + SOFT_ORDERS)),
+    "long-contexts": tuple(first + k for first in (CONTEXT, MEMORY, STATIC) for k in range(3, ORDERS)),
+    "longest": (LONGEST,),
+    "gaps": tuple(range(SPARSE, SPARSE + SPARSES)),
+    "unigram": (UNIGRAM,),
+    "passages": (COPY, RESUME),
+    "resumption": (RESUME,),
+    "mixing": (MIXING,),
+    "rates": (RATES,),
+    "calibration": (CALIBRATION,),
+    "priors": (),
+}
+"""Sources first; then what is learnt as the text goes on: weights, hit rates of the evidence, final calibration;
+``priors`` is what was learnt of them before shipping. ``static`` is shipped phrases and a store of one's own;
+``long-contexts`` those of four to six tokens."""
+
+
+def switches(without: Iterable[str]) -> npt.NDArray[np.uint8]:
+    """1 for each part that is used, uint8 ``(PARTS,)``.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    used = np.ones(PARTS, np.uint8)
+    for name in without:
+        if name not in INGREDIENTS:
+            raise OptionError(f"the drafter has no part {name!r}; its parts are {', '.join(INGREDIENTS)}")
+        used[list(INGREDIENTS[name])] = 0
+    return used

@@ -1,0 +1,1 @@
+"""Preset ``paper``: ADED as published (arXiv 2407.12021)."""

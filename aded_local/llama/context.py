@@ -1,0 +1,399 @@
+"""One llama.cpp context: batch, KV cache and logits of a loaded model.
+
+At rest every cell of the cache carries every sequence id and positions run from 0 without a gap; the
+invariant is what lets any tree start from any point without copying the prefix (llama.cpp, seen from
+``llama_memory_seq_cp``, scans all cells for each call).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.errors import DeviceError
+from aded_local.llama import logs
+from aded_local.llama.interrupts import held_back
+from aded_local.llama.layout import PLAIN, Layout, lay_out
+from aded_local.llama.loading import lib
+from aded_local.llama.model import Model
+from aded_local.llama.owned import Owned
+from aded_local.tree import DraftTree
+
+CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30, "f32": 0}
+"""KV cache types by name, as ``enum ggml_type`` numbers them (ggml.h)."""
+
+PREFILL_CHUNK = 512
+"""Prompt tokens per decode: llama.cpp's own default physical batch (``n_ubatch``)."""
+
+LARGEST_PASS = 65
+"""Tokens of one verification at most: the paper's largest tree, 64 nodes, and its root. llama.cpp reserves memory
+for the logits of as many tokens as it is told to expect, half a megabyte each with a large vocabulary."""
+
+SMALLEST_CONTEXT = 256
+"""Cells below which a context is of no use; also what llama.cpp pads the cache to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """How a context is made.
+
+    Attributes:
+        n_ctx: KV cells.
+        n_threads: CPU threads, for prompts and answers alike.
+        flash_attention: fused attention kernels on or off.
+        cache_type: key of ``CACHE_TYPES``.
+        n_sequences: branches a tree may have.
+        n_rollback: state snapshots asked for, recurrent and hybrid memory only.
+    """
+
+    n_ctx: int
+    n_threads: int
+    flash_attention: bool
+    cache_type: str
+    n_sequences: int
+    n_rollback: int = 0
+
+
+class Context:
+    """A cache of decoded tokens that grows by verified paths and shrinks by rollback.
+
+    Attributes:
+        n_past: cells in use; positions ``0 … n_past - 1`` are decoded.
+
+    Raises:
+        DeviceError: llama.cpp could not make the context (memory, or a combination it does not support).
+    """
+
+    def __init__(self, model: Model, settings: ContextSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.n_past = 0
+        self._last_start = 0  # cells before the last decode
+        self._n_verified = 0  # rows of the last decode, where it was a verification
+        self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
+        self._verified_views: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+        self._handle = None
+        # -1 means every sequence, but running states are rolled back by number only.
+        self._everywhere = 0 if settings.n_sequences == 1 else -1
+        params = lib.llama_context_default_params()
+        params.n_ctx = settings.n_ctx
+        params.n_batch = min(PREFILL_CHUNK, settings.n_ctx)
+        params.n_ubatch = params.n_batch
+        params.n_seq_max = settings.n_sequences
+        params.n_outputs_max = min(LARGEST_PASS, params.n_batch)
+        params.n_rs_seq = settings.n_rollback
+        params.n_threads = settings.n_threads
+        params.n_threads_batch = settings.n_threads
+        params.flash_attn_type = (
+            lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            if settings.flash_attention
+            else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        params.type_k = params.type_v = CACHE_TYPES[settings.cache_type]
+        params.kv_unified = True
+        # A window-sized cache forgets cells a rollback may need.
+        params.swa_full = True
+        params.no_perf = True
+        logs.clear_errors()
+        with held_back():
+            self._handle = lib.llama_init_from_model(model.handle, params)
+        if not self._handle:
+            reason = logs.last_error() or "out of memory"
+            raise DeviceError(
+                f"llama.cpp could not make a context of {settings.n_ctx} tokens: {reason}; ask for less with -c"
+            )
+        self._owned: Owned | None = Owned(self._handle, lib.llama_free, model.owned)
+        self._memory = lib.llama_get_memory(self._handle)
+        # llama.cpp rounds up; what was asked for may be all the positions a model has learnt.
+        self.n_ctx = min(int(lib.llama_n_ctx(self._handle)), settings.n_ctx)
+        self.n_rollback = int(lib.llama_n_rs_seq(self._handle))
+        self._make_batch(int(params.n_batch))
+
+    def _make_batch(self, capacity: int) -> None:
+        """Allocate the batch once; NumPy views and llama.cpp share the memory."""
+        n_sequences = self.settings.n_sequences
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._n_sequence_ids = np.full(capacity, n_sequences, np.int32)
+        self._wanted = np.zeros(capacity, np.int8)
+        self._all_sequences = np.arange(n_sequences, dtype=np.int32)
+        self._sequence_ids = np.tile(self._all_sequences, (capacity, 1))
+        row_type = ctypes.POINTER(lib.llama_seq_id)
+        address = self._sequence_ids.ctypes.data
+        stride = self._sequence_ids.strides[0]
+        self._rows = (row_type * capacity)(
+            *(ctypes.cast(address + i * stride, row_type) for i in range(capacity))
+        )
+        self._batch = lib.llama_batch(
+            0,
+            self._tokens.ctypes.data_as(ctypes.POINTER(lib.llama_token)),
+            None,
+            self._positions.ctypes.data_as(ctypes.POINTER(lib.llama_pos)),
+            self._n_sequence_ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            self._rows,
+            self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        self._branched_rows = 0
+
+    def close(self) -> None:
+        """Free cache and buffers."""
+        self._owned = self._handle = None
+
+    @property
+    def batch_capacity(self) -> int:
+        return int(self._tokens.shape[0])
+
+    # --- decoding ----------------------------------------------------------------------------
+
+    def _decode(self, n: int) -> float:
+        self._batch.n_tokens = n
+        self._last_start = self.n_past
+        self._n_verified = 0
+        started = time.perf_counter()
+        status = lib.llama_decode(self._handle, self._batch)
+        # On a GPU decode returns before the work is done.
+        lib.llama_synchronize(self._handle)
+        elapsed = time.perf_counter() - started
+        if status != 0:
+            reason = logs.last_error() or f"status {status}"
+            raise DeviceError(
+                f"llama.cpp could not decode {n} tokens after {self.n_past}: {reason}; ask for less with -c"
+            )
+        return elapsed
+
+    def prefill(
+        self,
+        tokens: npt.NDArray[np.int32],
+        *,
+        want_logits: bool = True,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> float:
+        """Decode prompt tokens behind what is cached, in chunks.
+
+        Args:
+            tokens: int32 ``(n,)``, ``n_past + n <= n_ctx``.
+            want_logits: compute the logits of the last token (``logits(-1)`` afterwards).
+            cancelled: asked before each chunk but the first; stops there, with ``n_past`` at what is decoded.
+
+        Returns:
+            Seconds in llama.cpp.
+
+        Raises:
+            DeviceError: llama.cpp refused; the cache is as before the failing chunk.
+        """
+        seconds = 0.0
+        self._restore_rows()
+        for start in range(0, tokens.shape[0], self.batch_capacity):
+            chunk = tokens[start : start + self.batch_capacity]
+            if start and cancelled is not None and cancelled():
+                break
+            n = chunk.shape[0]
+            self._tokens[:n] = chunk
+            self._positions[:n] = np.arange(self.n_past, self.n_past + n)
+            self._wanted[:n] = 0
+            if want_logits and start + n == tokens.shape[0]:
+                self._wanted[n - 1] = 1
+            seconds += self._decode(n)
+            self.n_past += n
+        return seconds
+
+    def verify(self, root: int, tree: DraftTree) -> tuple[Layout, float]:
+        """Decode the root and every node of ``tree`` in one pass.
+
+        Cells are written but ``n_past`` does not move: call ``accept`` with the path that the target took.
+        ``logits(0)`` are the root's and ``logits(layout.row_of[node])`` a node's.
+
+        Args:
+            root: the last accepted token, not decoded yet.
+            tree: nodes below it; at most ``settings.n_sequences`` leaves.
+
+        Returns:
+            Where each node lies, and the seconds in llama.cpp.
+
+        Raises:
+            DeviceError: llama.cpp refused.
+        """
+        n = len(tree)
+        self._restore_rows()
+        self._tokens[0] = root
+        self._positions[0] = self.n_past
+        layout = PLAIN
+        if n:
+            layout = lay_out(tree, self.settings.n_sequences)
+            if layout.is_chain:
+                self._tokens[1 : n + 1] = tree.tokens
+                self._positions[1 : n + 1] = self.n_past + tree.depths
+            else:
+                order = np.array(layout.order, np.int64)
+                self._tokens[1 : n + 1] = tree.tokens[order]
+                self._positions[1 : n + 1] = self.n_past + tree.depths[order]
+                for row, node in enumerate(layout.order, start=1):
+                    ids = layout.sequences[node]
+                    self._n_sequence_ids[row] = len(ids)
+                    self._sequence_ids[row, : len(ids)] = ids
+                self._branched_rows = n + 1
+        self._wanted[: n + 1] = 1
+        seconds = self._decode(n + 1)
+        self._n_verified = n + 1
+        return layout, seconds
+
+    def _restore_rows(self) -> None:
+        """Give the rows a tree used all their sequence ids back."""
+        if self._branched_rows:
+            self._n_sequence_ids[: self._branched_rows] = self.settings.n_sequences
+            self._sequence_ids[: self._branched_rows] = self._all_sequences
+            self._branched_rows = 0
+
+    def accept(self, tree: DraftTree, layout: Layout, path: list[int]) -> None:
+        """Keep the root and the nodes of ``path``, drop the other nodes of the verified tree.
+
+        Args:
+            tree: what was verified.
+            layout: what ``verify`` returned.
+            path: node indices from the first level down; empty keeps the root alone.
+
+        Raises:
+            DeviceError: the memory could not roll back (cannot happen within ``n_rollback``).
+        """
+        start = self.n_past + 1
+        end = start + len(path)
+        if len(path) < len(tree):
+            self._remove(self._everywhere, end, -1)
+        if not layout.is_chain and path:
+            winner = layout.sequences[path[-1]][0]
+            carried = [set(layout.sequences[node]) for node in path]
+            for sequence in range(self.settings.n_sequences):
+                depth = sum(sequence in ids for ids in carried)
+                if depth < len(path):
+                    # This branch left the path: its nodes go, the accepted ones become its own.
+                    self._remove(sequence, start + depth, end)
+                    lib.llama_memory_seq_cp(self._memory, winner, sequence, start + depth, end)
+        self.n_past = end
+
+    def _remove(self, sequence: int, start: int, end: int) -> None:
+        if not lib.llama_memory_seq_rm(self._memory, sequence, start, end):
+            raise DeviceError(
+                f"llama.cpp could not roll the {self.model.header.architecture} memory back; use --draft off"
+            )
+
+    def can_roll_back_to(self, n: int) -> bool:
+        """Whether ``roll_back(n)`` keeps the first ``n`` tokens instead of clearing everything."""
+        if n >= self.n_past or n == 0:
+            return True
+        if self.model.is_recurrent or self.model.is_hybrid:
+            # llama.cpp also accepts to go back into an earlier batch, and then restores a wrong state.
+            return n > self._last_start and self.n_past - n <= self.n_rollback
+        return True
+
+    def roll_back(self, n: int) -> int:
+        """Forget all but the first ``n`` tokens; everything where the memory cannot.
+
+        Returns:
+            Tokens still cached: ``n`` or 0.
+        """
+        if n >= self.n_past:
+            return self.n_past
+        if (
+            n > 0
+            and self.can_roll_back_to(n)
+            and lib.llama_memory_seq_rm(self._memory, self._everywhere, n, -1)
+        ):
+            self.n_past = n
+        else:
+            lib.llama_memory_clear(self._memory, False)
+            self.n_past = 0
+        return self.n_past
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Logits of a batch row of the last decode, a view: float32 ``(n_vocab,)``.
+
+        Valid until the next decode. ``-1`` is the last row that has logits.
+        """
+        pointer = lib.llama_get_logits_ith(self._handle, row)
+        if not pointer:
+            raise DeviceError(f"llama.cpp kept no logits for row {row}")
+        # llama.cpp's buffer seldom moves, and wrapping it anew costs more than finding the arg-max in it.
+        address = ctypes.addressof(pointer.contents)
+        view = self._logit_views.get(address)
+        if view is None:
+            if len(self._logit_views) > 4 * LARGEST_PASS:
+                self._logit_views.clear()
+            view = np.ctypeslib.as_array(pointer, shape=(self.model.n_vocab,))
+            self._logit_views[address] = view
+        return view
+
+    def verified_logits(self) -> npt.NDArray[np.float32]:
+        """Logits of the pass just verified by batch row, a view: float32 ``(n_nodes + 1, n_vocab)``, contiguous.
+
+        Valid until the next decode.
+
+        Raises:
+            DeviceError: the last decode was no verification, or llama.cpp's rows are not where they should be.
+        """
+        n = self._n_verified
+        first = lib.llama_get_logits_ith(self._handle, 0) if n else None
+        last = lib.llama_get_logits_ith(self._handle, n - 1) if n > 1 else first
+        if not first or not last:
+            raise DeviceError(f"llama.cpp kept no logits for {n} verified rows")
+        address = ctypes.addressof(first.contents)
+        # One buffer, in the batch's order (llama-context.cpp, output_reorder), as long as every row is wanted.
+        stride = self.model.n_vocab * ctypes.sizeof(ctypes.c_float)
+        if ctypes.addressof(last.contents) != address + (n - 1) * stride:
+            raise DeviceError(f"llama.cpp's logits of {n} verified rows do not lie side by side")
+        view = self._verified_views.get((address, n))
+        if view is None:
+            if len(self._verified_views) > 4 * LARGEST_PASS:
+                self._verified_views.clear()
+            view = np.ctypeslib.as_array(first, shape=(n, self.model.n_vocab))
+            self._verified_views[address, n] = view
+        return view
+
+    @property
+    def handle(self) -> object:
+        """llama.cpp's context, for the sampler chain of this package."""
+        return self._handle
+
+    # --- for the probe -----------------------------------------------------------------------
+
+    def fill_by_copy(self, n_cells: int) -> None:
+        """Fill the cache with ``n_cells`` cells in all, by copying what is there: no decoding.
+
+        The copies share positions with the originals, so the text they stand for makes no sense, but
+        attention reads them all, which is what a cost probe needs. ``clear`` afterwards.
+        """
+        size = int(lib.llama_state_seq_get_size(self._handle, 0))
+        buffer = (ctypes.c_uint8 * size)()
+        lib.llama_state_seq_get_data(self._handle, buffer, size, 0)
+        n_prefix = self.n_past
+        cells = n_prefix
+        while cells + n_prefix <= n_cells:
+            # Sequence 1 receives a copy in cells of its own, hands them to all and is emptied for the next.
+            if not lib.llama_state_seq_set_data(self._handle, buffer, size, 1):
+                raise DeviceError("llama.cpp could not restore a sequence's state")
+            for sequence in range(self.settings.n_sequences):
+                if sequence != 1:
+                    lib.llama_memory_seq_cp(self._memory, 1, sequence, -1, -1)
+            cells += n_prefix
+        # Restoring took sequence 1 away from the cells before; all sequences must hold the same.
+        lib.llama_memory_seq_cp(self._memory, 0, 1, -1, -1)
+
+    def probe_batch(self, tokens: npt.NDArray[np.int32]) -> float:
+        """Decode ``tokens`` as one batch with logits for each, as a verified chain does; seconds."""
+        n = tokens.shape[0]
+        self._restore_rows()
+        self._tokens[:n] = tokens
+        self._positions[:n] = np.arange(self.n_past, self.n_past + n)
+        self._wanted[:n] = 1
+        seconds = self._decode(n)
+        self.n_past += n
+        return seconds
+
+    def clear(self) -> None:
+        """Forget everything."""
+        lib.llama_memory_clear(self._memory, False)
+        self.n_past = 0

@@ -1,0 +1,1 @@
+"""What followed what: hashed tables, counted beforehand or as the text goes on."""

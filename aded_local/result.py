@@ -1,0 +1,128 @@
+"""What callers get: pieces of an answer, the whole of it, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from aded_local.decode import Tally
+from aded_local.errors import DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an answer took.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        reused_tokens: of those, taken from the cache of the turn before.
+        generated_tokens: tokens the target chose, the end token included.
+        target_passes: passes of the target over its weights, after prefill.
+        tokens_per_pass: tokens generated per pass; plain decoding has 1.
+        drafted: draft tokens verified.
+        accepted: draft tokens the target agreed with.
+        seconds: wall time by stage: ``prefill``, ``draft``, ``verify`` (inside llama.cpp), ``sample``,
+            ``elsewhere``.
+        draft_microseconds: median over passes of all that drafting adds (search, budget, learning).
+        draft_microseconds_p99: its 99th percentile.
+        tokens_per_second: tokens after the first, per second after the first token.
+        time_to_first_token: seconds.
+        seed: the seed of the random draws.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    generated_tokens: int
+    target_passes: int
+    tokens_per_pass: float
+    drafted: int
+    accepted: int
+    seconds: dict[str, float]
+    draft_microseconds: float
+    draft_microseconds_p99: float
+    tokens_per_second: float
+    time_to_first_token: float
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of an answer.
+
+    Attributes:
+        text: whole characters; may be empty when the last tokens ended inside one.
+        tokens: ids that were settled since the piece before.
+        finish_reason: ``stop``, ``length`` or ``cancelled`` in the last piece, else None.
+        stats: in the last piece, else None.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: str | None = None
+    stats: Stats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer.
+
+    Attributes:
+        text: the answer.
+        tokens: ids the target chose, without the one that ended the answer.
+        finish_reason: ``stop`` (the model or a stop string ended it), ``length`` or ``cancelled``.
+        stats: what it took.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    stats: Stats
+
+
+def stats_of(tally: Tally, idle: float) -> Stats:
+    """Statistics of a finished answer; ``idle`` seconds passed in the caller's hands, not ours."""
+    total = tally.total - idle
+    known = tally.prefill + tally.draft + tally.verify + tally.sample
+    after_first = total - tally.first_token
+    rest = tally.generated_tokens - 1
+    times = tally.draft_times or [0.0]
+    return Stats(
+        prompt_tokens=tally.prompt_tokens,
+        reused_tokens=tally.reused_tokens,
+        generated_tokens=tally.generated_tokens,
+        target_passes=tally.passes,
+        tokens_per_pass=rest / tally.passes if tally.passes else 0.0,
+        drafted=tally.drafted,
+        accepted=tally.accepted,
+        seconds={
+            "prefill": tally.prefill,
+            "draft": tally.draft,
+            "verify": tally.verify,
+            "sample": tally.sample,
+            "elsewhere": max(0.0, total - known),
+        },
+        draft_microseconds=1e6 * float(np.median(times)),
+        draft_microseconds_p99=1e6 * float(np.percentile(times, 99)),
+        tokens_per_second=rest / after_first if rest > 0 and after_first > 0 else 0.0,
+        time_to_first_token=tally.first_token,
+        seed=tally.seed,
+    )
+
+
+def joined(pieces: Iterator[Piece]) -> Reply:
+    """The whole answer of a stream."""
+    texts: list[str] = []
+    tokens: list[int] = []
+    for piece in pieces:
+        texts.append(piece.text)
+        tokens.extend(piece.tokens)
+        if piece.stats is not None and piece.finish_reason is not None:
+            return Reply("".join(texts), tokens, piece.finish_reason, piece.stats)
+    raise DeviceError("the answer ended without a result")

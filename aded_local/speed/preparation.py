@@ -1,0 +1,222 @@
+"""What a first start lacks is made ready beside and between answers: kernels, the best setting, the cost curve.
+
+The first token never waits for it. Kernels are compiled by a child process, which goes on when this one ends; settings
+and costs are measured while nobody asks, in contexts of their own; drafting joins when all of it is there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from aded_local.errors import ADEDError
+from aded_local.llama.loading import is_forked
+from aded_local.scheduler import Closed, Turns
+from aded_local.trials import trial
+
+KERNELS: Final = "kernels"
+MEASURING: Final = "measuring"
+READY: Final = "ready"
+
+POLL_SECONDS: Final = 0.1
+"""How often the compiling child is looked at."""
+
+FIRST_ANSWER_SECONDS: Final = 1.0
+"""Where nobody has asked so long after the start, compiling begins; else when the first answer has ended, since an
+answer beside it streams at half its speed (SmolLM2, two cores)."""
+
+COMPILING_LIMIT: Final = 600.0
+"""Seconds after which a compiling child is no longer waited for: forty times what it takes on a quiet core."""
+
+SWITCH_SECONDS: Final = 5e-4
+"""How long Python code of this thread may hold up an answer's: Python's own 5 ms would be felt at every token."""
+
+CLOSING_SECONDS: Final = 30.0
+"""How long closing waits for the pass that is being timed."""
+
+Say = Callable[[str], None]
+
+
+class Preparation:
+    """Runs steps in a thread until drafting is ready.
+
+    Attributes:
+        turns: who may use the model now.
+        stage: ``KERNELS``, ``MEASURING`` or ``READY``.
+        compiled: seconds that compiling kernels took, 0.0 where they were kept.
+        joined: seconds from the start until drafting joined; 0.0 where it has not, or was there at once.
+    """
+
+    def __init__(self, turns: Turns, notice: Say) -> None:
+        self.turns = turns
+        self.stage = READY
+        self.compiled = 0.0
+        self.joined = 0.0
+        self._notice = notice
+        self._steps: Callable[[Preparation], None] = _nothing
+        self._started = time.perf_counter()
+        # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
+        self._ended = threading.Event()
+        self._ended.set()
+        self._interruptible: int | None = None
+
+    def start(self, steps: Callable[[Preparation], None], stage: str) -> None:
+        """Run ``steps`` in a thread; they may raise ``Closed`` or an ADEDError, which ends them.
+
+        Args:
+            steps: sets ``stage`` as it goes.
+            stage: the first.
+        """
+        self.stage = stage
+        self._steps = steps
+        self._ended.clear()
+        thread = threading.Thread(target=self._run, name="aded-prepare", daemon=True)
+        # A thread inside llama.cpp must not outlive the library at the interpreter's end.
+        atexit.register(_close_at_exit, weakref.ref(self))
+        thread.start()
+
+    def _run(self) -> None:
+        steps, self._steps = self._steps, _nothing
+        try:
+            steps(self)
+        except Closed:
+            pass
+        except (ADEDError, OSError) as error:
+            self._notice(f"not all could be measured here, so decoding goes on as it is: {error}")
+        except Exception as error:  # whatever it is, answers go on
+            if self.turns.closing:
+                return  # a compiler makes an exception of its own of one that came in it
+            what = f"{type(error).__name__}: {error}"
+            self._notice(
+                f"measuring ended unexpectedly ({what}), so decoding goes on as it is; please report it"
+            )
+        finally:
+            # They may be the last to hold a model that was dropped meanwhile: it is freed before anybody is told.
+            del steps
+            self.stage = READY
+            self._ended.set()
+
+    def has_joined(self) -> None:
+        """Drafting is ready."""
+        self.joined = time.perf_counter() - self._started
+
+    @property
+    def running(self) -> bool:
+        """Whether something is still made ready."""
+        return not self._ended.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all is ready, for at most so many seconds; tells whether it is."""
+        return self._ended.wait(seconds)
+
+    def close(self) -> bool:
+        """Stop, within a pass; tells whether nobody uses the model any more.
+
+        An interrupt meanwhile takes effect when the pass has ended: weights must not be freed under it.
+        """
+        self.turns.close()
+        interrupt: KeyboardInterrupt | None = None
+        until = time.monotonic() + CLOSING_SECONDS
+        while self.running and time.monotonic() < until:
+            try:
+                self._interrupt()  # again and again: compilers have places where it is dropped
+                self._ended.wait(POLL_SECONDS)
+            except KeyboardInterrupt as came:
+                interrupt = came
+        if interrupt is not None:
+            raise interrupt
+        return not self.running
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Closing ends what the thread does in the block, wherever it is: with a ``Closed``."""
+        self._interruptible = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._interruptible = None
+
+    def _interrupt(self) -> None:
+        thread = self._interruptible
+        if thread is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Closed))
+
+    def describe(self) -> str:
+        """The state in a few words, for people."""
+        parts = [f"kernels compiled in {self.compiled:.0f} s"] if self.compiled else []
+        if self.stage == KERNELS:
+            parts.append("compiling the drafter beside the answers, once per installation")
+        elif self.stage == MEASURING:
+            parts.append("measuring this machine between answers, once per model")
+        if self.joined:
+            parts.append(f"drafting joined after {self.joined:.1f} s")
+        return "; ".join(parts) or "all is ready"
+
+
+def _nothing(_preparation: Preparation) -> None:
+    return
+
+
+def _close_at_exit(preparation: weakref.ref[Preparation]) -> None:
+    found = preparation()
+    if found is not None and not is_forked():
+        found.close()
+
+
+def compile_beside(turns: Turns) -> None:
+    """Have a child process compile the drafter's kernels into the cache.
+
+    The child goes on when this process ends, so that short runs get there too.
+
+    Raises:
+        Closed: the model is being closed.
+    """
+    from aded_local.drafters import ahead
+    from aded_local.kernels import kept
+
+    started = time.perf_counter()
+    if kept.FOLDER is None:
+        return  # nothing can be handed over: they are compiled here
+    child = None
+    try:
+        turns.wait_for_a_first_answer(FIRST_ANSWER_SECONDS)
+    finally:  # also where this program ends now: the next start has them then
+        if not kept.somebody_compiles():
+            # Its own session: a terminal's Ctrl-C is not for it.
+            with contextlib.suppress(OSError):
+                child = subprocess.Popen(
+                    trial.interpreter(
+                        f"import runpy; runpy.run_module({ahead.__name__!r}, run_name='__main__', alter_sys=True)"
+                    ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+                # It may outlive this object, and somebody has to ask how it ended.
+                threading.Thread(target=child.wait, daemon=True).start()
+    while time.perf_counter() - started < COMPILING_LIMIT:
+        if turns.closing:
+            raise Closed
+        time.sleep(POLL_SECONDS)
+        if child.poll() is not None if child is not None else not kept.somebody_compiles():
+            return
+
+
+@contextlib.contextmanager
+def giving_way() -> Iterator[None]:
+    """Python code in the block, which runs beside an answer, hands the interpreter over often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -1,0 +1,277 @@
+"""Times passes in a context that nobody needs, and finds the batch sizes that equal one-token decoding.
+
+The same probe that times a batch of n tokens compares its logits with those of one-token decoding, bit for bit. It
+gives way: whoever answers comes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.llama import Context
+from aded_local.speed.contention import Watch, contended
+from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
+
+FAR_FILL = 2048
+"""Cells of the second measurement, from which the cost per cell is taken."""
+
+PREFIX = 32
+"""Tokens really decoded before a probe; the other cells are copies of theirs, which costs no decoding."""
+
+CHAIN = 16
+"""Tokens decoded one by one, for the cost of one and as the reference of exactness."""
+
+SIZES = (2, 4, 3, 8, 5, 6, 7, 16, 12, 10, 9, 14, 20, 24, 32, 48, 64)
+"""Batch sizes probed, most useful first, because a slow model's probe ends when its time is spent. Up to 8
+every size counts on the jagged CPU curves of field measurements (3 dearer than 4, 7 than 8)."""
+
+FAR_SIZES = (1, 2, 4, 8, 16)
+"""Sizes probed at ``FAR_FILL``; in between the cost per cell is interpolated."""
+
+EXACT_POSITIONS = 1024
+"""Tokens that are decoded one by one and in batches before a size is believed exact, where the context has room.
+Kernels for one row and for several may differ only where a value lies just between two quantized ones: with the
+built-in model's Q8_0 weights at one token in a hundred or so, and 300 in a row have been seen without one."""
+EXACT_SECONDS = 1.5
+LEAST_EXACT_POSITIONS = 256
+"""On a slow model, as many as are decoded one by one in this time, but at least this many. Such a model has
+fifty times the built-in one's values per token, each of which might tell."""
+EXACT_FILLS = (256, 512, 2048)
+"""Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
+
+PROBE_SECONDS = 3.0
+"""Time after which a timing probe starts no further size: a start-up delay people bear once per model."""
+
+ROUNDS = 5
+"""Repetitions per size where time allows; the median counts."""
+
+LEAST_SIZES: Final = 5
+"""Batch sizes that are measured however long they take. Drafts were priced from a single size once, measured beside
+other programs, and lost a tenth of the speed (SmolLM2, two cores)."""
+
+PROBE_SEED = 20407
+"""Seed of the probe's tokens."""
+
+
+class Gate(Protocol):
+    """Says when a probe may have the processor."""
+
+    def wait(self) -> bool:
+        """Return when nobody else needs it; tells whether that took waiting."""
+        ...
+
+    def undisturbed(self) -> bool:
+        """Whether nobody has needed it since ``wait`` returned."""
+        ...
+
+
+class OpenGate:
+    """Nobody else is there."""
+
+    def wait(self) -> bool:
+        """Return at once."""
+        return False
+
+    def undisturbed(self) -> bool:
+        """Always."""
+        return True
+
+
+class Probe:
+    """Times and compares batches in a context that holds nothing anyone needs.
+
+    Args:
+        context: empty; empty again after each measurement.
+        clock: seconds, for tests.
+        gate: asked before each pass.
+
+    Attributes:
+        contended: other programs had the processor during a timing.
+    """
+
+    LARGEST_ROOM = FAR_FILL + 2 * BASE_FILL
+    """Cells a context made only for probing needs."""
+
+    def __init__(
+        self, context: Context, clock: Callable[[], float] = time.perf_counter, gate: Gate | None = None
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._gate: Gate = OpenGate() if gate is None else gate
+        self.contended = False
+        self._waiting: list[float] = []
+        self._tokens = context.model.random_tokens(PREFIX + LARGEST_BATCH, PROBE_SEED)
+        room = min(context.n_ctx, context.model.n_ctx_train or context.n_ctx)
+        # A running state has no cells to fill, and its rollback is short: one fill, and no batches to rewind.
+        self._rewinds = not (context.model.is_recurrent or context.model.is_hybrid)
+        self.largest_fill = room - LARGEST_BATCH - PREFIX if self._rewinds else 0
+        self.largest_size = min(
+            LARGEST_BATCH,
+            context.batch_capacity,
+            room - PREFIX,
+            LARGEST_BATCH if self._rewinds else context.n_rollback + 1,
+        )
+
+    def _fill(self, n_cells: int) -> None:
+        self._context.clear()
+        self._context.prefill(self._tokens[:PREFIX], want_logits=False)
+        if self._rewinds and n_cells > PREFIX and n_cells <= self.largest_fill:
+            self._context.fill_by_copy(n_cells)
+
+    def _time(self, n: int) -> float:
+        """Seconds to decode the first n chain tokens as one batch, rolled back afterwards."""
+        seconds = self._context.probe_batch(self._tokens[PREFIX : PREFIX + n])
+        self._rewind(PREFIX)
+        return seconds
+
+    def _rewind(self, n_past: int) -> None:
+        if not self._rewinds:
+            # A running state's snapshots do not reach back beyond the last batch.
+            self._context.clear()
+        if self._context.roll_back(n_past) != n_past:
+            self._context.prefill(self._tokens[:n_past], want_logits=False)
+
+    def cells_for(self, n_cells: int) -> int:
+        """Cells a probe asked for ``n_cells`` really has: whole copies of the prefix, and no more than fit."""
+        if not self._rewinds or n_cells > self.largest_fill:
+            return PREFIX
+        return max(PREFIX, n_cells // PREFIX * PREFIX)
+
+    def passes(
+        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = math.inf
+    ) -> Iterator[tuple[int, float]]:
+        """Time batches round by round, so that a machine that slows down slows all sizes alike.
+
+        Args:
+            sizes: batch sizes wanted, most useful first; size 1 is always among them.
+            n_cells: cells attended over; fewer when the context has fewer.
+            rounds: repetitions where time allows.
+            seconds: time after which nothing further is begun, save the first ``LEAST_SIZES`` sizes.
+
+        Yields:
+            Batch size and seconds of each pass. The context is empty after the last.
+        """
+        wanted = [1, *(n for n in dict.fromkeys(sizes) if 1 < n <= self.largest_size)]
+        self._gate.wait()
+        self._fill(n_cells)
+        self._time(1)  # the first pass pays for memory that nobody touched yet
+        spent, met = 0.0, 0
+        for _ in range(rounds):
+            watch, before = Watch(), met
+            for n in wanted:
+                if spent > seconds and met >= min(LEAST_SIZES, len(wanted)):
+                    continue
+                while True:
+                    if self._gate.wait():
+                        watch = Watch()
+                    began = self._clock()
+                    if n == 1:
+                        # Plain steps follow plain steps: llama.cpp reuses their graph, and nothing large has just
+                        # gone through the caches. After 64 tokens one costs 1.8 times as much on the built-in model.
+                        self._time(1)
+                    taken = self._time(n)
+                    spent += self._clock() - began
+                    if self._gate.undisturbed():
+                        break
+                met += 1
+                yield n, taken
+            if met > before:
+                self._waiting.append(watch.waiting())
+        self._context.clear()
+
+    def time_sizes(
+        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = PROBE_SECONDS
+    ) -> dict[int, float]:
+        """Median seconds by batch size; arguments as for ``passes``. Sets ``contended``."""
+        samples: dict[int, list[float]] = {}
+        self._waiting = []
+        for n, taken in self.passes(sizes, n_cells, rounds=rounds, seconds=seconds):
+            samples.setdefault(n, []).append(taken)
+        self.contended |= contended(self._waiting, samples)
+        return {n: float(np.median(times)) for n, times in samples.items()}
+
+    def exact_sizes(self, sizes: Iterable[int], n_cells: int, *, longest: int = CHAIN) -> set[int]:
+        """Batch sizes up to ``longest`` equal to one-token decoding, bit for bit, after ``n_cells`` cells."""
+        limit = min(longest, self.largest_size)
+        self._fill(n_cells)
+        chain = self._tokens[PREFIX : PREFIX + limit]
+        reference = []
+        for i in range(limit):
+            self._gate.wait()
+            self._context.prefill(chain[i : i + 1])
+            reference.append(self._context.logits(-1).copy())
+        exact = {1}
+        for n in sizes:
+            if 1 < n <= limit:
+                self._gate.wait()
+                self._rewind(PREFIX)
+                self._context.probe_batch(chain[:n])
+                if all(np.array_equal(self._context.logits(i), reference[i]) for i in range(n)):
+                    exact.add(n)
+        self._context.clear()
+        return exact
+
+    def lasting_sizes(self, sizes: Iterable[int], positions: int = EXACT_POSITIONS) -> set[int]:
+        """Batch sizes that equal one-token decoding, bit for bit, at each of so many tokens in a row (fewer where
+        that takes long: see ``EXACT_SECONDS``)."""
+        positions = min(positions, self.largest_fill)
+        started = self._clock()
+        tokens = self._context.model.random_tokens(PREFIX + positions, PROBE_SEED)
+        chain = tokens[PREFIX:]
+        self._context.clear()
+        self._context.prefill(tokens[:PREFIX], want_logits=False)
+        reference = []
+        for i in range(positions):
+            if i >= LEAST_EXACT_POSITIONS and self._clock() - started > EXACT_SECONDS:
+                break
+            self._gate.wait()
+            self._context.prefill(chain[i : i + 1])
+            reference.append(_digest(self._context.logits(-1)))
+        positions = len(reference)
+        exact = {1}
+        for n in sizes:
+            if not 1 < n <= positions:
+                continue
+            self._context.roll_back(PREFIX)
+            for start in range(0, positions - n + 1, n):
+                self._gate.wait()
+                self._context.probe_batch(chain[start : start + n])
+                if any(_digest(self._context.logits(i)) != reference[start + i] for i in range(n)):
+                    break
+            else:
+                exact.add(n)
+        self._context.clear()
+        return exact
+
+    def curve(self) -> CostCurve:
+        """Measure the curve of this context."""
+        near = self.time_sizes(SIZES, BASE_FILL)
+        far: dict[int, float] = {}
+        far_fill = min(FAR_FILL, self.largest_fill)
+        if far_fill > 2 * BASE_FILL:
+            far = self.time_sizes(FAR_SIZES, far_fill, seconds=PROBE_SECONDS / 3)
+        curve = from_measurements(near, far, far_fill)
+        curve.contended = self.contended
+        return curve
+
+    def exactness(self) -> tuple[list[int], list[int]]:
+        """Batch sizes up to ``CHAIN`` that are exact at every fill the context can have, and those fills (cells)."""
+        fills = [fill for fill in EXACT_FILLS if fill <= self.largest_fill] or [PREFIX]
+        holding = set(range(1, CHAIN + 1))
+        for fill in fills:
+            holding &= self.exact_sizes(sorted(holding), fill)
+        if self._rewinds and len(holding) > 1:
+            holding &= self.lasting_sizes(sorted(holding))
+        return sorted(holding), fills
+
+
+def _digest(logits: npt.NDArray[np.float32]) -> bytes:
+    """Tells logits apart to the last bit, in little memory."""
+    return hashlib.blake2b(np.ascontiguousarray(logits).view(np.uint8).data, digest_size=16).digest()

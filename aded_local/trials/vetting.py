@@ -1,0 +1,103 @@
+"""Whether a GGUF ends the process that loads it: tried in a child process before this one does.
+
+llama.cpp asserts what it expects of a header, and ends the process where a file has it otherwise. The rules in
+``target/soundness.py`` name what is known; what they do not know is met by a child, which loads the file and decodes a
+token. It does so once for each header, library and processor, and the verdict is kept.
+
+This module imports neither llama_cpp nor NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from aded_local.errors import ModelFormatError
+from aded_local.trials import trial, verdicts
+from aded_local.trials.trial import Ending
+from aded_local.trials.verdicts import Verdict
+
+CHECK = 1
+"""Version of what is tried; another one is tried anew."""
+
+PROGRAM = Path(__file__).parent.parent / "llama" / "vetting_trial.py"
+"""What the child runs, as a file: its package imports NumPy and more, which take longer than all the rest."""
+
+LIMIT = 15.0
+"""Seconds for a step of the child, after which it counts as hung, beside the time to read the file. SmolLM2
+(98 MB) takes 0.4 s of a core in all, the built-in draft model 0.13, a file of 1.5 GB one second."""
+
+SLOWEST_DISK = 20e6
+"""Bytes a second at which a file is still read: less than a worn hard disk or a wireless network share gives."""
+
+MEMORY, MEMORY_SHARE = 2 << 30, 4
+"""Bytes the child may take besides the weights, which are mapped, and the part of the file's size that it may take
+more: running states grow with a model. SmolLM2 takes 90 MB, 24 layers of width 2,048 under 300."""
+
+LARGE = 1 << 30
+"""Bytes of a file from which on the child may take seconds, so that somebody is told."""
+
+PASSING = ("SIGBUS",)
+"""What a child also dies of where the file is cut short or a disk fails meanwhile: told, but not kept."""
+
+_passed: set[tuple[str, bool]] = set()
+
+
+def require_harmless(
+    path: Path,
+    digest: str,
+    n_bytes: int,
+    *,
+    vocabulary_only: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> None:
+    """Make sure, once for each header, that llama.cpp survives a file; call before it loads it.
+
+    A trial that comes to no verdict (no child process can be started, somebody killed it) is no obstacle.
+
+    Args:
+        path: the file.
+        digest: of all that llama.cpp reads besides weights.
+        n_bytes: of the file, or of all its parts.
+        vocabulary_only: only its vocabulary will be loaded.
+        progress: told before a trial that may take seconds.
+
+    Raises:
+        ModelFormatError: llama.cpp died of it, hung, or took more memory than a header can need.
+    """
+    if (digest, vocabulary_only) in _passed or trial.is_child():
+        return
+    what = "vocabulary" if vocabulary_only else "model"
+    kept = verdicts.place("vetted", CHECK, what, digest)
+    verdict = None if kept is None else verdicts.read(kept)
+    if verdict is None:
+        if progress is not None and n_bytes >= LARGE:
+            progress(f"trying the {what} in a child process (once per file)")
+        verdict = _tried(path, what, n_bytes, kept)
+    if verdict is None:
+        return
+    if not verdict.sound:
+        raise ModelFormatError(complaint(path, verdict))
+    _passed.add((digest, vocabulary_only))
+
+
+def _tried(path: Path, what: str, n_bytes: int, kept: Path | None) -> Verdict | None:
+    limit = LIMIT + n_bytes / SLOWEST_DISK
+    memory = MEMORY + n_bytes // MEMORY_SHARE
+    outcome = trial.run(PROGRAM, [str(path), what], limit=limit, memory=memory)
+    verdict = verdicts.of(outcome, limit, (trial.OUT_OF_MEMORY,))
+    # A machine that stood still, too, makes a child hang.
+    passing = outcome.ending is Ending.HUNG or outcome.cause in PASSING
+    if verdict is not None and kept is not None and not passing:
+        verdicts.keep(kept, verdict)
+    return verdict
+
+
+def complaint(path: Path, verdict: Verdict) -> str:
+    """A bad verdict as one line: what happened, and what to do about it."""
+    when = f" while {verdict.step}" if verdict.step else ""
+    words = f": {verdict.words}" if verdict.words else ""
+    return (
+        f"{path} cannot be used: tried in a child process, llama.cpp {verdict.what}{when}{words}; "
+        "download or convert it again, or update llama-cpp-python"
+    )
