@@ -59,7 +59,10 @@ _NO_DIALOGS = 0x0001 | 0x0002  # SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX
 _TAKE_OVER = (
     "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
 )  # fmt: skip
-_BEGIN = "from aded_local.trials import trial; trial.become_child(sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:])"
+_BEGIN = (
+    "from aded_local.trials import trial; "
+    "trial.become_child(sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:])"
+)
 """The child's first words."""
 
 
