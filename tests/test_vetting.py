@@ -18,7 +18,8 @@ from aded_local import LocalADED
 from aded_local.errors import ModelError, ModelFormatError, ModelKindError
 from aded_local.files import cache_folder
 from aded_local.llama import Model
-from aded_local.llama.gguf import ARRAY, STRING, UINT32, check
+from aded_local.llama.gguf import ARRAY, STRING, UINT32
+from aded_local.llama.soundness import check
 from aded_local.llama.vocabulary import Vocabulary
 from aded_local.trials import trial, vetting
 from aded_local.trials.trial import Ending, Outcome

@@ -1,8 +1,8 @@
-"""Reads and checks a GGUF's header before llama.cpp sees the file; pure Python, no tensor data is read.
+"""Reads a GGUF's header in pure Python, before llama.cpp sees the file, and checks it against the container's rules.
 
-llama.cpp refuses many bad files politely and ends the whole process on others, so everything that makes
-it do the latter is looked for here. The format is described in ggml's ``docs/gguf.md``; the limits are
-those of ``ggml/src/gguf.cpp``.
+llama.cpp reports an error for many bad files and crashes on others; ``soundness`` has the rules about their content.
+No tensor data is read. The format is described in ggml's ``docs/gguf.md``; the limits are those of
+``ggml/src/gguf.cpp``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -132,27 +132,22 @@ class GGUFHeader:
         return len(found) if isinstance(found, list) else None
 
 
-def check(path: Path) -> GGUFHeader:
-    """Read the header and refuse what llama.cpp would refuse, crash on, or not write text with.
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[GGUFHeader, mmap.mmap]]:
+    """The header, checked against the container's own rules, and the file's bytes, mapped while the block runs.
 
     Raises:
         ModelNotFoundError: no such file, a folder.
         ModelFormatError: not a GGUF, truncated, or inconsistent.
-        ModelKindError: sound, but it does not write text.
     """
-    # Imported here: the rules read headers, so their module imports this one.
-    from aded_local.llama import soundness
-
-    with _opened(path) as (data, state):
-        header = _read(Path(path), data, state)
-        others = soundness.check(header, data)
-    return replace(header, others=others)
+    with _mapped(path) as (data, state):
+        yield _read(Path(path), data, state), data
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """Read the header, checking the container's own rules only; errors as ``check``, no ModelKindError."""
-    with _opened(path) as (data, state):
-        return _read(Path(path), data, state)
+    """The header; errors as ``opened``."""
+    with opened(path) as (header, _data):
+        return header
 
 
 @contextmanager
@@ -191,7 +186,7 @@ def _state(found: os.stat_result) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
+def _mapped(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
     """The file's bytes, mapped, and its state."""
     path = Path(path)
     try:

@@ -13,10 +13,12 @@ import numpy as np
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.llama import logs
 from aded_local.llama.controls import is_bracketed_twice
-from aded_local.llama.gguf import GGUFHeader, check, unchanged
+from aded_local.llama.gguf import GGUFHeader, unchanged
 from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import lib, require_not_forked, threads_begin
 from aded_local.llama.owned import Owned
+from aded_local.llama.sampling import suggestions
+from aded_local.llama.soundness import check
 from aded_local.llama.tokenizing import piece_of, tokenized
 from aded_local.shown import one_line
 from aded_local.tree import IntArray
@@ -126,7 +128,7 @@ class Model:
         progress: told what takes seconds.
 
     Raises:
-        ModelNotFoundError, ModelFormatError, ModelKindError: see ``gguf.check``.
+        ModelNotFoundError, ModelFormatError, ModelKindError: see ``soundness.check``.
         BrokenBuildError: llama.cpp does not work on this processor.
         ForkedError: llama.cpp ran before this process was forked.
     """
@@ -237,9 +239,6 @@ class Model:
 
     @cached_property
     def _suggestions(self) -> tuple[dict[str, float], list[str]]:
-        # Imported here: samplers read contexts, whose module imports this one.
-        from aded_local.llama.sampling import suggestions
-
         found: dict[str, float] = {}
         for name, key in _SAMPLING_KEYS.items():
             value = self.header.metadata.get(key)

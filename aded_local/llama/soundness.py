@@ -1,6 +1,6 @@
-"""What a GGUF header must say for llama.cpp to load the model, run it, and write text with it.
+"""Rules that a GGUF's header must satisfy before llama.cpp may load the file.
 
-Each rule stands for a file that made llama.cpp end or crash the process, hang, or fail without a reason.
+Each rule was written after a file made llama.cpp abort, crash, hang, or fail without a reason.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import mmap
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aded_local.errors import ModelFormatError, ModelKindError
-from aded_local.llama.gguf import ARRAY, BOOL, STRING, UINT32, Array, GGUFHeader
+from aded_local.llama.gguf import ARRAY, BOOL, STRING, UINT32, Array, GGUFHeader, opened, read_header
 
 _INT32, _FLOAT32 = 5, 6
 
@@ -65,20 +66,31 @@ _VOCABULARY_ARRAYS = {
 }
 
 
-def check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
-    """Refuse an unsound header.
-
-    Args:
-        header: as read.
-        data: the file's bytes, for the vocabulary's texts.
-
-    Returns:
-        Of a model in several files, the headers of all but the first.
+def check(path: Path) -> GGUFHeader:
+    """Read a model's header; refuse a file that llama.cpp would refuse or crash on, or whose model writes no text.
 
     Raises:
-        ModelFormatError: llama.cpp would fail or crash.
+        ModelNotFoundError: no such file, a folder.
+        ModelFormatError: not a GGUF, truncated, or inconsistent.
         ModelKindError: sound, but it does not write text.
     """
+    with opened(path) as (header, data):
+        return replace(header, others=_check(header, data))
+
+
+def check_vocabulary(path: Path) -> GGUFHeader:
+    """Read a header; refuse a vocabulary that llama.cpp would crash on. The weights, if any, are not checked.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, ModelKindError: as ``check``.
+    """
+    with opened(path) as (header, data):
+        _Rules(header).vocabulary(data)
+        return header
+
+
+def _check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
+    """Apply all rules; returns the headers of a split model's other files."""
     rules = _Rules(header)
     rules.kind()
     others = rules.split()
@@ -152,9 +164,6 @@ class _Rules:
         return self._siblings(siblings)
 
     def _siblings(self, siblings: list[Path]) -> tuple[GGUFHeader, ...]:
-        # Imported late: ``gguf.check`` imports this module.
-        from aded_local.llama.gguf import read_header
-
         total = self.metadata.get("split.tensors.count")
         others = []
         for number, sibling in enumerate(siblings[1:], start=1):
