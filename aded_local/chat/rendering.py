@@ -31,7 +31,6 @@ import jinja2
 import markupsafe
 import psutil
 
-import aded_local
 from aded_local.chat.bounds import MAX_OUTPUT, TooMuch
 from aded_local.chat.rendering_child import (
     OUT_OF_MEMORY,
@@ -356,9 +355,8 @@ def _start_process() -> subprocess.Popen[bytes]:
     # The executable of a frozen program is that program, which would begin anew.
     if not sys.executable or getattr(sys, "frozen", False):
         raise OSError("there is no Python interpreter to start")
-    needed = (
-        Path(str(module.__file__)).absolute().parent.parent for module in (aded_local, jinja2, markupsafe)
-    )
+    libraries = (Path(str(module.__file__)).absolute().parent.parent for module in (jinja2, markupsafe))
+    needed = (Path(__file__).absolute().parents[2], *libraries)
     limits = (SECONDS, MEMORY, PATIENCE + MORE_SECONDS)
     # A Ctrl-C in the terminal goes to the whole group, and is none of this process's business.
     own_group: dict[str, Any]

@@ -179,7 +179,7 @@ def compile_beside(scheduler: Scheduler) -> None:
     Raises:
         Closed: the model is being closed.
     """
-    from aded_local.drafters import ahead
+    from aded_local.drafters.ngram import ahead
     from aded_local.kernels import kept
 
     started = time.perf_counter()
