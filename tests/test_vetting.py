@@ -165,7 +165,7 @@ def test_memory_that_no_header_needs_is_refused_in_time(
 ) -> None:
     # A vocabulary that splits into ever more tokens took 4 GB in 20 s; the rule that names it is put aside.
     monkeypatch.setattr("aded_local.llama.soundness._unescaped", lambda text: b"")
-    monkeypatch.setattr(vetting, "MEMORY", 128 << 20)
+    monkeypatch.setattr(vetting, "VETTING_MEMORY", 128 << 20)
     refused(edited(lambda file: file.put("tokenizer.ggml.model", b"rwkv")), "died of SIGABRT", "bad_alloc")
 
 
@@ -354,7 +354,7 @@ def test_the_child_imports_nothing_but_the_bindings() -> None:
         "except SystemExit: pass\n"
         "print([name for name in ('numpy', 'numba', 'jinja2', 'aded_local.llama') if name in sys.modules])"
     )
-    arguments = [str(vetting.PROGRAM), str(draft_path()), "vocabulary"]
+    arguments = [str(vetting.VETTING_FILE), str(draft_path()), "vocabulary"]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv[:] = {arguments!r}\n{program}"],
         capture_output=True,

@@ -33,11 +33,11 @@ import psutil
 
 from aded_local.chat.bounds import MAX_OUTPUT, TooMuch
 from aded_local.chat.rendering_child import (
-    OUT_OF_MEMORY,
-    REFUSED,
-    TEMPLATE,
-    TOO_MUCH,
-    VARIABLES,
+    REFUSED_PACKET,
+    TEMPLATE_PACKET,
+    TOO_MUCH_MEMORY,
+    TOO_MUCH_PACKET,
+    VARIABLES_PACKET,
     receive,
     send,
 )
@@ -61,7 +61,7 @@ MORE_SECONDS = 0.2
 COMPILING_SECONDS = 1.0
 """Processor time to compile in. Of 301 public templates the slowest takes 0.1 s on that server."""
 
-MEMORY = 400 << 20
+CHILD_MEMORY = 400 << 20
 """Bytes a child may take, 20 MB of them before it has read anything. Linux refuses more (``RLIMIT_DATA``); elsewhere,
 and on Windows, who takes more is ended when next looked at."""
 
@@ -71,14 +71,14 @@ LATE = 1.5
 LOOK = 0.02
 """Seconds between looks at a child that is at work."""
 
-PATIENCE = 30.0
+CHILD_PATIENCE = 30.0
 """Seconds within which any answer comes, if only because the processor time is used up: a machine may be that slow to
 give some, and a child may have been stopped from outside."""
 
 STARTING = 60.0
 """The same for a start, on a machine whose disk has much else to do."""
 
-_BEGIN = (
+_SERVE = (
     "import sys; sys.path += sys.argv[4:]; from aded_local.chat import rendering_child; "
     "rendering_child.serve(*map(float, sys.argv[1:4]))"
 )
@@ -177,8 +177,8 @@ class Renderer:
                 raise TemplateLimitError(
                     f"the conversation has more than {MAX_OUTPUT:,} characters; shorten it"
                 )
-            kind, text = self._ask(child, VARIABLES, request, SECONDS + MORE_SECONDS)
-            if kind == REFUSED:
+            kind, text = self._ask(child, VARIABLES_PACKET, request, SECONDS + MORE_SECONDS)
+            if kind == REFUSED_PACKET:
                 raise TemplateError(_refused(text))
             return text
 
@@ -212,11 +212,11 @@ class Renderer:
                 self.close()
                 self._here = True
                 return None
-            kind, text = self._ask(child, TEMPLATE, self._source, COMPILING_SECONDS)
+            kind, text = self._ask(child, TEMPLATE_PACKET, self._source, COMPILING_SECONDS)
         except BaseException:
             self.close()
             raise
-        if kind == REFUSED:
+        if kind == REFUSED_PACKET:
             self.close()
             raise TemplateError(_uncompiled(text))
         child.is_ready = True
@@ -224,14 +224,14 @@ class Renderer:
 
     def _ask(self, child: _Child, kind: bytes, text: str, seconds: float) -> tuple[bytes, str]:
         try:
-            answer = child.answer(seconds, PATIENCE, (kind, text))
+            answer = child.answer(seconds, CHILD_PATIENCE, (kind, text))
         except BaseException:  # Ctrl-C: its answer would be taken for the next one's
             self.close()
             raise
         if answer is None:
             self.close()
             raise TemplateLimitError(_stopped(child.verdict))
-        if answer[0] == TOO_MUCH:
+        if answer[0] == TOO_MUCH_PACKET:
             raise TemplateLimitError(_stopped(answer[1]))
         return answer
 
@@ -343,8 +343,8 @@ class _Child:
                 self.verdict = "it takes too long"
             elif waited > patience:
                 self.verdict = f"there was no answer within {patience:g} seconds"
-            elif memory > MEMORY:
-                self.verdict = OUT_OF_MEMORY
+            elif memory > CHILD_MEMORY:
+                self.verdict = TOO_MUCH_MEMORY
             else:
                 continue
             self._process.kill()
@@ -357,7 +357,7 @@ def _start_process() -> subprocess.Popen[bytes]:
         raise OSError("there is no Python interpreter to start")
     libraries = (Path(str(module.__file__)).absolute().parent.parent for module in (jinja2, markupsafe))
     needed = (Path(__file__).absolute().parents[2], *libraries)
-    limits = (SECONDS, MEMORY, PATIENCE + MORE_SECONDS)
+    limits = (SECONDS, CHILD_MEMORY, CHILD_PATIENCE + MORE_SECONDS)
     # A Ctrl-C in the terminal goes to the whole group, and is none of this process's business.
     own_group: dict[str, Any]
     if sys.platform == "win32":
@@ -365,7 +365,7 @@ def _start_process() -> subprocess.Popen[bytes]:
     else:
         own_group = {"start_new_session": True}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-c", _BEGIN, *map(str, limits), *dict.fromkeys(map(str, needed))],
+        [sys.executable, "-I", "-S", "-B", "-c", _SERVE, *map(str, limits), *dict.fromkeys(map(str, needed))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

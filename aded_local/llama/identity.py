@@ -24,7 +24,7 @@ SUFFIX = ".memory"
 KEY_DIGITS = 12
 """Hexadecimal digits in a file's name: 48 bits, for the few models a person has."""
 
-LONGEST_NAME = 48
+LONGEST_SLUG = 48
 """Characters of the readable part of a file's name."""
 
 _NAMES = ("general.name", "general.basename", "general.finetune", "general.size_label", "general.version")
@@ -114,7 +114,7 @@ def _plain_stem(path: Path) -> str:
 def _slug(name: str) -> str:
     # Some converters wrote the path of a folder.
     last = re.split(r"[/\\]", name.strip().rstrip("/\\"))[-1]
-    return re.sub(r"[^a-z0-9.]+", "-", last.lower()).strip("-.")[:LONGEST_NAME].strip("-.") or "model"
+    return re.sub(r"[^a-z0-9.]+", "-", last.lower()).strip("-.")[:LONGEST_SLUG].strip("-.") or "model"
 
 
 def _tokenizer_hash(header: GGUFHeader) -> str:

@@ -43,7 +43,7 @@ three busy programs on two cores a batch took 0.3 s, by one thread 0.005 s, and 
 DROPPED_LAYERS = (1, 2, 3, -1)
 """All layers of the built-in model but the first, and the end of the list (llama.h): more do nothing new."""
 
-CONTEXT = 256
+CACHE_CELLS = 256
 """KV cells: what llama.cpp pads a smaller cache to."""
 
 FIRST_TOKEN = 100
@@ -106,7 +106,7 @@ def _decodes_with(
     setting = f"flash attention {'on' if flash_attention else 'off'}, {cache_type} cache"
     step(f"making a context of a {name} model, {setting}")
     params = lib.llama_context_default_params()
-    params.n_ctx = CONTEXT
+    params.n_ctx = CACHE_CELLS
     params.n_batch = params.n_ubatch = params.n_outputs_max = max(BATCHES)
     params.n_seq_max = 1
     params.flash_attn_type = (

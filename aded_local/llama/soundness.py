@@ -33,8 +33,8 @@ NO_TEXT = {
 MAX_LAYERS = 512
 """``LLAMA_MAX_LAYERS``: llama.cpp asserts beyond it."""
 MAX_HEADS = 65_536
-MAX_WIDTH = 1 << 24
-MAX_CONTEXT = 1 << 31
+MAX_EMBEDDING = 1 << 24
+MAX_TRAINED_CONTEXT = 1 << 31
 MAX_VOCABULARY = 1 << 24
 """Sizes far above any real model's that keep products of two of them within 64 bits."""
 MAX_EXPERTS = 4096
@@ -189,8 +189,8 @@ class _Rules:
         # Layers that predict further tokens are counted with the others.
         if f"{self.architecture}.nextn_predict_layers" in self.metadata:
             self._number("nextn_predict_layers", 0, layers - 1)
-        width = self._number("embedding_length", 1, MAX_WIDTH)
-        self._number("context_length", 1, MAX_CONTEXT)
+        width = self._number("embedding_length", 1, MAX_EMBEDDING)
+        self._number("context_length", 1, MAX_TRAINED_CONTEXT)
         heads = self._per_layer("attention.head_count", MAX_HEADS)
         kv_heads = self._per_layer("attention.head_count_kv", MAX_HEADS) or heads
         self._attention(width, heads)
@@ -243,7 +243,7 @@ class _Rules:
         sizes = [width // fewest if fewest else 1]
         for name in ("attention.key_length", "attention.value_length"):
             if f"{self.architecture}.{name}" in self.metadata:
-                sizes.append(self._number(name, 1, MAX_WIDTH))
+                sizes.append(self._number(name, 1, MAX_EMBEDDING))
         if needs_heads:
             self._rotation(max(sizes), sizes[1] if len(sizes) > 1 else sizes[0])
         if self.architecture in UNCHECKED_HEADS and len(heads) == 1 and heads[0]:
@@ -252,7 +252,7 @@ class _Rules:
     def _rotation(self, largest: int, key_length: int) -> None:
         if f"{self.architecture}.rope.dimension_count" not in self.metadata:
             return
-        rotated = self._number("rope.dimension_count", 0, MAX_WIDTH)
+        rotated = self._number("rope.dimension_count", 0, MAX_EMBEDDING)
         # Latent attention stores the rotated part apart from the rest, or has none.
         if f"{self.architecture}.attention.kv_lora_rank" in self.metadata:
             return
@@ -282,15 +282,15 @@ class _Rules:
     def _state_space(self, width: int) -> None:
         if f"{self.architecture}.ssm.inner_size" not in self.metadata:
             return
-        inner = self._number("ssm.inner_size", 1, MAX_WIDTH)
+        inner = self._number("ssm.inner_size", 1, MAX_EMBEDDING)
         for name in ("ssm.conv_kernel", "ssm.state_size"):
             if f"{self.architecture}.{name}" in self.metadata:
                 self._number(name, 1, MAX_HEADS)
         if self.architecture == "jamba" and inner != 2 * width:
             raise self._refuse(f"jamba.ssm.inner_size is {inner}, not twice the width of {width}")
         if self.architecture in STATE_HEADS:
-            heads = self._number("ssm.time_step_rank", 1, MAX_WIDTH)
-            groups = self._number("ssm.group_count", 0, MAX_WIDTH, default=0) or 1
+            heads = self._number("ssm.time_step_rank", 1, MAX_EMBEDDING)
+            groups = self._number("ssm.group_count", 0, MAX_EMBEDDING, default=0) or 1
             if inner % heads or inner % groups or heads % groups:
                 raise self._refuse(
                     f"its state of {inner} does not split into {heads} heads and {groups} groups"
@@ -379,13 +379,13 @@ class _Rules:
 
 
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
-_ESCAPED = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+_ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 
 
 def _unescaped(text: bytes) -> bytes:
     """The bytes that a text of RWKV's vocabulary stands for (``llama_unescape_rwkv_token``)."""
     return _ESCAPE.sub(
-        lambda found: bytes.fromhex(found[1].decode()) if found[1] else _ESCAPED.get(found[2], found[2]), text
+        lambda found: bytes.fromhex(found[1].decode()) if found[1] else _ESCAPES.get(found[2], found[2]), text
     )
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Seconds = npt.NDArray[np.float64]
 
-MARGIN: Final = 0.02
+DRAFT_MARGIN: Final = 0.02
 """Drafting must promise this much more speed than plain decoding. With calibrated probabilities little is enough:
 replayed on 150 answers each of two chat models and a code model (field notes' Q4_0 and BF16 curves), 0.10 cost 2 to 5%
 of the speed that 0.02 reached, and the unluckiest answer of 300 was no better for it (0.96 of plain decoding)."""
@@ -72,7 +72,7 @@ def choose(
     prices: PassPrices,
     draft_seconds: float = 0.0,
     extra_seconds: float = 0.0,
-    margin: float = MARGIN,
+    margin: float = DRAFT_MARGIN,
 ) -> int:
     """The number of nodes to verify; 0 for plain decoding.
 
@@ -155,7 +155,7 @@ class Guard:
     @property
     def margin(self) -> float:
         """By how much a draft must be expected to beat plain decoding at the next step."""
-        return WARY_MARGIN if self._loss > WARY_FROM else MARGIN
+        return WARY_MARGIN if self._loss > WARY_FROM else DRAFT_MARGIN
 
     def record(
         self, *, tokens: int, seconds: float, plain_seconds: float, nodes: int = 0, draft_seconds: float = 0.0

@@ -23,7 +23,7 @@ SPREAD_LIMIT: Final = 1.4
 SAMPLES_THAT_SPREAD: Final = 3
 """Timings of a size below which nothing is said of their spread."""
 
-TASKS: Final = Path("/proc/self/task")
+THREADS_FOLDER: Final = Path("/proc/self/task")
 
 
 class Watch:
@@ -50,12 +50,12 @@ def _waited_by_thread() -> dict[str, int]:
     """Nanoseconds that each thread of this process has waited for a core; empty where unknown."""
     found: dict[str, int] = {}
     try:
-        threads = os.listdir(TASKS)
+        threads = os.listdir(THREADS_FOLDER)
     except OSError:
         return found
     for thread in threads:
         try:
-            found[thread] = int((TASKS / thread / "schedstat").read_text().split()[1])
+            found[thread] = int((THREADS_FOLDER / thread / "schedstat").read_text().split()[1])
         except (OSError, ValueError, IndexError):
             continue  # it has ended, or the kernel does not count
     return found

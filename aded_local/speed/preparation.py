@@ -26,7 +26,7 @@ KERNELS: Final = "kernels"
 MEASURING: Final = "measuring"
 READY: Final = "ready"
 
-POLL_SECONDS: Final = 0.1
+PREPARATION_POLL: Final = 0.1
 """How often the compiling child is looked at."""
 
 FIRST_ANSWER_SECONDS: Final = 1.0
@@ -128,7 +128,7 @@ class Preparation:
         while self.running and time.monotonic() < until:
             try:
                 self._interrupt()  # again and again: compilers have places where it is dropped
-                self._ended.wait(POLL_SECONDS)
+                self._ended.wait(PREPARATION_POLL)
             except KeyboardInterrupt as came:
                 interrupt = came
         if interrupt is not None:
@@ -206,7 +206,7 @@ def compile_beside(scheduler: Scheduler) -> None:
     while time.perf_counter() - started < COMPILING_LIMIT:
         if scheduler.closing:
             raise Closed
-        time.sleep(POLL_SECONDS)
+        time.sleep(PREPARATION_POLL)
         if child.poll() is not None if child is not None else not kept.somebody_compiles():
             return
 

@@ -46,7 +46,7 @@ fifty times the built-in one's values per token, each of which might tell."""
 EXACT_FILLS = (256, 512, 2048)
 """Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
 
-PROBE_SECONDS = 3.0
+CURVE_SECONDS = 3.0
 """Time after which a timing probe starts no further size: a start-up delay people bear once per model."""
 
 ROUNDS = 5
@@ -187,7 +187,7 @@ class Probe:
         self._context.clear()
 
     def time_sizes(
-        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = PROBE_SECONDS
+        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = CURVE_SECONDS
     ) -> dict[int, float]:
         """Median seconds by batch size; arguments as for ``passes``. Sets ``contended``."""
         samples: dict[int, list[float]] = {}
@@ -256,7 +256,7 @@ class Probe:
         far: dict[int, float] = {}
         far_fill = min(FAR_FILL, self.largest_fill)
         if far_fill > 2 * BASE_FILL:
-            far = self.time_sizes(FAR_SIZES, far_fill, seconds=PROBE_SECONDS / 3)
+            far = self.time_sizes(FAR_SIZES, far_fill, seconds=CURVE_SECONDS / 3)
         curve = from_measurements(near, far, far_fill)
         curve.contended = self.contended
         return curve

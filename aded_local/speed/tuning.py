@@ -25,7 +25,7 @@ from aded_local.speed.device import device_name
 from aded_local.speed.probe import Gate, OpenGate, Probe
 from aded_local.trials import library
 
-FORMAT = 7
+MEASUREMENTS_FORMAT = 7
 """Version of the file's layout; another one is measured anew."""
 
 Setting = tuple[bool, str]
@@ -75,7 +75,7 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
     with model.path.open("rb") as file:
         head = hashlib.sha256(file.read(1 << 20)).hexdigest()
     parts = (
-        FORMAT,
+        MEASUREMENTS_FORMAT,
         head,
         stat.st_size,
         device_name(),
@@ -137,7 +137,7 @@ class Measurements:
             OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError
         ):
             data = json.loads(read_private(path))
-            if data["format"] == FORMAT:
+            if data["format"] == MEASUREMENTS_FORMAT:
                 self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
                 self.exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
                 self.trial = {str(name): _trial(found) for name, found in data["trial"].items()}
@@ -146,7 +146,7 @@ class Measurements:
     def save(self, model: Model, notice: Say) -> None:
         """Write the file in one step; says so through ``notice``, once, where that fails and could not be foreseen."""
         data = {
-            "format": FORMAT,
+            "format": MEASUREMENTS_FORMAT,
             "model": model.path.name,
             "device": device_name(),
             "winners": self.winners,

@@ -1,6 +1,6 @@
 """Whether llama.cpp, as it was built, works on this processor: tried in a child process before this one relies on it.
 
-A build can be broken without a word: GCC before 12.4, 13.3 and 14 drops what AMX needs (target/llama_cpp.cmake has
+A build can be broken without a word: GCC before 12.4, 13.3 and 14 drops what AMX needs (llama/llama_cpp.cmake has
 more), and pip's cache or a moved disk brings libraries made for another processor. Such a library ends the process with
 an illegal instruction. So a child tries it, once for each library and processor, and the verdict is kept.
 
@@ -22,13 +22,13 @@ from aded_local.errors import BrokenBuildError
 from aded_local.trials import library, trial, verdicts
 from aded_local.trials.verdicts import Verdict
 
-CHECK = 1
+PREFLIGHT_VERSION = 1
 """Version of what is tried; another one is tried anew."""
 
-PROGRAM = "aded_local.llama.preflight_trial"
+PREFLIGHT_MODULE = "aded_local.llama.preflight_trial"
 """What the child runs."""
 
-LIMIT = 120.0
+PREFLIGHT_SECONDS = 120.0
 """Seconds for a step of the child, after which it counts as hung. All together take one or two; beside twenty busy
 programs a core, the slowest step took 8 and all 35."""
 
@@ -36,7 +36,7 @@ NOT_FINITE = "computed what is no number"
 """The line with which the child says that llama.cpp computed infinities, or nothing that is a number."""
 
 REBUILD_FLAGS = 'CMAKE_ARGS="-DCMAKE_CXX_FLAGS=-fno-dse"'
-"""Keeps GCC from removing the stores it takes for dead; see target/llama_cpp.cmake."""
+"""Keeps GCC from removing the stores it takes for dead; see llama/llama_cpp.cmake."""
 
 Say = Callable[[str], None]
 
@@ -95,7 +95,7 @@ def _kept_or_new(progress: Say | None) -> Verdict | None:
 
 def verdict_path() -> Path | None:
     """Where the verdict on this library and this processor is kept; None where there is no library to be judged."""
-    return verdicts.place("preflight", CHECK)
+    return verdicts.place("preflight", PREFLIGHT_VERSION)
 
 
 def examine(path: Path | None) -> Examination:
@@ -104,10 +104,10 @@ def examine(path: Path | None) -> Examination:
         return Examination(None, f"no library of llama.cpp was found in {library.folder() or 'any package'}")
     try:
         with tempfile.TemporaryDirectory(prefix="aded-preflight-") as folder:
-            outcome = trial.run(PROGRAM, [folder], limit=LIMIT)
+            outcome = trial.run(PREFLIGHT_MODULE, [folder], limit=PREFLIGHT_SECONDS)
     except OSError as error:
         return Examination(None, f"no folder for temporary files: {error}")
-    verdict = verdicts.of(outcome, LIMIT, (NOT_FINITE,))
+    verdict = verdicts.of(outcome, PREFLIGHT_SECONDS, (NOT_FINITE,))
     if verdict is None:
         return Examination(None, outcome.cause)
     return Examination(verdict, kept=verdicts.keep(path, verdict))

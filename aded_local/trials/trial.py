@@ -32,7 +32,7 @@ from typing import IO
 INSIDE = "ADED_TRIAL"
 """Environment variable that marks such a child, and what it starts itself."""
 
-STEP, END = "step: ", "end of trial"
+STEP, ALL_DONE = "step: ", "end of trial"
 """How lines begin that say a step, and the line of a child that did all it had to."""
 
 GRACE = 10.0
@@ -137,7 +137,7 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
 
     def outcome(ending: Ending, cause: str = "") -> Outcome:
         steps = [line.removeprefix(STEP) for line in lines if line.startswith(STEP)]
-        said = tuple(line for line in lines if line != END and not line.startswith(STEP))
+        said = tuple(line for line in lines if line != ALL_DONE and not line.startswith(STEP))
         seconds = time.monotonic() - started
         return Outcome(ending, steps[-1] if steps else "", cause, seconds, said, tuple(complained))
 
@@ -171,7 +171,7 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
     if fault is not None:
         return outcome(Ending.DIED, fault)
     # Where a program ignores SIGCHLD, the exit code of a child that died is lost, and reads 0.
-    if code == 0 and lines[-1:] == [END]:
+    if code == 0 and lines[-1:] == [ALL_DONE]:
         return outcome(Ending.FINE)
     complaint = next((line.strip() for line in reversed(complained) if line.strip()), f"exit code {code}")
     return outcome(Ending.FAILED, complaint)
@@ -236,7 +236,7 @@ def become_child(module: str, limit: float, memory: float, arguments: Sequence[s
     except SystemExit as leaving:
         if leaving.code:
             raise
-    print(END, flush=True)
+    print(ALL_DONE, flush=True)
     # What a library does as its process ends was not tried, and takes a while.
     os._exit(0)
 

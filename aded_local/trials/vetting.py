@@ -1,7 +1,7 @@
 """Whether a GGUF ends the process that loads it: tried in a child process before this one does.
 
 llama.cpp asserts what it expects of a header, and ends the process where a file has it otherwise. The rules in
-``target/soundness.py`` name what is known; what they do not know is met by a child, which loads the file and decodes a
+``llama/soundness.py`` name what is known; what they do not know is met by a child, which loads the file and decodes a
 token. It does so once for each header, library and processor, and the verdict is kept.
 
 This module imports neither llama_cpp nor NumPy.
@@ -17,20 +17,20 @@ from aded_local.trials import trial, verdicts
 from aded_local.trials.trial import Ending
 from aded_local.trials.verdicts import Verdict
 
-CHECK = 1
+VETTING_VERSION = 1
 """Version of what is tried; another one is tried anew."""
 
-PROGRAM = Path(__file__).parent.parent / "llama" / "vetting_trial.py"
+VETTING_FILE = Path(__file__).parent.parent / "llama" / "vetting_trial.py"
 """What the child runs, as a file: its package imports NumPy and more, which take longer than all the rest."""
 
-LIMIT = 15.0
+VETTING_SECONDS = 15.0
 """Seconds for a step of the child, after which it counts as hung, beside the time to read the file. SmolLM2
 (98 MB) takes 0.4 s of a core in all, the built-in draft model 0.13, a file of 1.5 GB one second."""
 
 SLOWEST_DISK = 20e6
 """Bytes a second at which a file is still read: less than a worn hard disk or a wireless network share gives."""
 
-MEMORY, MEMORY_SHARE = 2 << 30, 4
+VETTING_MEMORY, MEMORY_SHARE = 2 << 30, 4
 """Bytes the child may take besides the weights, which are mapped, and the part of the file's size that it may take
 more: running states grow with a model. SmolLM2 takes 90 MB, 24 layers of width 2,048 under 300."""
 
@@ -68,7 +68,7 @@ def require_harmless(
     if (digest, vocabulary_only) in _passed or trial.is_child():
         return
     what = "vocabulary" if vocabulary_only else "model"
-    kept = verdicts.place("vetted", CHECK, what, digest)
+    kept = verdicts.place("vetted", VETTING_VERSION, what, digest)
     verdict = None if kept is None else verdicts.read(kept)
     if verdict is None:
         if progress is not None and n_bytes >= LARGE:
@@ -82,9 +82,9 @@ def require_harmless(
 
 
 def _tried(path: Path, what: str, n_bytes: int, kept: Path | None) -> Verdict | None:
-    limit = LIMIT + n_bytes / SLOWEST_DISK
-    memory = MEMORY + n_bytes // MEMORY_SHARE
-    outcome = trial.run(PROGRAM, [str(path), what], limit=limit, memory=memory)
+    limit = VETTING_SECONDS + n_bytes / SLOWEST_DISK
+    memory = VETTING_MEMORY + n_bytes // MEMORY_SHARE
+    outcome = trial.run(VETTING_FILE, [str(path), what], limit=limit, memory=memory)
     verdict = verdicts.of(outcome, limit, (trial.OUT_OF_MEMORY,))
     # A machine that stood still, too, makes a child hang.
     passing = outcome.ending is Ending.HUNG or outcome.cause in PASSING

@@ -25,11 +25,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .phrases import MOST_WORDS, ORDERS, Counts, Integers, Phrases, phrases_path, word_order, write_phrases
+from .phrases import (
+    MOST_WORDS,
+    PHRASE_ORDERS,
+    Counts,
+    Integers,
+    Phrases,
+    phrases_path,
+    word_order,
+    write_phrases,
+)
 
 HELD_BACK: Final = 150
 """Prompts at the beginning of every trace that are measured on, and not counted."""
-KEPT: Final = 200_000
+PHRASES_KEPT: Final = 200_000
 """Phrases of two words or more in the packaged file."""
 PYTHON_SHARE: Final = 0.3
 """Of the phrases asked for, and of what they count. Answers do not have the other 70% (112,000 were found useful)."""
@@ -173,12 +182,12 @@ class _Order:
 
 
 def _count(corpus: _Corpus) -> list[_Order]:
-    """Count orders 1 … ``ORDERS``. Only what has a kept beginning is counted: nothing else can be frequent."""
+    """Count orders 1 … ``PHRASE_ORDERS``. Only what has a kept beginning is counted: nothing else can be frequent."""
     orders: list[_Order] = []
     n_words, n_origins = len(corpus.words), int(corpus.origins.max()) + 1
     ids = corpus.ids
     ending = np.zeros(len(corpus.ids), np.int64)  # the phrase of the order below that ends here, -1: none
-    for k in range(1, ORDERS + 1):
+    for k in range(1, PHRASE_ORDERS + 1):
         before = np.concatenate([[-1 if k > 1 else 0], ending[:-1]])
         where = np.flatnonzero((before >= 0) & (ids >= 0) & (ending >= 0))
         pairs = before[where] * n_words + ids[where]
@@ -232,18 +241,20 @@ def _choose(orders: list[_Order], sizes: tuple[int, int]) -> list[npt.NDArray[np
     """Which phrases to keep, by order: the most useful of answers and of code, and what they begin with."""
     kept = [np.zeros(len(order.last), bool) for order in orders]
     for code, size in enumerate(sizes):
-        gains = [_usefulness(orders, k, code) for k in range(2, ORDERS + 1)]
+        gains = [_usefulness(orders, k, code) for k in range(2, PHRASE_ORDERS + 1)]
         falling = np.sort(np.concatenate(gains))[::-1]
         least = max(0.0, float(falling[size])) if size < len(falling) else 0.0
         for keep, gain in zip(kept[1:], gains, strict=True):
             keep |= gain > least
-    for k in range(ORDERS - 1, 0, -1):
+    for k in range(PHRASE_ORDERS - 1, 0, -1):
         kept[k - 1][orders[k].prefix[kept[k]]] = True
         kept[0][orders[k].last[kept[k]]] = True
     return kept
 
 
-def count_phrases(texts: Sequence[Text], *, kept: int = KEPT, python_share: float = PYTHON_SHARE) -> Phrases:
+def count_phrases(
+    texts: Sequence[Text], *, kept: int = PHRASES_KEPT, python_share: float = PYTHON_SHARE
+) -> Phrases:
     """Count texts.
 
     Args:
@@ -279,7 +290,7 @@ def _gather(
     grams: list[Integers] = [np.arange(len(words), dtype=np.int32)[:, None]]
     sorted_counts: list[Counts] = [counts[0][permutation]]
     full = new_ids[:, None]
-    for k in range(1, ORDERS):
+    for k in range(1, PHRASE_ORDERS):
         full = np.concatenate([full[orders[k].prefix], new_ids[orders[k].last][:, None]], axis=1)
         rows = full[chosen[k]]
         by_row = np.lexsort(rows.T[::-1])
@@ -294,7 +305,7 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, nargs="*", default=[], help="recorded answers, .jsonl.gz")
     parser.add_argument("--python-library", action="store_true", help="count this Python's library too")
     parser.add_argument("--leave-out", action="append", default=[], metavar="MODEL")
-    parser.add_argument("--kept", type=int, default=KEPT, help="phrases of two words or more")
+    parser.add_argument("--kept", type=int, default=PHRASES_KEPT, help="phrases of two words or more")
     parser.add_argument("-o", "--out", type=Path, default=phrases_path())
     arguments = parser.parse_args()
     texts = read_answers(arguments.traces, arguments.leave_out)
@@ -308,7 +319,9 @@ def main() -> None:
     phrases = count_phrases(texts, kept=arguments.kept)
     size = write_phrases(phrases, arguments.out)
     by_order = " ".join(f"{len(grams):,}" for grams in phrases.grams)
-    print(f"{arguments.out}: {size:,} bytes, phrases of 1 to {ORDERS} words: {by_order}", file=sys.stderr)
+    print(
+        f"{arguments.out}: {size:,} bytes, phrases of 1 to {PHRASE_ORDERS} words: {by_order}", file=sys.stderr
+    )
 
 
 if __name__ == "__main__":
