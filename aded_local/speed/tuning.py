@@ -156,7 +156,7 @@ class Measurements:
         try:
             write_privately(self.path, json.dumps(data))
         except OSError as error:
-            if not self._told and cache().problem is None:  # ``opening`` tells of the cache folder at the start
+            if not self._told and cache().problem is None:  # else ``opening`` has told of the cache folder
                 reason = f"{error.strerror or error} in {self.path.parent}"
                 notice(f"measurements not kept ({reason}); they are made again at the next start")
             self._told = True
