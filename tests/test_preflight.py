@@ -205,7 +205,7 @@ def test_it_is_tried_once_for_each_library(own_library: Path, counted: list[str]
     assert (len(counted), len(said)) == (2, 2)
 
 
-def test_another_processor_is_another_matter(
+def test_another_processor_gets_its_own_verdict(
     own_library: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = preflight.verdict_path()

@@ -370,7 +370,7 @@ def test_the_process_ends_with_a_parent_that_is_killed(at_work: bool) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_in_the_terminal_is_none_of_its_business(echo: Renderer) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_process(echo: Renderer) -> None:
     assert echo.render(said("a")) == "a"
     pid = pid_of(echo)
     assert os.getpgid(pid) != os.getpgid(0)

@@ -242,9 +242,7 @@ def test_a_vocabulary_that_ends_the_process_ends_a_child(
 
 
 @pytest.mark.parametrize("cause", ["SIGKILL", "SIGTERM"])
-def test_a_child_that_somebody_ended_says_nothing_and_is_no_obstacle(
-    outcomes: list[Outcome], cause: str
-) -> None:
+def test_a_child_that_somebody_killed_is_no_obstacle(outcomes: list[Outcome], cause: str) -> None:
     for _ in range(2):
         outcomes.append(Outcome(Ending.DIED, "loading it", cause, 0.1))
         Model(draft_path()).close()
@@ -286,7 +284,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_repetition(
     assert outcomes == []
 
 
-def test_only_for_a_large_file_somebody_is_told(
+def test_the_user_is_told_of_the_trial_of_a_large_file_only(
     outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
