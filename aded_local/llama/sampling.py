@@ -69,7 +69,7 @@ class Sampling:
 
 
 def suggestions(found: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
-    """Which of a model maker's settings can be followed, and a line on each that cannot."""
+    """The settings of a model's maker that are in range, and a line on each of the others."""
     usable: dict[str, float] = {}
     lines = []
     for name, value in found.items():
