@@ -36,14 +36,14 @@ MAX_HEADS = 65_536
 MAX_EMBEDDING = 1 << 24
 MAX_TRAINED_CONTEXT = 1 << 31
 MAX_VOCABULARY = 1 << 24
-"""Sizes far above any real model's that keep products of two of them within 64 bits."""
+"""Bounds far above any real model's; a product of two of them fits into 64 bits."""
 MAX_EXPERTS = 4096
 MAX_WINDOW = 1 << 24
 
 WHOLE_ROTATION = {"qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"}
 """Architectures whose graph asserts that RoPE covers a whole head."""
 UNCHECKED_HEADS = {"jamba", "lfm2", "lfm2moe"}
-"""Architectures whose loader takes a query matrix of any height, and whose graph asserts the right one."""
+"""Architectures whose loader accepts a query matrix of any height, and whose graph asserts the right height."""
 STATE_HEADS = {"mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1", "plamo2"}
 """Architectures whose loader asserts that the state splits evenly into heads and groups."""
 
@@ -51,10 +51,10 @@ ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 """``LLAMA_ROPE_SCALING_TYPES``: llama.cpp asserts that it is one of them."""
 
 NO_WEIGHTS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
-"""Tensor types (``enum ggml_type``) that are for intermediate results or for tables."""
+"""Tensor types (``enum ggml_type``) for intermediate results or tables, which weights cannot have."""
 EMBEDDINGS = ("token_embd.weight", "output.weight")
 VECTORS = ("_norm.weight", ".bias")
-"""Names of tensors that are added or multiplied to each token's row, in F32 only."""
+"""Ends of the names of tensors that are added to each token's row or multiplied with it: F32 only."""
 
 _SPLIT_NAME = re.compile(r"^(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
@@ -105,7 +105,7 @@ def _check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
 
 
 class _Rules:
-    """The rules, with the header at hand."""
+    """The rules for one header."""
 
     def __init__(self, header: GGUFHeader) -> None:
         self.header = header
@@ -118,7 +118,7 @@ class _Rules:
     # --- what kind of model it is ----------------------------------------------------------------
 
     def kind(self) -> None:
-        """It writes text, left to right."""
+        """The model writes text, left to right."""
         name = self.architecture
         if not name:
             raise self._refuse("general.architecture is missing")
@@ -140,7 +140,7 @@ class _Rules:
     # --- files in several parts ------------------------------------------------------------------
 
     def split(self) -> tuple[GGUFHeader, ...]:
-        """Of a model in several files it is the first one, and the others lie beside it."""
+        """A split model is given by its first file, and the others are in the same folder."""
         count, number = self.metadata.get("split.count", 0), self.metadata.get("split.no", 0)
         if not isinstance(count, int) or not isinstance(number, int):
             raise self._refuse("split.count or split.no is no number")
@@ -184,9 +184,9 @@ class _Rules:
     # --- numbers ---------------------------------------------------------------------------------
 
     def sizes(self) -> None:
-        """Layers, widths and heads are there, and are possible."""
+        """Numbers of layers and heads, and widths, are present and possible."""
         layers = self._number("block_count", 1, MAX_LAYERS)
-        # Layers that predict further tokens are counted with the others.
+        # Layers that predict further tokens are part of the number of layers.
         if f"{self.architecture}.nextn_predict_layers" in self.metadata:
             self._number("nextn_predict_layers", 0, layers - 1)
         width = self._number("embedding_length", 1, MAX_EMBEDDING)
@@ -311,7 +311,7 @@ class _Rules:
             self._number("attention.sliding_window", 0, MAX_WINDOW)
 
     def tensors(self) -> None:
-        """Their types are of those that weights have."""
+        """Each tensor has a type that weights can have."""
         for name, tensor in self.header.tensors.items():
             kind = NO_WEIGHTS.get(tensor.kind)
             # Tables of numbers lie beside the weights of some models.
@@ -323,7 +323,7 @@ class _Rules:
     # --- vocabulary ------------------------------------------------------------------------------
 
     def vocabulary(self, data: mmap.mmap) -> None:
-        """Its arrays have the types and lengths llama.cpp takes for granted."""
+        """The vocabulary's arrays have the types and lengths that llama.cpp assumes."""
         model = self.metadata.get("tokenizer.ggml.model")
         if not isinstance(model, str):
             raise self._refuse("tokenizer.ggml.model is missing")
@@ -366,12 +366,12 @@ class _Rules:
             raise self._refuse("its vocabulary has the same token twice")
         missing = None
         if model == "llama":
-            # llama.cpp ends the process when it meets a byte it cannot spell.
+            # llama.cpp ends the process at a byte for which there is no token.
             missing = next(
                 (b for b in range(256) if b"<0x%02X>" % b not in spelled and bytes([b]) not in spelled), None
             )
         elif model == "rwkv":
-            # It stays for ever at a byte that begins tokens and is none.
+            # llama.cpp loops for ever at a byte with which tokens begin and which is no token itself.
             meant = {_unescaped(text) for text in spelled}
             missing = next((text[0] for text in meant if text and text[:1] not in meant), None)
         if missing is not None:
@@ -383,7 +383,7 @@ _ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 
 
 def _unescaped(text: bytes) -> bytes:
-    """The bytes that a text of RWKV's vocabulary stands for (``llama_unescape_rwkv_token``)."""
+    """The bytes of a text in RWKV's vocabulary (``llama_unescape_rwkv_token``)."""
     return _ESCAPE.sub(
         lambda found: bytes.fromhex(found[1].decode()) if found[1] else _ESCAPES.get(found[2], found[2]), text
     )
