@@ -1,13 +1,13 @@
-"""The program that loads a GGUF and decodes a token, because the header may end the process that does so.
+"""The child's program that loads a GGUF and decodes a token, since the file may crash the process.
 
     vetting_trial.py FILE model|vocabulary
 
 ``aded_local.trials.vetting`` runs it as a file in a child process. It imports llama.cpp's bindings and nothing
-else, in 0.1 s; what the target imports besides would take 0.4 s more.
+else, in 0.1 s; the other imports of its package would take 0.4 s more.
 
-What is met here is what depends on the header: shapes, types, numbers, spellings. Kernels are not: ``preflight_trial``
-has met them. So all runs on the CPU, by one thread, from weights that stay mapped. Repacked for faster kernels, they
-would take their size in memory, once more than there may be, and as long again to write.
+It tries what depends on the header: shapes, types, numbers, spellings. ``preflight_trial`` has tried the kernels. So
+all of it runs on the CPU, in one thread, from mapped weights. To repack them for faster kernels would take their size
+in memory, which there may not be, and as much time again.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ F16, BF16 = 1, 30
 """As ``enum ggml_type`` numbers them (ggml.h)."""
 
 TRIED_CONTEXTS = ((False, F16, 1), (True, BF16, 2))
-"""(flash attention, cache type, tokens decoded): their graphs differ, and that for one token from those for more."""
+"""(flash attention, cache type, tokens decoded). Their graphs differ, and so do those for one token and for several."""
 
 TRIED_SEQUENCES, SNAPSHOTS = 8, 1
-"""Branches of a tree, as the product has them, or snapshots of a running state: one has all that more have, and large
-models have large states."""
+"""Branches of a tree, as many as the product has; or snapshots of a running state: one is enough, since large models
+have large states."""
 
 CHARACTERS = [*map(chr, range(0x800)), *map(chr, range(0x800, 0x110000, 0x333))]
 EVERY_CHARACTER = "".join([*CHARACTERS, *(2 * char for char in CHARACTERS[:0x100])]).encode(errors="replace")
-"""Characters with every byte that UTF-8 has, each of which must be spelled somehow; and some twice in a row, since
-what stands side by side is looked up together."""
+"""Characters with every byte of UTF-8, since each must have a token; and some twice in a row, since a tokenizer looks
+neighbours up together."""
 
 ERROR_LEVEL = 4
 """``GGML_LOG_LEVEL_ERROR`` in ggml.h."""
