@@ -1,7 +1,7 @@
 """Phrases of up to five words and how often they were counted: what a drafter knows before it has seen anything.
 
-A word is what the pre-tokenizers of GPT-like models leave whole (see ``phrases_count.WORD``), so that phrases hold for
-any vocabulary. Where they were counted, and what is left out, is told in ``models/README.md``.
+A word is what the pre-tokenizers of GPT-like models do not cut (see ``phrases_count.WORD``), so that phrases serve any
+vocabulary. ``models/README.md`` says where they were counted, and what was left out.
 
 The file is one ``.xz`` stream of sections, integers little-endian. It is a trie, written one order after the other:
 a phrase of k words is a phrase of k - 1 words, its parent, and one more word.
@@ -41,7 +41,7 @@ MOST_WORDS: Final = 1 << 16
 LEVELS_PER_OCTAVE: Final = 4
 """A count is off by 9% at most."""
 LARGEST_UNPACKED: Final = 64 << 20
-"""Bytes unpacked; a file that claims more is not read."""
+"""Bytes unpacked; a larger file is refused."""
 PHRASES_FILE: Final = "phrases.xz"
 _MORE: Final = 255
 
