@@ -37,17 +37,18 @@ from .phrases import (
 )
 
 HELD_BACK: Final = 150
-"""Prompts at the beginning of every trace that are measured on, and not counted."""
+"""The first prompts of every trace are used for measurements, and not counted."""
 PHRASES_KEPT: Final = 200_000
 """Phrases of two words or more in the packaged file."""
 PYTHON_SHARE: Final = 0.3
-"""Of the phrases asked for, and of what they count. Answers do not have the other 70% (112,000 were found useful)."""
+"""Share of the phrases, and of their counts, that come from Python. Answers do not fill the other 70%: 112,000 of their
+phrases were useful."""
 LEAST: Final = 2
-"""Occurrences in answers, and prompts whose answers have it."""
+"""A phrase of answers needs this many occurrences, and as many prompts whose answers have it."""
 LEAST_PYTHON: Final = 4
-"""Occurrences in modules, of which there must be two: a library repeats itself."""
+"""A phrase of Python needs this many occurrences, in two modules at least: a library repeats itself."""
 DISCOUNT: Final = 0.75
-"""Taken off a phrase's count when it is judged: rare ones look more predictive than they are."""
+"""Subtracted from a phrase's count to estimate its use: rare phrases look more predictive than they are."""
 LONGEST_WORD: Final = 40
 """Characters; longer words are rules of dashes and data."""
 
@@ -68,8 +69,8 @@ WORD: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""Llama 3's pre-tokenizer, with contractions whole as in GPT-4o's and digits after their space as in GPT-2's: a word
-is cut nowhere that a token of one of them reaches across."""
+"""Llama 3's pre-tokenizer, with whole contractions as in GPT-4o's and digits after their space as in GPT-2's. No token
+of these vocabularies reaches across the end of such a word."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Text:
     """One text to count.
 
     Attributes:
-        origin: what counts as one witness: a prompt, whoever answered it, or a module.
+        origin: the prompt, whichever model answered it, or the module; a phrase needs several origins.
         is_code: a module.
     """
 
@@ -167,7 +168,7 @@ def _read_words(texts: Sequence[Text]) -> _Corpus:
 
 @dataclass(frozen=True)
 class _Order:
-    """Phrases of one length that enough witnesses have.
+    """Phrases of one length with enough origins.
 
     Attributes:
         last: the last word, of order 1 its id in the corpus, else its place in order 1, int32 ``(n,)``.
@@ -182,7 +183,7 @@ class _Order:
 
 
 def _count(corpus: _Corpus) -> list[_Order]:
-    """Count orders 1 … ``PHRASE_ORDERS``. Only what has a kept beginning is counted: nothing else can be frequent."""
+    """Count orders 1 … ``PHRASE_ORDERS``. Phrases whose beginning is rare are not counted, since they are rare too."""
     orders: list[_Order] = []
     n_words, n_origins = len(corpus.words), int(corpus.origins.max()) + 1
     ids = corpus.ids
