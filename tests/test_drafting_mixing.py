@@ -161,7 +161,7 @@ def lesson(weights: Weights, rates: Rates, weigh: int, rate: int, times: int = 3
     return mixed(evidence_of((MEMORY, 1, 5), (STATIC, 2, 5)), rates, weights)
 
 
-def equal_rates() -> Rates:
+def reputed() -> Rates:
     rates = no_rates()
     for cell, rate in ((5, 0.8), (0, 0.05)):
         rates[RATE, :, cell], rates[SEEN, :, cell], rates[ODDS, :, cell] = (
@@ -173,18 +173,18 @@ def equal_rates() -> Rates:
 
 
 def test_a_source_that_is_always_wrong_loses_its_weight() -> None:
-    weights, rates = start_weights(), equal_rates()
+    weights, rates = start_weights(), reputed()
     before = mixed(evidence_of((MEMORY, 1, 5), (STATIC, 2, 5)), rates, weights)
     assert before[1] == pytest.approx(before[2])
     after = lesson(weights, rates, weigh=1, rate=0)
     assert after[1] > before[1] and after[2] < before[2] and after[1] > 0.8 > 0.2 > after[2]
     for chosen in (0, FIRST_SETS, FIRST_SETS + SECOND_SETS):
         assert weights[chosen, MEMORY] > 0.1 > weights[chosen, STATIC]
-    assert np.array_equal(rates, equal_rates())
+    assert np.array_equal(rates, reputed())
 
 
 def test_a_source_that_is_always_wrong_ends_with_a_low_hit_rate() -> None:
-    weights, rates = start_weights(), equal_rates()
+    weights, rates = start_weights(), reputed()
     after = lesson(weights, rates, weigh=0, rate=1)
     assert after[1] > after[2]
     assert rates[RATE, MEMORY, 5] > 0.9 > 0.2 > rates[RATE, STATIC, 5]
@@ -196,8 +196,8 @@ def test_only_the_chosen_sets_are_taught() -> None:
     evidence = evidence_of((MEMORY, 1, 5))
     evidence.first_set, evidence.second_set = 3, FIRST_SETS + 4
     evidence.third_set = FIRST_SETS + SECOND_SETS + 5
-    mix(evidence, equal_rates(), weights)
-    learn_mix(evidence, equal_rates(), weights, 1, 1, 1)
+    mix(evidence, reputed(), weights)
+    learn_mix(evidence, reputed(), weights, 1, 1, 1)
     changed = set(np.flatnonzero((weights != start_weights()).any(axis=1)).tolist())
     assert changed == {3, FIRST_SETS + 4, FIRST_SETS + SECOND_SETS + 5}
     silent = [source for source in range(SOURCES) if source not in (MEMORY, BIAS)]
@@ -206,7 +206,7 @@ def test_only_the_chosen_sets_are_taught() -> None:
 
 
 def test_a_source_that_knows_the_context_but_not_the_candidate_speaks_against_it() -> None:
-    rates, weights = equal_rates(), start_weights()
+    rates, weights = reputed(), start_weights()
     alone = mixed(evidence_of((MEMORY, 1, 5)), rates, weights)[1]
     evidence = evidence_of((MEMORY, 1, 5))
     evidence.absent[STATIC] = 0
