@@ -254,8 +254,7 @@ class LocalADED:
             self._target.forget()
             self._answers.clear()
             self._engine.planner.reset_context()
-            if self._engine.memory is not None:
-                self._engine.memory.new_conversation()
+            self._engine.new_conversation()
 
     def forget_statistics(self) -> None:
         """Forget all the drafter learnt, as if newly made and without a memory.

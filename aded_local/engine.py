@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ class Engine:
     preparation: Preparation
     memory: ConversationMemory | None = None
     forgetful: bool = False
+    said: list[int] = field(default_factory=list)
+    conversation: int = 0
+    turn: int = 0
 
     @property
     def model(self) -> Model:
@@ -98,17 +102,32 @@ class Engine:
         finally:
             if stopped:  # else a pass still reads the weights, and they stay until the program ends
                 self.target.close()
+            if self.memory is not None:
+                self.memory.close()
 
     def remember(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Keep an exchange, as token ids, where a memory is. What goes wrong is told once and stops nothing."""
         if self.memory is None or is_forked():  # a child that inherits an answer is not the one to keep it
             return
+        same = next(
+            (i for i, (one, other) in enumerate(zip(prompt, self.said, strict=False)) if one != other), None
+        )
+        known = min(len(prompt), len(self.said)) if same is None else same
+        if not 2 < known < len(prompt) or known + 2 < len(self.said):
+            self.new_conversation()
         try:
-            self.memory.remember(prompt, answer)
+            self.memory.remember(prompt, answer, known=known, conversation=self.conversation, turn=self.turn)
+            self.turn += 1
+            self.said = [*prompt, *answer]
         except StoreError as error:
+            self.new_conversation()
             if not self.forgetful:
                 self.forgetful = True
                 self.notice(f"this exchange is not remembered: {error}")
+
+    def new_conversation(self) -> None:
+        """What is remembered next continues nothing."""
+        self.said, self.conversation, self.turn = [], secrets.randbits(32), 0
 
     def measure_exactness(self) -> None:
         """Find which batch sizes are exact with the opened settings, if not known yet.
