@@ -422,12 +422,14 @@ def write_privately(path: Path, data: str | bytes) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def failure(doing: str, path: Path, error: OSError, *, otherwise: str = "write elsewhere") -> StoreError:
+def failure(
+    doing: str, path: Path | str, error: OSError, *, otherwise: str = "write elsewhere"
+) -> StoreError:
     """An error of the system as one line: what, why, what to do.
 
     Args:
         doing: what failed, as in "cannot read".
-        path: the file or folder.
+        path: the file or folder, or what else was written to.
         error: why.
         otherwise: what helps where nothing can be written.
     """

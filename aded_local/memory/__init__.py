@@ -20,7 +20,24 @@ looks after the files needs this much::
 from __future__ import annotations
 
 from aded_local.llama.identity import Identity, identity_of
-from aded_local.memory.conversations import ConversationMemory, Facts, memories
+from aded_local.memory.conversations import (
+    EARLIER_SUFFIX,
+    ConversationMemory,
+    Facts,
+    is_left_over,
+    memories,
+    memory_folder,
+)
 from aded_local.memory.exchange import Exchange
 
-__all__ = ["ConversationMemory", "Exchange", "Facts", "Identity", "identity_of", "memories"]
+__all__ = [
+    "EARLIER_SUFFIX",
+    "ConversationMemory",
+    "Exchange",
+    "Facts",
+    "Identity",
+    "identity_of",
+    "is_left_over",
+    "memories",
+    "memory_folder",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,10 @@ FOLDER = "memory"
 
 EARLIER_SUFFIX = ".memory"
 """Of a file by a version of aded-local before SQLite; it is not read, only erased."""
+
+EARLIER = "is a memory of an earlier version of aded-local and is not read; `aded-store erase` removes it"
+
+_LEFT_OVER = re.compile(r".+-[0-9a-f]{12}(\.sqlite\.damaged-\d.*|\.memory(\.(lock|damaged-\d+|new-\d+))?)")
 
 LARGEST_TOKENS = 1_000_000
 """Tokens a memory holds at most: read and learnt in about a second, at every start."""
@@ -56,6 +61,11 @@ def memories(folder: Path | None = None) -> list[Path]:
         return []
     except OSError as error:
         raise failure("list", folder, error, otherwise="set ADED_DATA_DIR") from error
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a file's name says that it was set aside from a memory, or is one of an earlier version."""
+    return _LEFT_OVER.fullmatch(path.name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,8 @@ class ConversationMemory:
         Raises:
             StoreError: there is none, it cannot be read, or it is something else.
         """
+        if path.suffix == EARLIER_SUFFIX and path.is_file():
+            raise StoreError(f"{path} {EARLIER}")
         try:
             labels = labels_in(path)
         except FileNotFoundError:
@@ -318,11 +330,7 @@ class ConversationMemory:
         self._refuse(contents)
         self._tokens = _tokens(contents.exchanges)
         if contents.kind is Kind.ABSENT:  # said once: the first answer makes a file
-            told += [
-                f"{path} is of an earlier version and is not read; `aded-store erase` removes it"
-                for path in self._earlier()
-                if path.suffix == EARLIER_SUFFIX
-            ]
+            told += [f"{path} {EARLIER}" for path in self._earlier() if path.suffix == EARLIER_SUFFIX]
         return told
 
 

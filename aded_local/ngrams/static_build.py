@@ -241,7 +241,9 @@ def new_file(out: Path) -> Iterator[IO[bytes]]:
     """
     of_others: OSError | None = None
     try:
-        with replacing(Path(os.path.realpath(out)), lasting=True) as file:  # through a link, the file it means
+        with replacing(
+            Path(os.path.realpath(out)), lasting=True
+        ) as file:  # through a link, the file it means
             try:
                 yield file
             except OSError as error:
