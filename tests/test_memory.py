@@ -17,7 +17,7 @@ from aded_local import LocalADED, opening
 from aded_local.drafters import Drafter
 from aded_local.memory import ConversationMemory, Exchange, memories
 from aded_local.memory.conversations import memory_folder
-from aded_local.memory.database import Rows
+from aded_local.memory.rows import Rows
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 PROMPT = "one two three one two three"

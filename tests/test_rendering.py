@@ -343,7 +343,7 @@ def test_the_process_ends_when_closed_or_dropped() -> None:
 
 
 def run_program(source: str) -> subprocess.Popen[str]:
-    begin = "import sys, os, time, threading\nfrom aded_local import rendering\nfrom aded_local.chat.rendering import Renderer\n"
+    begin = "import sys, os, time, threading\nfrom aded_local.chat import rendering\nfrom aded_local.chat.rendering import Renderer\n"
     return subprocess.Popen(
         [sys.executable, "-c", begin + textwrap.dedent(source)], stdout=subprocess.PIPE, text=True
     )

@@ -1,6 +1,7 @@
 """Earlier conversations, kept in the user's data folder: one file per tokenizer and model.
 
     exchange.py        a prompt and its answer; a row with a checksum
+    rows.py            the tables, and what can be read where a file is damaged
     database.py        an SQLite file of them that survives damage, killed writers and full disks
     usefulness.py      what to keep where there is no room for all
     conversations.py   what a program asks for: read, append, inspect, prune, erase

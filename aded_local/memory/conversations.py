@@ -198,12 +198,8 @@ class ConversationMemory:
         return contents
 
     def _refuse(self, contents: Contents) -> None:
-        if contents.kind is Kind.OTHER_VERSION:
-            raise StoreError(
-                f"{self.path} was written by another version of aded-local; use that one, or erase the file"
-            )
-        if contents.kind is Kind.FOREIGN:
-            raise StoreError(f"{self.path} belongs to another model; move it away, or erase it")
+        if contents.kind in (Kind.OTHER_VERSION, Kind.FOREIGN):
+            raise StoreError(f"{self.path} {contents.kind.value}; move it away, or erase it")
 
     def _earlier(self) -> list[Path]:
         """What a version before SQLite left of this model."""
@@ -320,12 +316,8 @@ class ConversationMemory:
             moved = self._file.set_aside()
             if moved is not None:
                 aside, saved = moved
-                reason = {
-                    Kind.FOREIGN: "belongs to another model",
-                    Kind.TOO_LARGE: f"has {contents.size:,} bytes, far more than a memory",
-                }.get(contents.kind, "was damaged")
                 rest = "" if contents.kind is Kind.FOREIGN else f"; exchanges saved from it: {saved}"
-                told.append(f"{self.path} {reason}: it is now {aside.name}{rest}")
+                told.append(f"{self.path} {contents.kind.value}: it is now {aside.name}{rest}")
                 contents = self._file.read()
         self._refuse(contents)
         self._tokens = _tokens(contents.exchanges)

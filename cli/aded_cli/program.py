@@ -64,8 +64,8 @@ class OneLine(click.Command):
         except BrokenPipeError:
             silence_stdout()
             sys.exit(EXIT_BROKEN_PIPE)
-        except ADEDError as failure:
-            self._end(str(failure))
+        except ADEDError as error:
+            self._end(str(error))
         except OSError as error:
             from aded_local.files import failure
 
@@ -73,11 +73,11 @@ class OneLine(click.Command):
             self._end(str(failure("write", error.filename or "standard output", error)))
         except MemoryError:
             self._end("there is not enough memory; close other programs, or ask for less")
-        except Exception as failure:
+        except Exception as surprise:
             verbose = ctx.params.get("verbose")
             if verbose:
                 click.echo(visible(traceback.format_exc()), err=True, nl=False)
-            what = f"unexpected {type(failure).__name__}" + (f": {failure}" if str(failure) else "")
+            what = f"unexpected {type(surprise).__name__}" + (f": {surprise}" if str(surprise) else "")
             advice = {None: "; please report it", False: "; --verbose shows where", True: ""}[verbose]
             self._end(what + advice, EXIT_UNEXPECTED)
 
