@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 
 class TextStream:
@@ -37,10 +37,21 @@ class TextStream:
         self._decoded = 0
         self._emitted = 0
 
-    def feed(self, tokens: Iterable[int]) -> str:
+    def feed(self, tokens: Sequence[int]) -> str:
         """Text that became certain with ``tokens``, in order; may be empty."""
         if self.stopped:
             return ""
+        if not self._stop and not self._waiting:
+            # Nearly always: nothing is held back, and these are whole characters.
+            try:
+                text = b"".join([self._piece_of(token) for token in tokens]).decode()
+            except UnicodeDecodeError:
+                pass
+            else:
+                self._decoded += len(text)
+                self._emitted += len(text)
+                self._settled += tokens
+                return text
         pieces: list[str] = []
         for token in tokens:
             text = self._decoder.decode(self._piece_of(token))
