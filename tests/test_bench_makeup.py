@@ -26,7 +26,7 @@ from aded_bench.replay.worth import below, percent, worths
 from aded_bench.report import write as report
 from aded_bench.results import ResultFile, sha256
 from aded_local.drafters.ngram.components import INGREDIENTS
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import blank_priors
 from aded_local.errors import OptionError, StoreError
 from aded_local.llama.gguf import read_header
@@ -133,7 +133,7 @@ def test_a_store_of_another_tokenizer_is_refused_and_of_the_same_is_used(
     for name, tokenizer in (("own", key), ("other", "of another model")):
         build_static(texts, tmp_path / name, Origin(tokenizer, "made", trace.n_vocab), memory=1)
     drafter = open_drafter("auto", trace, Makeup(phrases=None, store=tmp_path / "own"))
-    assert isinstance(drafter, AutoDrafter) and drafter.tables.static.any()
+    assert isinstance(drafter, NgramDrafter) and drafter.tables.static.any()
     with pytest.raises(StoreError, match="another tokenizer") as error:
         Makeup(store=tmp_path / "other").check(trace)
     assert "\n" not in str(error.value)
@@ -290,7 +290,7 @@ def test_a_second_trace_goes_on_from_what_the_first_taught_but_not_from_its_text
     once, twice = priors.fit([lesson]), priors.fit([lesson, lesson])
     assert twice.rates[1].sum() > once.rates[1].sum()
     fresh = open_drafter("auto", trace, Makeup(phrases=None, without=("priors",)))
-    assert isinstance(fresh, AutoDrafter) and not fresh.tables.memory.any()
+    assert isinstance(fresh, NgramDrafter) and not fresh.tables.memory.any()
 
 
 def test_priors_of_a_file_are_what_a_replay_starts_from(trace: Trace, tmp_path: Path) -> None:
@@ -298,10 +298,10 @@ def test_priors_of_a_file_are_what_a_replay_starts_from(trace: Trace, tmp_path: 
     path = tmp_path / "p.npz"
     path.write_bytes(priors.packed(priors.fit([lesson]), [lesson]))
     drafter = open_drafter("auto", trace, Makeup(phrases=None, priors=path))
-    assert isinstance(drafter, AutoDrafter)
+    assert isinstance(drafter, NgramDrafter)
     assert np.array_equal(drafter.model.weights, read_priors(path).weights)
     bare = open_drafter("auto", trace, Makeup(phrases=None, priors=path, without=("priors",)))
-    assert isinstance(bare, AutoDrafter)
+    assert isinstance(bare, NgramDrafter)
     assert np.array_equal(bare.model.weights, blank_priors().weights), "an ablation takes the file away too"
 
 
@@ -319,5 +319,5 @@ def test_traces_without_a_tokenizer_have_no_phrases(tmp_path: Path) -> None:
     ids = np.arange(1, 9, dtype=np.int32)
     made = Trace("made", path, 100, (Recorded("1", "x", ids, ids),))
     drafter = open_drafter("auto", made, Makeup())
-    assert isinstance(drafter, AutoDrafter) and not drafter.tables.phrases.any()
+    assert isinstance(drafter, NgramDrafter) and not drafter.tables.phrases.any()
     assert priors.Lesson(made, phrases_path()).table() is None

@@ -1,16 +1,22 @@
 """What a report draws and writes, as plain data: panels of charts, tables, sections, and the colours of methods.
 
-Nothing here needs matplotlib; charts.py draws panels, write.py and page.py write sections.
+Nothing here needs matplotlib; charts.py draws panels, write.py writes sections.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from aded_bench.tables import MISSING
 
 # The Okabe–Ito palette (Okabe and Ito 2008), made for all kinds of colour vision; orange, green, pink and sky are
 # darkened for white paper and all are lightened for dark, so that each has a contrast of 3:1 or more (WCAG 1.4.11).
-# Values within a theme are unique: the page replaces the light ones by CSS variables of the role's name.
 LIGHT = {
     "surface": "#fefefe", "ink": "#1b1f24", "muted": "#57606a", "grid": "#d8dee4",
     "blue": "#0072b2", "vermilion": "#d55e00", "green": "#00875f", "orange": "#a86f00",
@@ -58,6 +64,8 @@ def style_of(method: str) -> tuple[str, str]:
 
 FEWEST = 20  # nodes proposed at a depth, or in a bin: fewer say nothing about a rate
 WIDE = 6  # largest over smallest ratio from which an axis of ratios doubles instead of adding
+LEAST_RATIO = 1e-3  # on such an axis
+EDGE = 0.04  # of the axis, left free beyond the outermost value
 
 
 @dataclass(frozen=True)
@@ -81,18 +89,16 @@ class DotRow:
 
 @dataclass(frozen=True)
 class Dots:
-    """A dot plot: methods downwards, a figure to the right.
+    """A dot plot: methods downwards, a figure to the right, on an axis that panels share.
 
-    Attributes:
-        reference: where a line is drawn, 1.0 for ratios.
-        limits: of the axis, shared by the panels of a chart; None takes the panel's own.
+    ``reference`` is where a line is drawn, 1.0 for ratios.
     """
 
     title: str
     rows: tuple[DotRow, ...]
     axis: str
+    limits: tuple[float, float]
     reference: float | None = None
-    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,22 +142,20 @@ Panel = Dots | Lines | Reliability
 
 @dataclass(frozen=True)
 class Chart:
-    """Panels that belong together. ``key`` names the files and the anchor: letters, digits and hyphens."""
+    """Panels that belong together. ``key`` names the files: letters, digits and hyphens.
+
+    ``legend`` says what a hollow and a filled dot mean.
+    """
 
     key: str
     title: str
     description: str
     panels: tuple[Panel, ...]
-    legend: tuple[str, str] | None = None  # what a hollow and a filled dot mean
+    legend: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first column heads its rows. Numbers come formatted."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+Table = tuple[str, pandas.DataFrame]
+"""Caption and texts; the first column heads the rows."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,62 @@ class Section:
 
     key: str
     title: str
-    notes: tuple[str, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    tables: tuple[Table, ...] = field(default=())
+    notes: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A result file, read and checked. ``name`` is unique among those of a report."""
+
+    name: str
+    path: Path
+    result: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The name, and whether the run was interrupted."""
+        return self.name if self.result["complete"] else f"{self.name} (interrupted)"
+
+
+def prefix(source: Source, sources: Sequence[Source]) -> str:
+    """What panels and captions begin with, so that files side by side can be told apart."""
+    if len(sources) > 1:
+        return f"{source.label}: "
+    return "" if source.result["complete"] else "interrupted: "
+
+
+def limits_of(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
+    """An axis that all the dots, at least one, and the reference lie on."""
+    ends = [e for row in rows for dot in row.dots for e in (dot.value, dot.low, dot.high) if e is not None]
+    if reference is not None:
+        ends.append(reference)
+    if reference and min(ends) > LEAST_RATIO and max(ends) / min(ends) > WIDE:
+        return min(ends) / (1 + EDGE) ** 2, max(ends) * (1 + EDGE) ** 2
+    margin = EDGE * (max(ends) - min(ends)) or 0.1
+    return min(ends) - margin, max(ends) + margin
+
+
+def dot_panels(
+    rows_by_title: Sequence[tuple[str, Sequence[DotRow]]], axis: str, reference: float | None
+) -> tuple[Dots, ...]:
+    """Panels on one axis; those without a row are left out."""
+    drawn = [(title, tuple(rows)) for title, rows in rows_by_title if rows]
+    if not drawn:
+        return ()
+    limits = limits_of([row for _, rows in drawn for row in rows], reference)
+    return tuple(Dots(title, rows, axis, limits, reference) for title, rows in drawn)
+
+
+def side_by_side(cells: dict[str, dict[str, str]], sources: Sequence[Source]) -> pandas.DataFrame:
+    """A column per file of ``cells``, texts by row and file's name; nothing for one file."""
+    if len(sources) < 2 or not cells:
+        return pandas.DataFrame()
+    return pandas.DataFrame(
+        {
+            "method": row,
+            **{source.label: found.get(source.name, MISSING) for source in sources},
+        }
+        for row, found in cells.items()
+    )

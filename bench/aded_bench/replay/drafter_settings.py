@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from aded_bench.replay.traces import Tokenizer, Trace
 from aded_local.drafters import Drafter, Search, make_drafter
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.components import INGREDIENTS
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import SHIPPED, Priors, blank_priors
 from aded_local.errors import StoreError
 from aded_local.llama.gguf import read_header
@@ -31,11 +32,14 @@ Table = npt.NDArray[np.int64]
 TABLES_KEPT: Final = 8
 """Of phrases and of stores, by file and vocabulary: 2 MB each, made in a second or two."""
 
+FIXED_NODES: Final = 8
+"""Of a step without a budget. Chosen, not tuned: what costs about a second token's time on many machines."""
+
 BEST_FIRST: Final[Search] = "best-first"
 
 
 @dataclass(frozen=True)
-class Makeup:
+class DrafterSettings:
     """What `auto` is made of.
 
     Attributes:
@@ -53,66 +57,79 @@ class Makeup:
     search: Search = BEST_FIRST
 
     @property
-    def setting(self) -> str:
+    def name(self) -> str:
         """What tells it from the product, in a few words; empty for the product, whatever its files."""
         left_out = [*(["phrases"] if self.phrases is None else []), *self.without]
         parts = [f"without {', '.join(left_out)}"] if left_out else []
         return ", ".join([*parts, *([self.search] if self.search != BEST_FIRST else [])])
 
-    def settings(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, for a result file; the files' hashes stand beside it as inputs."""
-        return {
-            "phrases": _name(self.phrases),
-            "store": _name(self.store),
-            "priors": _name(self.priors),
-            "without": list(self.without),
-            "search": self.search,
-        }
+        files = {"phrases": self.phrases, "store": self.store, "priors": self.priors}
+        names = {key: None if path is None else path.name for key, path in files.items()}
+        return {**names, "without": list(self.without), "search": self.search}
 
     def inputs(self) -> list[Path]:
         """Its files, what it starts from included."""
         priors = None if "priors" in self.without else self.priors or SHIPPED
         return [path for path in (self.phrases, self.store, priors) if path is not None]
 
-    def check(self, trace: Trace) -> None:
-        """Make what a trace needs, so that a wrong file is told before anything is measured.
 
-        Raises:
-            StoreError: a file is missing, damaged, or for another tokenizer.
-            OptionError: there is no such part to leave out.
-        """
-        open_drafter("auto", trace, self)
+@dataclass(frozen=True)
+class Variant:
+    """One way of making `auto`.
+
+    Attributes:
+        drafter: what it drafts with.
+        nodes: verified at every step, whatever they promise and cost; None for a budget.
+        guarded: drafting pauses where it loses.
+        predicts_anew: bits per token are its own; else they are those of the whole drafter.
+    """
+
+    drafter: DrafterSettings
+    nodes: int | None = None
+    guarded: bool = True
+    predicts_anew: bool = True
 
 
-def _name(path: Path | None) -> str | None:
-    return None if path is None else path.name
+def variants(whole: DrafterSettings, *, ablate: bool) -> dict[str, Variant]:
+    """By setting, as results name it: the whole drafter first, then, to ablate, each part left out in turn."""
+    found = {whole.name: Variant(whole)}
+    if ablate:
+        for name in INGREDIENTS:
+            found[f"without {name}"] = Variant(replace(whole, without=(name,)))
+        found["without budget"] = Variant(whole, nodes=FIXED_NODES, predicts_anew=False)
+        found["without guard"] = Variant(whole, guarded=False, predicts_anew=False)
+        found["puct"] = Variant(replace(whole, search="puct"), predicts_anew=False)
+    return found
 
 
-def open_drafter(preset: str, trace: Trace, makeup: Makeup, *, seed: int = 0) -> Drafter:
-    """A drafter for a trace, with an empty memory; ``makeup`` is for ``auto`` alone.
+def open_drafter(preset: str, trace: Trace, settings: DrafterSettings, *, seed: int = 0) -> Drafter:
+    """A drafter for a trace, with an empty memory; ``settings`` are for ``auto`` alone.
 
     Raises:
-        StoreError, OptionError: see ``Makeup.check``.
+        StoreError: a file is missing, damaged, or for another tokenizer.
+        OptionError: there is no such part to leave out.
     """
     if preset != "auto":
         return make_drafter(preset, n_vocab=trace.n_vocab, seed=seed)
     # Ids that were made without a tokenizer mean no words.
-    phrases = makeup.phrases if trace.vocab is not None else None
+    phrases = settings.phrases if trace.vocab is not None else None
     drafter = make_drafter(
         preset,
         n_vocab=trace.n_vocab,
         seed=seed,
-        search=makeup.search,
-        static=None if makeup.store is None else _static_table(makeup.store, trace),
+        search=settings.search,
+        static=None if settings.store is None else _static_table(settings.store, trace),
         phrases=None if phrases is None or trace.vocab is None else phrases_of(phrases, trace.vocab),
-        without=makeup.without,
+        without=settings.without,
     )
-    if makeup.priors is not None and "priors" not in makeup.without and isinstance(drafter, AutoDrafter):
-        start_from(drafter, read_priors(makeup.priors))
+    if settings.priors is not None and "priors" not in settings.without and isinstance(drafter, NgramDrafter):
+        start_from(drafter, read_priors(settings.priors))
     return drafter
 
 
-def start_from(drafter: AutoDrafter, priors: Priors) -> None:
+def start_from(drafter: NgramDrafter, priors: Priors) -> None:
     """Let a new drafter begin with these rates, weights and curves; ``reset`` goes back to its own."""
     model = drafter.model
     model.rates[:], model.weights[:], model.finals[:] = priors
