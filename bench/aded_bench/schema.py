@@ -1,274 +1,113 @@
 """What result files hold: one schema, by which they are written, continued and reported.
 
-Keys as docs/results.md explains them. A file may hold more than is named here; what is named is of this type.
+docs/results.md has the meaning of every key. A file may hold more than is named here; what is named is of this type.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from aded_local.errors import OptionError
 
 try:
     import msgspec
-    from msgspec import Meta
+    from msgspec import UNSET, Meta, UnsetType
 except ImportError:
     raise OptionError("result files are checked with msgspec: pip install 'aded-local[bench]'") from None
 
-LARGEST = 1e15
+LARGEST = 10**15
 """Drawing adds, multiplies and takes logarithms, and stays far from infinity."""
 
 Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
-Count = Annotated[int, Meta(ge=0, le=10**15)]
+Maybe = Number | None
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Factor = Annotated[float, Meta(ge=0.0, le=1e6)]
 Cost = Annotated[float, Meta(gt=1e-6, le=1e6)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Size = Annotated[str, Meta(pattern="^[1-9][0-9]{0,5}$")]
 """Tokens in a pass, as a key."""
+Object = dict[str, Any]
 
 
-class Summary(TypedDict):
-    count: Count
-    minimum: Number
-    first_quartile: Number
-    median: Number
-    third_quartile: Number
-    maximum: Number
-    low: Number | None
-    high: Number | None
+def _object(*alike: Any, **keys: Any) -> Any:
+    """A type of JSON objects with these keys, and those of others; keys that end with ``_`` may be absent."""
+    own = [(key, kind) for key, kind in keys.items() if not key.endswith("_")]
+    own += [(key[:-1], kind | UnsetType, UNSET) for key, kind in keys.items() if key.endswith("_")]
+    return msgspec.defstruct("Object", own, bases=alike or None, kw_only=True)
 
 
-class Spread(TypedDict, total=False):
-    median: Number
-    p99: Number
-    mean: Number
+Summary = _object(
+    count=Count, minimum=Number, first_quartile=Number, median=Number, third_quartile=Number, maximum=Number,
+    low=Maybe, high=Maybe,
+)  # fmt: skip
+Spread = _object(median=Number, p99=Number, mean_=Number) | None
+SpeedUp = _object(speedup=Factor, low=Factor | None, high=Factor | None)
+Category = _object(SpeedUp, answers=Count, tokens=Count, tokens_per_pass=Number)
+Bin = _object(
+    low=Share, high=Share, count=Annotated[int, Meta(ge=1, le=LARGEST)], predicted=Share, observed=Share
+)
+Swept = _object(
+    SpeedUp, passes=Count, nodes=Count, tokens_per_pass=Number, nodes_per_pass=Number, draft_microseconds=Spread,
+    categories=dict[str, Category],
+)  # fmt: skip
+Figures = _object(
+    Swept, learn_microseconds=Spread, calibration=_object(ece=Share, bins=list[Bin]) | None,
+    depths=list[_object(depth=Count, proposed=Count, accepted=Count)],
+)  # fmt: skip
+Answer = _object(
+    category=str, tokens=Count, passes=Count, nodes=Count, seconds=Number, verify=Number, modelled=Number,
+    modelled_plain=Number, plain_passes=Count, plain_timed=Number, plain_predicted=Number,
+    sizes=dict[Size, tuple[Count, Number, Number]],
+    draft_microseconds=dict[Annotated[str, Meta(pattern="^[0-9]{1,12}$")], Count],
+)  # fmt: skip
+Body = _object(
+    Swept, model=str, quantization=str, flash_attention=bool, cache_type=str, threads=Count, context=Count,
+    gpu_layers=str, tokens=Count, seconds=Number, plain_seconds=Number, modelled=Number, largest_gap=str,
+    curve=Object, answers=dict[str, Answer],
+)  # fmt: skip
+Row = _object(
+    trace=str, method=str, setting=str, phase=str, answers=Count, tokens=Count, bits_per_token=Maybe,
+    draft_microseconds=Spread, learn_microseconds=Spread, curves=dict[str, Figures], body=Body | None,
+)  # fmt: skip
+Trace = _object(name=str, answers=Count, tokens=Count, categories=dict[str, Count])
 
+Setting = _object(flash_attention=bool, cache_type=str)
+Times = dict[Size, Number]
+Curve = _object(
+    Setting, prefix=Count, milliseconds=Times, ratio=dict[Size, Cost], low=Times, high=Times, rounds=Count,
+    exact=list[Count] | None, note=str | None,
+)  # fmt: skip
 
-class SpeedUp(TypedDict):
-    speedup: Factor
-    low: Factor | None
-    high: Factor | None
+Method = _object(
+    tokens_per_second=Summary | None, first_token_ms=Summary | None, tokens_per_pass_=Number, nodes_per_pass_=Number,
+    microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number,
+)  # fmt: skip
+Ratio = _object(summary=Summary | None, by_category=dict[str, Summary | None], same_tokens=Count, pairs=Count)
 
+Comparison = _object(
+    method=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
+)
+Candidate = _object(text=str, one=Number, wide=Number)
+Parting = _object(
+    method=str, prompt=str, temperature=Number, position=Count, cells=Count, candidates_=list[Candidate],
+    difference_=Number, within_rounding_=bool,
+)  # fmt: skip
 
-class Category(SpeedUp):
-    answers: Count
-    tokens: Count
-    tokens_per_pass: Number
-
-
-class Bin(TypedDict):
-    low: Share
-    high: Share
-    count: Annotated[int, Meta(ge=1, le=10**15)]
-    predicted: Share
-    observed: Share
-
-
-class Calibration(TypedDict):
-    ece: Share
-    bins: list[Bin]
-
-
-class Depth(TypedDict):
-    depth: Count
-    proposed: Count
-    accepted: Count
-
-
-class Decoded(SpeedUp):
-    passes: Count
-    nodes: Count
-    tokens_per_pass: Number
-    nodes_per_pass: Number
-    categories: dict[str, Category]
-    draft_microseconds: Spread | None
-
-
-class Figures(Decoded):
-    learn_microseconds: Spread | None
-    calibration: Calibration | None
-    depths: list[Depth]
-
-
-class Passes(TypedDict):
-    passes: Annotated[int, Meta(ge=1)]
-    measured_ms: Number
-    predicted_ms: Number
-
-
-class Answer(TypedDict):
-    category: str
-    tokens: Count
-    passes: Count
-    nodes: Count
-    seconds: Number
-    verify: Number
-    modelled: Number
-    modelled_plain: Number
-    plain_passes: Count
-    plain_timed: Number
-    plain_predicted: Number
-    sizes: dict[Size, tuple[Count, Number, Number]]
-    draft_microseconds: dict[Annotated[str, Meta(pattern="^[0-9]{1,12}$")], Count]
-
-
-class Body(Decoded):
-    model: str
-    quantization: str
-    flash_attention: bool
-    cache_type: str
-    threads: Count
-    context: Count
-    gpu_layers: str
-    plain_every: Count
-    tokens: Count
-    seconds: Number
-    plain_seconds: Number
-    plain_passes_timed: Count
-    modelled: Number
-    sizes: dict[Size, Passes]
-    gap: dict[str, Number] | None
-    largest_gap: str
-    curve: dict[str, Any]
-    answers: dict[str, Answer]
-    clipped: Count
-    left_out: Count
-
-
-class Row(TypedDict):
-    trace: str
-    method: str
-    setting: str
-    phase: str
-    answers: Count
-    tokens: Count
-    bits_per_token: Number | None
-    draft_microseconds: Spread | None
-    learn_microseconds: Spread | None
-    curves: dict[str, Figures]
-    body: Body | None
-
-
-class TraceSize(TypedDict):
-    name: str
-    answers: Count
-    tokens: Count
-    categories: dict[str, Count]
-
-
-class _Result(TypedDict, total=False):
-    missing: dict[str, str]
-    skipped: dict[str, str]
-
-
-class Result(_Result):
-    kind: str
-    complete: bool
-    provenance: dict[str, Any]
-
-
-class ReplayResult(Result):
-    curves: dict[str, dict[str, dict[Size, Cost]]]
-    traces: list[TraceSize]
-    warm: list[TraceSize]
-    ablation: list[str]
-    peers: dict[str, str]
-    rows: list[Row]
-
-
-class Setting(TypedDict):
-    flash_attention: bool
-    cache_type: str
-
-
-class Curve(Setting):
-    prefix: Count
-    milliseconds: dict[Size, Number]
-    ratio: dict[Size, Cost]
-    low: dict[Size, Number]
-    high: dict[Size, Number]
-    rounds: Count
-    exact: list[Count] | None
-    note: str | None
-
-
-class CurveResult(Result):
-    curves: list[Curve]
-    chosen: Setting
-
-
-class Method(TypedDict, total=False):
-    tokens_per_second: Summary | None
-    first_token_ms: Summary | None
-    tokens_per_pass: Number
-    nodes_per_pass: Number
-    microseconds_per_pass: dict[str, Number]
-    memory_megabytes: Number
-
-
-class Ratio(TypedDict, total=False):
-    summary: Summary | None
-    by_category: dict[str, Summary | None]
-    same_tokens: Count
-    pairs: Count
-
-
-class Phase(TypedDict):
-    methods: dict[str, Method]
-    ratios: dict[str, Ratio]
-
-
-class _RunResult(Result, total=False):
-    suite: str
-    methods: list[str]
-    arms: dict[str, dict[str, Any]]
-    summary: dict[str, Phase]
-
-
-class RunResult(_RunResult):
-    runs: list[dict[str, Any]]
-    histories: dict[str, str]
-
-
-class Comparison(TypedDict):
-    method: str
-    against: str
-    temperature: Number
-    identical: Count
-    total: Count
-    crossing_512_cells: Count
-
-
-class _Parting(TypedDict, total=False):
-    candidates: list[dict[str, Any]]
-    difference: Number
-    within_rounding: bool
-
-
-class Parting(_Parting):
-    method: str
-    prompt: str
-    temperature: Number
-    position: Count
-    cells: Count
-
-
-class _LosslessResult(Result, total=False):
-    comparisons: list[Comparison]
-    partings: list[Parting]
-
-
-class LosslessResult(_LosslessResult):
-    answers: dict[str, dict[str, Any]]
-    histories: dict[str, str]
-
-
+Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 KINDS: dict[str, Any] = {
-    "run": RunResult,
-    "replay": ReplayResult,
-    "curve": CurveResult,
-    "lossless": LosslessResult,
-}
+    "run": _object(
+        Result, suite_=str, runs=list[Object], histories=dict[str, str], arms_=dict[str, Object],
+        summary_=dict[str, _object(methods=dict[str, Method], ratios=dict[str, Ratio])],
+    ),
+    "replay": _object(
+        Result, traces=list[Trace], warm=list[Trace], ablation=list[str], peers=dict[str, str], rows=list[Row],
+    ),
+    "curve": _object(Result, curves=list[Curve], chosen=Setting),
+    "lossless": _object(
+        Result, answers=dict[str, Object], histories=dict[str, str], comparisons_=list[Comparison],
+        partings_=list[Parting],
+    ),
+}  # fmt: skip
 
 
 def check(found: object, kind: Any) -> None:

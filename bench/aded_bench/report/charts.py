@@ -149,29 +149,23 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _draw_dots(axes: Any, panel: Dots, theme: Theme) -> None:
-    for index, row in enumerate(panel.rows):
-        role, marker = style_of(row.method)
-        for dot in row.dots:
-            y = index + (0 if len(row.dots) == 1 else -DODGE if dot.hollow else DODGE)
+    for index, dots in enumerate(panel.rows.values()):
+        for dot in dots:
+            role, marker = style_of(dot.method)
+            y = index + (0 if len(dots) == 1 else -DODGE if dot.hollow else DODGE)
             if dot.low is not None and dot.high is not None:
                 axes.plot([dot.low, dot.high], [y, y], color=theme[role], linewidth=1.4)
             fill = theme["surface"] if dot.hollow else theme[role]
             axes.plot(
-                [dot.value],
-                [y],
-                marker,
-                color=theme[role],
-                markerfacecolor=fill,
-                markersize=5.5,
-                clip_on=False,
+                dot.value, y, marker, color=theme[role], markerfacecolor=fill, markersize=5.5, clip_on=False
             )
-        largest = max(abs(dot.value) for dot in row.dots)
-        written = " / ".join(f"{dot.value:.2f}" if largest < 100 else f"{dot.value:.0f}" for dot in row.dots)
+        digits = 2 if max(abs(dot.value) for dot in dots) < 100 else 0
+        written = " / ".join(f"{dot.value:.{digits}f}" for dot in dots)
         axes.text(1.03, index, written, transform=axes.get_yaxis_transform(), size=7.5, va="center")
     if panel.reference is not None:
         axes.axvline(panel.reference, color=theme["ink"], linewidth=1.1, zorder=1)
     axes.set_ylim(len(panel.rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(panel.rows)), [_cut(row.label, LONGEST_LABEL) for row in panel.rows])
+    axes.set_yticks(range(len(panel.rows)), [_cut(label, LONGEST_LABEL) for label in panel.rows])
     axes.tick_params(axis="y", length=0)
     low, high = panel.limits
     if panel.reference and 0 < low * WIDE < high:

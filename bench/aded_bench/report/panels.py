@@ -70,8 +70,10 @@ EDGE = 0.04  # of the axis, left free beyond the outermost value
 
 @dataclass(frozen=True)
 class Dot:
-    """A figure with its interval; ``hollow`` tells the first of two phases from the second."""
+    """A method's figure with its interval; ``hollow`` tells the first of two phases from the second."""
 
+    label: str
+    method: str
     value: float
     low: float | None = None
     high: float | None = None
@@ -79,26 +81,25 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class DotRow:
-    """One line of a dot plot: up to two dots of one method."""
-
-    label: str
-    method: str
-    dots: tuple[Dot, ...]
-
-
-@dataclass(frozen=True)
 class Dots:
-    """A dot plot: methods downwards, a figure to the right, on an axis that panels share.
+    """A dot plot: labels downwards, a figure to the right, on an axis that panels share.
 
     ``reference`` is where a line is drawn, 1.0 for ratios.
     """
 
     title: str
-    rows: tuple[DotRow, ...]
+    dots: tuple[Dot, ...]
     axis: str
     limits: tuple[float, float]
     reference: float | None = None
+
+    @property
+    def rows(self) -> dict[str, list[Dot]]:
+        """Dots by label, hollow ones first."""
+        rows: dict[str, list[Dot]] = {dot.label: [] for dot in self.dots}
+        for dot in sorted(self.dots, key=lambda dot: not dot.hollow):
+            rows[dot.label].append(dot)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -190,26 +191,28 @@ def prefix(source: Source, sources: Sequence[Source]) -> str:
     return "" if source.result["complete"] else "interrupted: "
 
 
-def limits_of(rows: Sequence[DotRow], reference: float | None) -> tuple[float, float]:
-    """An axis that all the dots, at least one, and the reference lie on."""
-    ends = [e for row in rows for dot in row.dots for e in (dot.value, dot.low, dot.high) if e is not None]
-    if reference is not None:
-        ends.append(reference)
-    if reference and min(ends) > LEAST_RATIO and max(ends) / min(ends) > WIDE:
-        return min(ends) / (1 + EDGE) ** 2, max(ends) * (1 + EDGE) ** 2
-    margin = EDGE * (max(ends) - min(ends)) or 0.1
-    return min(ends) - margin, max(ends) + margin
-
-
-def dot_panels(
-    rows_by_title: Sequence[tuple[str, Sequence[DotRow]]], axis: str, reference: float | None
-) -> tuple[Dots, ...]:
-    """Panels on one axis; those without a row are left out."""
-    drawn = [(title, tuple(rows)) for title, rows in rows_by_title if rows]
+def dot_chart(
+    key: str,
+    title: str,
+    description: str,
+    panels: Sequence[tuple[str, Sequence[Dot]]],
+    axis: str,
+    reference: float | None = None,
+    legend: tuple[str, str] | None = None,
+) -> list[Chart]:
+    """A chart of panels, title and dots each, on one axis; those without a dot are left out. None of none."""
+    drawn = [(head, tuple(dots)) for head, dots in panels if dots]
     if not drawn:
-        return ()
-    limits = limits_of([row for _, rows in drawn for row in rows], reference)
-    return tuple(Dots(title, rows, axis, limits, reference) for title, rows in drawn)
+        return []
+    shown = [end for _, dots in drawn for dot in dots for end in (dot.value, dot.low, dot.high)]
+    ends = [end for end in (*shown, reference) if end is not None]
+    low, high = min(ends), max(ends)
+    margin = EDGE * (high - low) or 0.1
+    limits = (low - margin, high + margin)
+    if reference and low > LEAST_RATIO and high / low > WIDE:
+        limits = (low / (1 + EDGE) ** 2, high * (1 + EDGE) ** 2)
+    made = tuple(Dots(head, dots, axis, limits, reference) for head, dots in drawn)
+    return [Chart(key, title, description, made, legend)]
 
 
 def side_by_side(cells: dict[str, dict[str, str]], sources: Sequence[Source]) -> pandas.DataFrame:

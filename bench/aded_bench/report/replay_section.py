@@ -14,14 +14,13 @@ from aded_bench.report.panels import (
     FEWEST,
     Chart,
     Dot,
-    DotRow,
     Line,
     Lines,
     Reliability,
     Section,
     Source,
     Table,
-    dot_panels,
+    dot_chart,
     prefix,
     side_by_side,
 )
@@ -103,27 +102,18 @@ def best_settings(group: Sequence[Outcome]) -> list[Outcome]:
     return list(best.values())
 
 
-def _rows(named: Sequence[tuple[str, Outcome, Mapping[str, Any] | None]]) -> list[DotRow]:
-    """A row per name, cold before warm; without those that have no figures."""
-    rows: dict[str, tuple[str, list[Dot]]] = {}
-    for name, one, figures in sorted(named, key=lambda each: each[1].phase != PHASES[0]):
-        if figures is not None:
-            dot = Dot(figures["speedup"], figures["low"], figures["high"], hollow=one.phase == PHASES[0])
-            rows.setdefault(name, (one.method, []))[1].append(dot)
-    order = [name for name in dict.fromkeys(name for name, *_ in named) if name in rows]
-    return [DotRow(name, rows[name][0], tuple(rows[name][1])) for name in order]
+def _dot(one: Outcome, label: str, figures: Mapping[str, Any]) -> Dot:
+    hollow = one.phase == PHASES[0]
+    return Dot(label, one.method, figures["speedup"], figures["low"], figures["high"], hollow)
 
 
 def _total_chart(groups: Groups) -> list[Chart]:
-    panels = [
-        (head, _rows([(one.label, one, one.figures) for one in group])) for head, group in groups.items()
-    ]
-    drawn = dot_panels(panels, SPEED_UP, 1.0)
+    panels = [(head, [_dot(one, one.label, one.figures) for one in group]) for head, group in groups.items()]
     description = (
         "Speed-up over plain decoding under each cost curve, in total, with the 95% bootstrap interval over answers. "
         "Right of the line a drafter gains time, left of it it costs time."
     )
-    return [Chart("replay-total", "Speed-up by method", description, drawn, PHASES)] if drawn else []
+    return dot_chart("replay-total", "Speed-up by method", description, panels, SPEED_UP, 1.0, PHASES)
 
 
 def _category_charts(groups: Groups) -> list[Chart]:
@@ -133,16 +123,13 @@ def _category_charts(groups: Groups) -> list[Chart]:
         "the setting that is best in total."
     )
     for index, (head, group) in enumerate(groups.items(), 1):
-        best = best_settings(group)
-        names = dict.fromkeys(name for one in best for name in one.figures["categories"])
-        # Cold and warm may have different best settings: the method's name stands for both.
-        panels = [
-            (name, _rows([(one.method, one, one.figures["categories"].get(name)) for one in best]))
-            for name in names
-        ]
-        if drawn := dot_panels(panels, SPEED_UP, 1.0):
-            title = f"Speed-up by category and method: {head}"
-            charts.append(Chart(f"replay-categories-{index}", title, description, drawn, PHASES))
+        panels: dict[str, list[Dot]] = {}
+        for one in best_settings(group):
+            for name, found in one.figures["categories"].items():
+                # Cold and warm may have different best settings: the method's name stands for both.
+                panels.setdefault(name, []).append(_dot(one, one.method, found))
+        key, title = f"replay-categories-{index}", f"Speed-up by category and method: {head}"
+        charts += dot_chart(key, title, description, list(panels.items()), SPEED_UP, 1.0, PHASES)
     return charts
 
 
@@ -194,18 +181,18 @@ def _ablation_chart(sources: Sequence[Source]) -> list[Chart]:
             found = effects(source.result, trace, phase).iloc[1:]
             for name in (name for name in found if name.startswith("change ")):
                 parts = found.dropna(subset=name).sort_values(name)
-                rows = [
-                    DotRow(setting, "auto", (Dot(change, min(0.0, change), max(0.0, change)),))
+                dots = [
+                    Dot(setting, "auto", change, min(0.0, change), max(0.0, change))
                     for setting, change in zip(parts["setting"], parts[name], strict=True)
                 ]
                 title = f"{prefix(source, sources)}{trace}, {phase}, {name.removeprefix('change ')}"
-                panels.append((title, rows))
-    drawn = dot_panels(panels, "change of speed-up, percent", 0.0)
+                panels.append((title, dots))
     description = (
         "How the speed-up of auto changes when one part of it is left out, in percent of the whole drafter's. "
         "Left of the line the part is missed."
     )
-    return [Chart("replay-ablation", "What each part of auto is worth", description, drawn)] if drawn else []
+    title, axis = "What each part of auto is worth", "change of speed-up, percent"
+    return dot_chart("replay-ablation", title, description, panels, axis, 0.0)
 
 
 def _overviews(sources: Sequence[Source]) -> list[Table]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas
@@ -10,11 +10,10 @@ import pandas
 from aded_bench.report.panels import (
     Chart,
     Dot,
-    DotRow,
     Section,
     Source,
     Table,
-    dot_panels,
+    dot_chart,
     prefix,
     side_by_side,
 )
@@ -23,8 +22,6 @@ from aded_bench.tables import interval, number
 
 PHASES = ("empty", "warm")
 PARTS = ("draft", "verify", "sample", "elsewhere")
-
-Ratios = dict[str, dict[str, Any]]
 
 
 def run_section(sources: Sequence[Source]) -> Section:
@@ -49,58 +46,49 @@ def _phases(sources: Sequence[Source]) -> Iterator[tuple[Source, str, Mapping[st
             yield source, phase, found
 
 
-def _ratios(found: Mapping[str, Any]) -> Ratios:
+def _ratios(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Ratios by the name shown: the method, and its base where that is not ``off``."""
     return {name.removesuffix("/off"): ratio for name, ratio in found["ratios"].items()}
 
 
-def _dot(summary: Mapping[str, Any] | None, ends: tuple[str, str], hollow: bool = False) -> list[Dot]:
-    return [Dot(summary["median"], summary[ends[0]], summary[ends[1]], hollow)] if summary else []
+def _dots(
+    by_name: Iterable[tuple[str, Mapping[str, Any] | None]], *ends: str, hollow: bool = False
+) -> list[Dot]:
+    return [
+        Dot(name, name, found["median"], found[ends[0]], found[ends[1]], hollow)
+        for name, found in by_name
+        if found
+    ]
 
 
 def _ratio_charts(sources: Sequence[Source]) -> list[Chart]:
     """Panels in total and by category, a file each; both stores in one row."""
-    panels = []
-    for source in sources:
-        phases = {phase: _ratios(found) for _, phase, found in _phases([source])}
-        every = [ratio for ratios in phases.values() for ratio in ratios.values()]
-        for category in (None, *dict.fromkeys(c for ratio in every for c in ratio["by_category"])):
-            rows = []
-            for name in dict.fromkeys(name for ratios in phases.values() for name in ratios):
-                found = [(phase, ratios[name]) for phase, ratios in phases.items() if name in ratios]
-                dots = [
-                    dot
-                    for phase, ratio in found
-                    for dot in _dot(
-                        ratio["by_category"].get(category) if category else ratio["summary"],
-                        ("low", "high"),
-                        hollow=phase == PHASES[0],
-                    )
-                ]
-                if dots:
-                    rows.append(DotRow(name, name, tuple(dots)))
-            panels.append((prefix(source, sources) + (category or "all prompts"), rows))
-    drawn = dot_panels(panels, "tokens/s over those of off", 1.0)
+    panels: dict[str, list[Dot]] = {}
+    for source, phase, found in _phases(sources):
+        head, hollow, ratios = prefix(source, sources), phase == PHASES[0], _ratios(found)
+        summaries = [(name, ratio["summary"]) for name, ratio in ratios.items()]
+        panels.setdefault(f"{head}all prompts", []).extend(_dots(summaries, "low", "high", hollow=hollow))
+        for category in dict.fromkeys(c for ratio in ratios.values() for c in ratio["by_category"]):
+            each = [(name, ratio["by_category"].get(category)) for name, ratio in ratios.items()]
+            panels.setdefault(head + category, []).extend(_dots(each, "low", "high", hollow=hollow))
     description = (
         "Tokens per second over those of plain decoding on the same prompt: the median over prompts, and its 95% "
         "bootstrap interval."
     )
+    title, axis = "Speed-up over plain decoding", "tokens/s over those of off"
     legend = (f"store {PHASES[0]}", f"store {PHASES[1]}")
-    return (
-        [Chart("run-speed-up", "Speed-up over plain decoding", description, drawn, legend)] if drawn else []
-    )
+    return dot_chart("run-speed-up", title, description, list(panels.items()), axis, 1.0, legend)
 
 
 def _rate_charts(sources: Sequence[Source]) -> list[Chart]:
     panels = []
     for source, phase, found in _phases(sources):
-        rates = {name: one.get("tokens_per_second") for name, one in found["methods"].items()}
-        dots = {name: _dot(rate, ("first_quartile", "third_quartile")) for name, rate in rates.items()}
-        rows = [DotRow(name, name, tuple(each)) for name, each in dots.items() if each]
-        panels.append((f"{prefix(source, sources)}store {phase}", rows))
-    drawn = dot_panels(panels, "tokens/s", None)
+        rates = [(name, one["tokens_per_second"]) for name, one in found["methods"].items()]
+        panels.append(
+            (f"{prefix(source, sources)}store {phase}", _dots(rates, "first_quartile", "third_quartile"))
+        )
     description = "Tokens per second from the first token on: the median over prompts, and the quartiles."
-    return [Chart("run-rate", "Tokens per second by method", description, drawn)] if drawn else []
+    return dot_chart("run-rate", "Tokens per second by method", description, panels, "tokens/s")
 
 
 def _tables(source: Source, found: Mapping[str, Any], caption: str) -> list[Table]:
@@ -122,7 +110,7 @@ def _tables(source: Source, found: Mapping[str, Any], caption: str) -> list[Tabl
 
 
 def _rates(name: str, one: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, str]:
-    rate, first = one.get("tokens_per_second") or {}, one.get("first_token_ms") or {}
+    rate, first = one["tokens_per_second"] or {}, one["first_token_ms"] or {}
     split = one.get("microseconds_per_pass", {})
     shared = arm.get("shares_weights_with")
     return {
