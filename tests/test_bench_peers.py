@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aded_local.step import said
 from steps import beginning
 
 from aded_bench.replay.drafts import Foreign
 from aded_bench.replay.peers import SCRIPTS, PeerLost, PeerProcess, tree_of
+from aded_local.step import said
 
 PYTHON = Path(sys.executable)
 

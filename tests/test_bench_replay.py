@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aded_local.step import StepResult
 from click.testing import CliRunner
 from rich.console import Console
 from steps import beginning
@@ -34,6 +33,7 @@ from aded_local.drafters import PRESETS, make_drafter
 from aded_local.errors import ADEDError, ModelNotFoundError, OptionError, StoreError
 from aded_local.llama import CACHE_TYPES
 from aded_local.speed.planner import PlainPlanner
+from aded_local.step import StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -165,7 +165,7 @@ def test_what_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StoreError, match=r"bad\.json"):
         read_curve(path)
-    with pytest.raises(StoreError, match="there is no curve"):
+    with pytest.raises(StoreError, match="cannot be read: No such file"):
         read_curve(tmp_path / "absent.json")
 
 

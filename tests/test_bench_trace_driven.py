@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aded_local.step import Beginning, StepResult
 
 from aded_bench.replay import trace_driven
 from aded_bench.replay.body_sums import answer_sums, summed
@@ -23,6 +22,7 @@ from aded_local.engine import Engine
 from aded_local.errors import OptionError, StoreError
 from aded_local.opening import open_engine
 from aded_local.speed.planner import PlainPlanner
+from aded_local.step import Beginning, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree
 
 SETTING = {"n_threads": 1, "n_ctx": 512, "flash_attention": False, "cache_type": "f16"}

@@ -5,6 +5,7 @@ docs/results.md has the meaning of every key. A file may hold more than is named
 
 from __future__ import annotations
 
+from types import GenericAlias
 from typing import Annotated, Any
 
 from aded_local.errors import OptionError
@@ -29,9 +30,17 @@ Size = Annotated[str, Meta(pattern="^[1-9][0-9]{0,5}$")]
 Object = dict[str, Any]
 
 
+def _list(kind: Any) -> Any:
+    return GenericAlias(list, (kind,))
+
+
+def _dict(kind: Any) -> Any:
+    return GenericAlias(dict, (str, kind))
+
+
 def _object(*alike: Any, **keys: Any) -> Any:
     """A type of JSON objects with these keys, and those of others; keys that end with ``_`` may be absent."""
-    own = [(key, kind) for key, kind in keys.items() if not key.endswith("_")]
+    own: list[tuple[Any, ...]] = [(key, kind) for key, kind in keys.items() if not key.endswith("_")]
     own += [(key[:-1], kind | UnsetType, UNSET) for key, kind in keys.items() if key.endswith("_")]
     return msgspec.defstruct("Object", own, bases=alike or None, kw_only=True)
 
@@ -48,11 +57,11 @@ Bin = _object(
 )
 Swept = _object(
     SpeedUp, passes=Count, nodes=Count, tokens_per_pass=Number, nodes_per_pass=Number, draft_microseconds=Spread,
-    categories=dict[str, Category],
+    categories=_dict(Category),
 )  # fmt: skip
 Figures = _object(
-    Swept, learn_microseconds=Spread, calibration=_object(ece=Share, bins=list[Bin]) | None,
-    depths=list[_object(depth=Count, proposed=Count, accepted=Count)],
+    Swept, learn_microseconds=Spread, calibration=_object(ece=Share, bins=_list(Bin)) | None,
+    depths=_list(_object(depth=Count, proposed=Count, accepted=Count)),
 )  # fmt: skip
 Answer = _object(
     category=str, tokens=Count, passes=Count, nodes=Count, seconds=Number, verify=Number, modelled=Number,
@@ -63,11 +72,11 @@ Answer = _object(
 Body = _object(
     Swept, model=str, quantization=str, flash_attention=bool, cache_type=str, threads=Count, context=Count,
     gpu_layers=str, tokens=Count, seconds=Number, plain_seconds=Number, modelled=Number, largest_gap=str,
-    curve=Object, answers=dict[str, Answer],
+    curve=Object, answers=_dict(Answer),
 )  # fmt: skip
 Row = _object(
     trace=str, method=str, setting=str, phase=str, answers=Count, tokens=Count, bits_per_token=Maybe,
-    draft_microseconds=Spread, learn_microseconds=Spread, curves=dict[str, Figures], body=Body | None,
+    draft_microseconds=Spread, learn_microseconds=Spread, curves=_dict(Figures), body=Body | None,
 )  # fmt: skip
 Trace = _object(name=str, answers=Count, tokens=Count, categories=dict[str, Count])
 
@@ -82,30 +91,30 @@ Method = _object(
     tokens_per_second=Summary | None, first_token_ms=Summary | None, tokens_per_pass_=Number, nodes_per_pass_=Number,
     microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number,
 )  # fmt: skip
-Ratio = _object(summary=Summary | None, by_category=dict[str, Summary | None], same_tokens=Count, pairs=Count)
+Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_tokens=Count, pairs=Count)
 
 Comparison = _object(
     method=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
 )
 Candidate = _object(text=str, one=Number, wide=Number)
 Parting = _object(
-    method=str, prompt=str, temperature=Number, position=Count, cells=Count, candidates_=list[Candidate],
+    method=str, prompt=str, temperature=Number, position=Count, cells=Count, candidates_=_list(Candidate),
     difference_=Number, within_rounding_=bool,
 )  # fmt: skip
 
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 KINDS: dict[str, Any] = {
     "run": _object(
-        Result, suite_=str, runs=list[Object], histories=dict[str, str], arms_=dict[str, Object],
-        summary_=dict[str, _object(methods=dict[str, Method], ratios=dict[str, Ratio])],
+        Result, suite_=str, runs=_list(Object), histories=dict[str, str], arms_=_dict(Object),
+        summary_=_dict(_object(methods=_dict(Method), ratios=_dict(Ratio))),
     ),
     "replay": _object(
-        Result, traces=list[Trace], warm=list[Trace], ablation=list[str], peers=dict[str, str], rows=list[Row],
+        Result, traces=_list(Trace), warm=_list(Trace), ablation=list[str], peers=dict[str, str], rows=_list(Row),
     ),
-    "curve": _object(Result, curves=list[Curve], chosen=Setting),
+    "curve": _object(Result, curves=_list(Curve), chosen=Setting),
     "lossless": _object(
-        Result, answers=dict[str, Object], histories=dict[str, str], comparisons_=list[Comparison],
-        partings_=list[Parting],
+        Result, answers=_dict(Object), histories=dict[str, str], comparisons_=_list(Comparison),
+        partings_=_list(Parting),
     ),
 }  # fmt: skip
 

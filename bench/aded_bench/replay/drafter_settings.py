@@ -6,7 +6,6 @@ By default all is as in the product. Phrases are those of the shipped file, in t
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -120,7 +119,7 @@ def open_drafter(preset: str, trace: Trace, settings: DrafterSettings, *, seed: 
         n_vocab=trace.n_vocab,
         seed=seed,
         search=settings.search,
-        static=None if settings.store is None else _static_table(settings.store, trace),
+        static=None if settings.store is None else _static_table(settings.store, trace.vocab),
         phrases=None if phrases is None or trace.vocab is None else phrases_of(phrases, trace.vocab),
         without=settings.without,
     )
@@ -144,29 +143,18 @@ def phrases_of(path: Path, vocab: Path) -> Table:
     """
     try:
         phrases = read_phrases(path)
-    except FileNotFoundError:
-        raise StoreError(f"there is no file of phrases {path}") from None
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise StoreError(f"the phrases {path} cannot be read: {error.strerror or error}") from None
     except PhrasesError as error:
         raise StoreError(str(error)) from None
-    return phrase_table(tokenize_with(vocab), phrases)
-
-
-def tokenize_with(vocab: Path) -> Callable[[str], list[int]]:
-    """Running text to token ids, nothing added and nothing parsed."""
     tokenizer = Tokenizer(vocab)
-    return lambda text: [int(token) for token in tokenizer.tokenize(text, is_prompt=False)]
-
-
-def _static_table(path: Path, trace: Trace) -> Table:
-    if trace.vocab is None:
-        raise StoreError(f"{path} is for a tokenizer, and {trace.name} was made without one")
-    return _opened(path, trace.vocab)
+    return phrase_table(lambda text: tokenizer.tokenize(text, is_prompt=False).tolist(), phrases)
 
 
 @lru_cache(maxsize=TABLES_KEPT)
-def _opened(path: Path, vocab: Path) -> Table:
+def _static_table(path: Path, vocab: Path | None) -> Table:
+    if vocab is None:
+        raise StoreError(f"{path} is for a tokenizer, and the trace was made without one")
     return open_static(path, identity_of(read_header(vocab)).tokenizer).table
 
 
@@ -180,10 +168,8 @@ def read_priors(path: Path) -> Priors:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name].astype(np.float32) for name in blank}
-    except FileNotFoundError:
-        raise StoreError(f"there is no file of priors {path}") from None
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+        raise StoreError(f"the priors {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise StoreError(f"{path} holds no priors; `aded-bench priors` makes such a file") from None
     for name, array in found.items():

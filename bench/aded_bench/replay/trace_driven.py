@@ -23,8 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from aded_local.step import NO_TOKENS, Beginning, StepResult
-
 from aded_bench.replay.body_sums import answer_sums, summed
 from aded_bench.replay.drafter_settings import DrafterSettings, open_drafter
 from aded_bench.replay.drafts import exchanges
@@ -39,6 +37,7 @@ from aded_local.opening import open_engine
 from aded_local.speed.cost_curve import LARGEST_BATCH, CostCurve, SecondsArray
 from aded_local.speed.planner import PlainPlanner, Planner, make_planner
 from aded_local.speed.probe import Probe
+from aded_local.step import NO_TOKENS, Beginning, StepResult
 
 CONTEXT_STEP: Final = 256
 """The default context is the longest answer rounded up to this many cells, as llama.cpp pads it anyway."""
@@ -254,7 +253,7 @@ class _Run:
         if len(prompt) > 1:
             target.prefill(prompt[:-1])
         planner.begin(Beginning(0, NO_TOKENS, found.prompt))
-        root, steps, plain = prompt[-1], [], []
+        root, steps, plain = prompt[-1], list[dict[str, float]](), list[dict[str, float]]()
         while rest:
             n_cells = target.n_cells
             seconds = curve.seconds(n_cells)

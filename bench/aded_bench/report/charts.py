@@ -137,7 +137,8 @@ def _draw(place: Any, panel: Panel, theme: Theme) -> None:
         _draw_lines(place.subplots(), panel, theme)
         place.legend(loc="outside lower left", ncols=_key_columns(panel), frameon=False, fontsize=8)
     else:
-        _draw_reliability(*place.subplots(2, 1, sharex=True, height_ratios=(3, 1)), panel, theme)
+        above, below = place.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        _draw_reliability(above, below, panel, theme)
     lines = textwrap.wrap(panel.title, LONGEST_TITLE) or [""]
     if len(lines) > 2:  # the beginning and the end, which tells panels apart
         lines = [_cut(lines[0], LONGEST_TITLE - 1) + "…", panel.title[2 - LONGEST_TITLE :]]

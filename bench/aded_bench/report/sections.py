@@ -42,7 +42,8 @@ def curve_panels(result: Mapping[str, Any], head: str = "") -> tuple[Lines, ...]
     for curve in result["curves"]:
         if curve["ratio"]:
             lines = settings.setdefault(setting_of(curve), [])
-            label = f"after {curve['prefix']} tokens (1 token: {curve['milliseconds']['1']:.1f} ms)"
+            plain = number(curve["milliseconds"].get("1"), 1)
+            label = f"after {curve['prefix']} tokens (1 token: {plain} ms)"
             sizes = tuple(map(float, curve["ratio"]))
             exact = tuple(map(float, curve["exact"] or ()))
             lines.append(Line(label, len(lines), sizes, tuple(curve["ratio"].values()), marked=exact))
@@ -59,7 +60,7 @@ def curve_section(sources: Sequence[Source]) -> Section:
         {
             "setting": name,
             "prefix": str(curve["prefix"]),
-            "1 token, ms": number(curve["milliseconds"]["1"], 1),
+            "1 token, ms": number(curve["milliseconds"].get("1"), 1),
             **{f"{size}×": number(curve["ratio"].get(str(size)), 2) for size in SHOWN_SIZES},
             "exact sizes": _ranges(curve["exact"]),
         }
