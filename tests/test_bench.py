@@ -28,6 +28,7 @@ from aded_bench.run.arms import Answer
 from aded_bench.run.lossless import parting
 from aded_bench.run.prompts import SHARES, split, suite
 from aded_bench.run.suites import SHELL, Conversation, load
+from aded_bench.schema import KINDS, check
 from aded_bench.summary import ratio_interval, summarize
 from aded_bench.tables import literal, print_lossless, show
 from aded_local.errors import OptionError, StoreError
@@ -174,6 +175,7 @@ def test_a_parting_names_position_candidates_and_logits(fakes: dict[str, Any], m
     fakes["change"] = differ
     result = lossless.run(lossless_plan(model), ResultFile(None))
     assert [c["identical"] for c in result["comparisons"]] == [10, 10, 0, 0, 10]
+    check(result, KINDS["lossless"])
     first = result["partings"][0]
     assert (first["method"], first["position"]) == ("paper", 3)
     tokens = [candidate["token"] for candidate in first["candidates"]]

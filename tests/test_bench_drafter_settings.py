@@ -26,6 +26,7 @@ from aded_bench.replay.tables import print_replay
 from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.report import write as report
 from aded_bench.results import ResultFile, sha256
+from aded_bench.schema import KINDS, check
 from aded_local.drafters.ngram.components import INGREDIENTS
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import blank_priors
@@ -172,6 +173,7 @@ def ablated(trace: Trace, curve: NamedCurve) -> dict[str, Any]:
 
 
 def test_an_ablation_leaves_out_every_part_in_turn(ablated: dict[str, Any]) -> None:
+    check(ablated, KINDS["replay"])
     settings = [row["setting"] for row in ablated["rows"]]
     assert settings[0] == "without phrases" and ablated["ablation"] == settings[1:]
     assert {f"without {name}" for name in INGREDIENTS} < set(settings)

@@ -28,6 +28,7 @@ from aded_bench.replay.sweep import Judged, replay_answer, walk
 from aded_bench.replay.tables import print_replay
 from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.results import ResultFile
+from aded_bench.schema import KINDS, check
 from aded_bench.summary import ratio_interval
 from aded_local.drafters import PRESETS, make_drafter
 from aded_local.errors import ADEDError, ModelNotFoundError, OptionError, StoreError
@@ -174,6 +175,7 @@ def test_every_figure_follows_from_passes_and_nodes(trace: Trace, curve_file: Pa
     plan = replay.Plan((trace,), (read_curve(curve_file),), methods=methods)
     result = replay.run(plan, ResultFile(None))
     assert result["complete"] and result["missing"] == {}
+    check(result, KINDS["replay"])
     rows = {row["method"]: row for row in result["rows"]}
     assert list(rows) == list(methods)
     for row in rows.values():
