@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -27,8 +28,9 @@ from aded_bench.run.arms import Answer
 from aded_bench.run.lossless import parting
 from aded_bench.run.prompts import SHARES, split, suite
 from aded_bench.run.suites import SHELL, Conversation, load
+from aded_bench.schema import KINDS, check
 from aded_bench.summary import ratio_interval, summarize
-from aded_bench.tables import literal, print_lossless
+from aded_bench.tables import literal, print_lossless, show
 from aded_local.errors import OptionError, StoreError
 
 DESCRIPTION = {
@@ -173,6 +175,7 @@ def test_a_parting_names_position_candidates_and_logits(fakes: dict[str, Any], m
     fakes["change"] = differ
     result = lossless.run(lossless_plan(model), ResultFile(None))
     assert [c["identical"] for c in result["comparisons"]] == [10, 10, 0, 0, 10]
+    check(result, KINDS["lossless"])
     first = result["partings"][0]
     assert (first["method"], first["position"]) == ("paper", 3)
     tokens = [candidate["token"] for candidate in first["candidates"]]
@@ -289,6 +292,18 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
         lossless.run(lossless_plan(model), file)
 
 
+def test_a_table_shows_texts_as_they_are_and_numbers_to_the_right() -> None:
+    frame = pandas.DataFrame({"name": ["[b]x", "y"], "n": [1, 20], "rate": [0.5, None], "text": ["1.0", ""]})
+    out = Console(width=80, file=io.StringIO(), color_system=None)
+    show(frame, "of [things]", caption="said [below]", console=out)
+    assert isinstance(out.file, io.StringIO)
+    lines = out.file.getvalue().splitlines()
+    assert "of [things]" in lines[0] and "said [below]" in lines[-1]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows == [["[b]x", "1", "0.500", "1.0"], ["y", "20", "–", ""]]
+    assert any("│  1 │ 0.500 │" in line for line in lines)
+
+
 # --- results -------------------------------------------------------------------------------------
 
 
@@ -352,7 +367,7 @@ def test_figures_of_another_machine_or_code_are_not_continued(
     tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     file = ResultFile(tmp_path / "run.json")
-    file.save({"kind": "run", "provenance": HERE, "runs": [], "histories": {}}, now=True)
+    file.save({"kind": "run", "complete": False, "provenance": HERE, "runs": [], "histories": {}}, now=True)
     assert resume(file, "run", HERE) is not None
     with pytest.raises(OptionError, match=f"with other {named};"):
         resume(file, "run", HERE | change)
@@ -361,7 +376,16 @@ def test_figures_of_another_machine_or_code_are_not_continued(
 def test_a_default_context_of_another_size_is_continued(tmp_path: Path) -> None:
     file = ResultFile(tmp_path / "run.json")
     loaded = {"file": "m", "sha256": "0", "quantization": "Q4_0"}
-    file.save({"kind": "run", "provenance": HERE | {"model": loaded}, "runs": [], "histories": {}}, now=True)
+    file.save(
+        {
+            "kind": "run",
+            "complete": False,
+            "provenance": HERE | {"model": loaded},
+            "runs": [],
+            "histories": {},
+        },
+        now=True,
+    )
     for engine in ({"context": 8, "threads": 1}, None):  # None: not loaded yet
         assert resume(file, "run", HERE | {"engine": engine}) is not None
 
@@ -442,3 +466,15 @@ def test_output_that_goes_nowhere_is_one_line(tmp_path: Path, redirection: str, 
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (code, 1)
     assert done.stderr.startswith("aded-bench: ")
+
+
+@pytest.mark.parametrize("package", ["msgspec", "pandas"])
+def test_a_missing_package_of_the_extra_is_one_line(package: str) -> None:
+    without = (
+        f"import sys; sys.modules[{package!r}] = None; from aded_bench.main import main; main(sys.argv[1:])"
+    )
+    for arguments in (["replay", "x.jsonl", "--curve", "y.json"], ["report", "x.json", "-o", "out"]):
+        command = [sys.executable, "-c", without, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr == f"aded-bench: {package} is missing: pip install 'aded-local[bench]'\n"

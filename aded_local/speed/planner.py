@@ -156,6 +156,7 @@ class AutoPlanner:
         drafter: proposes, with calibrated probabilities.
         curve: cost of a pass; refined with every step.
         limits: of the target.
+        guard: stops drafting where it loses; the engine's own when None.
         top_k: read the target's likeliest tokens at every verified node, where that is cheap enough.
         clock: seconds, for tests.
     """
@@ -166,6 +167,7 @@ class AutoPlanner:
         curve: CostCurve,
         limits: Limits,
         *,
+        guard: Guard | None = None,
         top_k: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -173,7 +175,7 @@ class AutoPlanner:
         self._curve = curve
         self._limits = limits
         self._clock = clock
-        self._guard = Guard()
+        self._guard = Guard() if guard is None else guard
         self._prices: PassPrices | None = None
         self._prices_bucket = -1
         self._prices_age = 0
