@@ -218,14 +218,23 @@ class AutoPlanner:
         most = self._limits.fitting(min(most, self._limits.nodes, prices.most_nodes))
         tree = EMPTY_TREE
         if most > 0:
-            tree = self._drafter.draft(most, prices.seconds).with_leaves(self._limits.leaves)
-            extra = max(0.0, self._tree_overhead - self._plain_overhead)
-            n = choose(tree.probabilities, prices, self._clock() - started, extra, margin=self._guard.margin)
-            # A dearer size is padded up to a cheaper one, with further candidates where there are any.
-            n_nodes = min(int(prices.batch[n + 1]) - 1, most) if n else 0
+            tree = self._drafter.draft(most, prices.seconds)
+            n_nodes = self._worth_verifying(tree, most, prices, started)
+            if n_nodes > self._limits.leaves:  # fewer nodes than leaves always fit
+                fitting = tree.with_leaves(self._limits.leaves)
+                if fitting is not tree:
+                    tree = fitting
+                    n_nodes = self._worth_verifying(tree, most, prices, started)
             tree = tree.first(n_nodes).padded(n_nodes)
         self._drafter.verifying(tree)
         return tree
+
+    def _worth_verifying(self, tree: DraftTree, most: int, prices: PassPrices, started: float) -> int:
+        """Nodes of the pass that promises most, padding included; 0 for plain decoding."""
+        extra = max(0.0, self._tree_overhead - self._plain_overhead)
+        n = choose(tree.probabilities, prices, self._clock() - started, extra, margin=self._guard.margin)
+        # A dearer size is padded up to a cheaper one, with further candidates where there are any.
+        return min(int(prices.batch[n + 1]) - 1, most) if n else 0
 
     def read(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> Likely | None:
         """See ``Planner``. Raw logits, since temperature, penalties and grammars change from call to call and with the
