@@ -43,15 +43,16 @@ def cache_megabytes(model: Path, n_ctx: int, cache_type: str) -> float | None:
     from aded_local.llama.gguf import read_header
 
     header = read_header(model)
-    keys = ("block_count", "attention.head_count", "embedding_length")
-    layers, heads, width = (header.metadata.get(f"{header.architecture}.{key}") for key in keys)
+
+    def value(key: str, default: object = None) -> object:
+        return header.metadata.get(f"{header.architecture}.{key}", default)
+
+    layers, heads, width = map(value, ("block_count", "attention.head_count", "embedding_length"))
     if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(width, int) and heads):
         return None
-    kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv", heads)
-    sizes = [
-        header.metadata.get(f"{header.architecture}.attention.{kind}_length", width // heads)
-        for kind in ("key", "value")
-    ]
-    if not isinstance(kv_heads, int) or not all(isinstance(size, int) for size in sizes):
+    kv_heads = value("attention.head_count_kv", heads)
+    lengths = [value(f"attention.{kind}_length", width // heads) for kind in ("key", "value")]
+    numbers = [found for found in (kv_heads, *lengths) if isinstance(found, int)]
+    if len(numbers) < 3:
         return None
-    return float(n_ctx * layers * kv_heads * sum(sizes) * CELL_BYTES[cache_type] / 1e6)
+    return n_ctx * layers * numbers[0] * sum(numbers[1:]) * CELL_BYTES[cache_type] / 1e6

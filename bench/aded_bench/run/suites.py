@@ -14,24 +14,27 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from aded_bench.run.prompts import Message, split
 from aded_local.errors import OptionError, PromptError, TemplateError
 
+if TYPE_CHECKING:
+    from aded_bench.run.arms import LocalArm
+
+Message = dict[str, str]
 CHAT, SHELL, SPEC_BENCH = "chat", "shell", "spec-bench"
+SHIPPED = (CHAT, SHELL)
+"""Suites whose files lie beside this module, written for this bench. ``shell`` asks what people ask a model that knows
+shell commands; a tenth of it breaks programs (control texts, other scripts, long pasted text, much of which ends a little
+below 512 KV cells of the built-in model, where llama.cpp's attention changes kernels). No line was in its training."""
 FORMER: Final[Mapping[str, str]] = MappingProxyType({"builtin": SHELL})
 """Names that suites had before, and still answer to."""
-CHAT_FILE = "chat.jsonl"  # beside this module
-SHELL_PROMPTS = 40  # where no number is given; a file is taken whole
+SHELL_PROMPTS = 40  # where no number is given; another suite is taken whole
 SHELL_MODELS = "tldr-"  # how the models that know shell commands only call themselves, in whatever body
 ROLES = ("system", "user", "assistant")
-WHERE_SPEC_BENCH_IS = (
-    "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
-    "(github.com/hemingkx/Spec-Bench), plain or gzipped"
-)
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,18 @@ def load(name: str, data: Path | None, count: int | None, warm: int, seed: int) 
     Args:
         name: ``chat``, ``shell``, ``spec-bench``, or a JSONL file.
         data: Spec-Bench's file.
-        count: conversations measured; None for all of a file (``chat`` is one), 40 of ``shell``.
+        count: conversations measured; None for all but the others, of ``shell`` for 40.
         warm: others.
 
     Raises:
         OptionError: no such suite, a line that is none, or not that many conversations.
     """
-    if name == SHELL:
-        slices = split([SHELL_PROMPTS if count is None else count, warm], seed)
-        return [
-            [Conversation(p.id, p.kind, p.messages[:-1], (p.messages[-1]["content"],)) for p in part]
-            for part in slices
-        ]
     every = read(path_of(name, data), needs_turns=name == SPEC_BENCH)
-    wanted = max(0, len(every) - warm) if count is None else count
-    measured = spread(every, wanted, seed)
+    if count is None:
+        count = SHELL_PROMPTS if name == SHELL else max(0, len(every) - warm)
+    measured = pick(name, every, count, seed)
     taken = {conversation.id for conversation in measured}
-    return [measured, spread([c for c in every if c.id not in taken], warm, seed)]
+    return [measured, pick(name, [c for c in every if c.id not in taken], warm, seed)]
 
 
 def warming(
@@ -114,16 +112,35 @@ def warming(
         OptionError: as ``load``.
     """
     asked = {conversation.turns for conversation in without}
-    if name == SHELL:
-        # The measured ones may be of this suite too, so take all that may be needed, then sort out.
-        found = load(SHELL, None, (count or SHELL_PROMPTS) + len(without), 0, seed)[0]
-        chosen = [c for c in found if c.turns not in asked][: count or SHELL_PROMPTS]
-    else:
-        found = read(path_of(name, data), needs_turns=name == SPEC_BENCH)
-        every = [c for c in found if c.turns not in asked]
-        chosen = spread(every, len(every) if count is None else count, seed)
+    every = [c for c in read(path_of(name, data), needs_turns=name == SPEC_BENCH) if c.turns not in asked]
+    if count is None:
+        count = SHELL_PROMPTS if name == SHELL else len(every)
     # Two files may use the same ids.
-    return [replace(conversation, id=f"warm {conversation.id}") for conversation in chosen]
+    return [replace(conversation, id=f"warm {conversation.id}") for conversation in pick(name, every, count, seed)]
+
+
+def pick(name: str, conversations: Sequence[Conversation], count: int, seed: int) -> list[Conversation]:
+    """``count`` conversations: of ``shell`` in its own mixture of kinds, else evenly over categories.
+
+    ``shell`` is in the file's order for seed 0. Other suites stay in that order, and the seed says which are taken.
+
+    Raises:
+        OptionError: there are not that many.
+    """
+    if not 0 <= count <= len(conversations):
+        raise OptionError(f"{count} prompts asked for; {len(conversations)} are there")
+    places: dict[str, list[int]] = {}
+    for index, conversation in enumerate(conversations):
+        places.setdefault(conversation.category, []).append(index)
+    for category, pool in places.items() if seed or name != SHELL else ():
+        random.Random(f"{category} {seed}").shuffle(pool)
+    if name == SHELL:
+        # Each place in the file goes to another conversation of its kind, so every slice has the same mixture.
+        turns = {category: iter(pool) for category, pool in places.items()}
+        return [conversations[next(turns[c.category])] for c in conversations[:count]]
+    ranks = zip_longest(*places.values())
+    chosen = [index for rank in ranks for index in rank if index is not None][:count]
+    return [conversations[index] for index in sorted(chosen)]
 
 
 def fingerprint(conversations: Sequence[Conversation]) -> str:
@@ -134,13 +151,12 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
 
 def short_name(name: str) -> str:
     """A suite's name in results: of a file without its folder."""
-    return name if name in (CHAT, SHELL, SPEC_BENCH) else Path(name).name
+    return name if name in (*SHIPPED, SPEC_BENCH) else Path(name).name
 
 
 def inputs(names: Sequence[str | None], data: Path | None) -> tuple[Path, ...]:
     """The files that suites are read from, for a result to name."""
-    read_from = {name for name in names if name is not None and name != SHELL}
-    return tuple(path_of(name, data) for name in sorted(read_from))
+    return tuple(path_of(name, data) for name in sorted({name for name in names if name is not None}))
 
 
 def check_data(data: Path | None, *names: str | None) -> None:
@@ -154,37 +170,21 @@ def check_data(data: Path | None, *names: str | None) -> None:
 
 
 def path_of(name: str, data: Path | None) -> Path:
-    """The file of a suite that is one.
+    """The file of a suite.
 
     Raises:
         OptionError: Spec-Bench without its file.
     """
-    if name == CHAT:
-        return Path(str(files("aded_bench.run") / CHAT_FILE))
+    if name in SHIPPED:
+        return Path(str(files("aded_bench.run") / f"{name}.jsonl"))
     if name != SPEC_BENCH:
         return Path(name).expanduser()
     if data is None:
-        raise OptionError(WHERE_SPEC_BENCH_IS)
+        raise OptionError(
+            "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
+            "(github.com/hemingkx/Spec-Bench), plain or gzipped"
+        )
     return data.expanduser()
-
-
-def spread(conversations: Sequence[Conversation], count: int, seed: int) -> list[Conversation]:
-    """``count`` of them, evenly over categories, in the file's order.
-
-    Raises:
-        OptionError: there are not that many.
-    """
-    if not 0 <= count <= len(conversations):
-        raise OptionError(f"{count} prompts asked for; {len(conversations)} are there")
-    pools: dict[str, list[int]] = {}
-    for index, conversation in enumerate(conversations):
-        pools.setdefault(conversation.category, []).append(index)
-    for category, pool in pools.items():
-        random.Random(f"{category} {seed}").shuffle(pool)
-    chosen: list[int] = []
-    for rank in range(max(map(len, pools.values()), default=0)):
-        chosen += [pool[rank] for pool in pools.values() if rank < len(pool)]
-    return [conversations[index] for index in sorted(chosen[:count])]
 
 
 def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
@@ -252,20 +252,8 @@ def _messages(found: Any) -> list[Message]:
     return [{"role": m["role"], "content": m["content"]} for m in found]
 
 
-class Speaker(Protocol):
-    """What ``prepare`` needs of an arm; ``LocalArm`` is one."""
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation."""
-        ...
-
-    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
-        """Plain decoding's answer."""
-        ...
-
-
 def prepare(
-    speaker: Speaker,
+    speaker: LocalArm,
     conversations: Sequence[Conversation],
     histories: dict[str, str],
     *,
