@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -28,7 +29,7 @@ from aded_bench.run.lossless import parting
 from aded_bench.run.prompts import SHARES, split, suite
 from aded_bench.run.suites import SHELL, Conversation, load
 from aded_bench.summary import ratio_interval, summarize
-from aded_bench.tables import literal, print_lossless
+from aded_bench.tables import literal, print_lossless, show
 from aded_local.errors import OptionError, StoreError
 
 DESCRIPTION = {
@@ -287,6 +288,18 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
     model.write_bytes(b"GGUF other")
     with pytest.raises(OptionError, match="holds a run with other"):
         lossless.run(lossless_plan(model), file)
+
+
+def test_a_table_shows_texts_as_they_are_and_numbers_to_the_right() -> None:
+    frame = pandas.DataFrame({"name": ["[b]x", "y"], "n": [1, 20], "rate": [0.5, None], "text": ["1.0", ""]})
+    out = Console(width=80, file=io.StringIO(), color_system=None)
+    show(frame, "of [things]", caption="said [below]", console=out)
+    assert isinstance(out.file, io.StringIO)
+    lines = out.file.getvalue().splitlines()
+    assert "of [things]" in lines[0] and "said [below]" in lines[-1]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows == [["[b]x", "1", "0.500", "1.0"], ["y", "20", "–", ""]]
+    assert any("│  1 │ 0.500 │" in line for line in lines)
 
 
 # --- results -------------------------------------------------------------------------------------

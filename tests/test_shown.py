@@ -6,15 +6,15 @@ import json
 import unicodedata
 from pathlib import Path
 
+import pandas
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.table import Table
 
 from aded_bench.main import main as bench
 from aded_bench.options import note, say
-from aded_bench.tables import console, literal
+from aded_bench.tables import console, literal, show
 from aded_local import api
 from aded_local.llama import logs
 from aded_local.shown import json_text, one_line, visible
@@ -89,14 +89,12 @@ def test_what_the_bench_prints_is_shown_by_the_same_rule(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = console()
-    out.print(Table(HOSTILE, "b", title=literal(HOSTILE)))
-    table = Table("a", "b")
-    table.add_row(HOSTILE, literal("[\x1bbold]"))
-    out.print(table)
+    out.print(literal(HOSTILE))
+    show(pandas.DataFrame({HOSTILE: [HOSTILE], "b": ["[\x1bbold]"]}), HOSTILE, caption=HOSTILE, console=out)
     note(HOSTILE)
     say(HOSTILE)
     shown = capsys.readouterr()
-    assert shown.out.count(SHOWN) == 4 and shown.err == f"aded-bench: {SHOWN}\n"
+    assert shown.out.count(SHOWN) == 6 and shown.err == f"aded-bench: {SHOWN}\n"
     assert "[bold]" in shown.out
     assert visible(shown.out) == shown.out
     refused = CliRunner().invoke(bench, ["report", "no\x1b[31m\u202esuch.json", "-o", "out"])

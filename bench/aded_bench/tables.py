@@ -1,4 +1,4 @@
-"""Results as tables for people."""
+"""Results as tables for people: every table is a data frame, drawn by one function."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from aded_bench.wording import attention
+from aded_local.errors import OptionError
 from aded_local.shown import visible
 
+try:  # Commands import this module before they measure anything, so the line comes at once.
+    import pandas
+except ImportError:
+    raise OptionError("results are shown with pandas: pip install 'aded-local[bench]'") from None
+
 PIPED_WIDTH = 140  # columns where there is no terminal to ask
+MISSING = "–"
 
 
 class Output(Console):
@@ -24,7 +31,7 @@ class Output(Console):
         raise BrokenPipeError
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """Every string of a line or a table comes through here."""
+        """Every string of a line comes through here."""
         return super().render_str(visible(text), **how)
 
 
@@ -34,10 +41,46 @@ def console() -> Console:
 
 
 def literal(text: str) -> str:
-    """``text`` as it is: square brackets in it are no markup."""
+    """``text`` for ``Console.print``, as it is: square brackets in it are no markup."""
     return escape(
         visible(text)
     )  # in this order: what is removed may part a bracket from what makes it markup
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: three decimals, a dash where nothing is known; text as it is."""
+    if isinstance(value, str):
+        return visible(value)
+    if value is None or value != value:  # of all values only NaN differs from itself
+        return MISSING
+    return f"{value:.3f}" if isinstance(value, float) else visible(str(value))
+
+
+def show(
+    frame: pandas.DataFrame, title: str, *, caption: str | None = None, console: Console | None = None
+) -> None:
+    """Draw a table: names of columns above, numbers to the right, the index left out.
+
+    No text of it is markup or a control sequence.
+
+    Args:
+        frame: texts as they are to be read; numbers and missing values as ``cell`` writes them.
+        title: above the table.
+        caption: below it.
+        console: where to; standard output when None.
+    """
+    table = Table(title=Text(visible(title), "table.title"))
+    table.caption = None if caption is None else Text(visible(caption), "table.caption")
+    columns = {name: [cell(value) for value in frame[name]] for name in frame}
+    for name, cells in columns.items():
+        is_number = all(text[:1] in "0123456789+-–" for text in cells)  # also of no text at all
+        table.add_column(Text(visible(str(name))), justify="right" if is_number else "left", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    (console or _standard_output()).print(table)
+
+
+_standard_output = console  # ``show`` has an argument of that name
 
 
 def title(result: dict[str, Any], *more: str) -> str:
@@ -46,7 +89,7 @@ def title(result: dict[str, Any], *more: str) -> str:
     model = result["provenance"]["model"]["file"]
     how = (f"{engine.get('cache_type')} cache", attention(engine.get("flash_attention")))
     parts = (model, *how, f"{engine.get('threads')} threads", *more)
-    return literal(", ".join(parts)) + ("" if result["complete"] else " (interrupted)")
+    return ", ".join(parts) + ("" if result["complete"] else " (interrupted)")
 
 
 def print_missing(result: dict[str, Any], out: Console) -> None:
@@ -63,46 +106,35 @@ def print_skipped(result: dict[str, Any], out: Console) -> None:
 
 def print_lossless(result: dict[str, Any], out: Console) -> None:
     """Identical sequences by method, then where the others part."""
-    table = Table("method", "against", "temperature", "identical", "crossing 512 cells", title=title(result))
-    for row in result["comparisons"]:
-        counted = f"{row['identical']} of {row['total']}"
-        crossing = str(row["crossing_512_cells"])
-        table.add_row(row["method"], row["against"], f"{row['temperature']:g}", counted, crossing)
-    out.print(table)
+    compared = (
+        {
+            "method": row["method"],
+            "against": row["against"],
+            "temperature": f"{row['temperature']:g}",
+            "identical": f"{row['identical']} of {row['total']}",
+            "crossing 512 cells": row["crossing_512_cells"],
+        }
+        for row in result["comparisons"]
+    )
+    show(pandas.DataFrame(compared), title(result), console=out)
     if result["partings"]:
-        out.print(_partings(result["partings"]))
+        parted = pandas.DataFrame(map(_parting, result["partings"]))
+        show(parted, "where they part: plain decoding's candidate, then the other's", console=out)
     print_missing(result, out)
     print_skipped(result, out)
 
 
-def _partings(rows: list[dict[str, Any]]) -> Table:
-    columns = (
-        "method",
-        "temp.",
-        "prompt",
-        "position",
-        "cells",
-        "tokens",
-        "logits, one by one",
-        "wider",
-        "moves",
-        "rounding",
-    )
-    table = Table(*columns, title="where they part: plain decoding's candidate, then the other's")
-    for row in rows:
-        head = (row["method"], f"{row['temperature']:g}", literal(row["prompt"]))
-        place = (str(row["position"]), str(row["cells"]))
-        if "candidates" not in row:  # nobody could look at it again
-            table.add_row(*head, *place, *"-----")
-            continue
-        pair = row["candidates"]
-        table.add_row(
-            *head,
-            *place,
-            literal(" | ".join(repr(candidate["text"]) for candidate in pair)),
-            " | ".join(f"{candidate['one']:.4f}" for candidate in pair),
-            " | ".join(f"{candidate['wide']:.4f}" for candidate in pair),
-            f"{row['difference']:.4f}",
-            "yes" if row["within_rounding"] else "no",
-        )
-    return table
+def _parting(row: dict[str, Any]) -> dict[str, str]:
+    pair = row.get("candidates", ())  # none where nobody could look at it again
+    return {
+        "method": row["method"],
+        "temp.": f"{row['temperature']:g}",
+        "prompt": row["prompt"],
+        "position": str(row["position"]),
+        "cells": str(row["cells"]),
+        "tokens": " | ".join(repr(candidate["text"]) for candidate in pair) or MISSING,
+        "logits, one by one": " | ".join(f"{candidate['one']:.4f}" for candidate in pair) or MISSING,
+        "wider": " | ".join(f"{candidate['wide']:.4f}" for candidate in pair) or MISSING,
+        "moves": f"{row['difference']:.4f}" if pair else MISSING,
+        "rounding": ("yes" if row["within_rounding"] else "no") if pair else MISSING,
+    }
