@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
+from fake_arms import FakeArm
 from rich.console import Console
 
 from aded_bench.main import main
@@ -33,13 +34,11 @@ from aded_bench.run.arms import (
     PEER,
     SERVER_METHODS,
     UNKNOWN_TOKEN,
-    Answer,
     LlamaArm,
     LocalArm,
     Setup,
-    lookup_setup,
+    logits_setup,
     open_local,
-    setup_of,
 )
 from aded_bench.run.figures import same_tokens
 from aded_bench.run.memory import Meter
@@ -48,51 +47,7 @@ from aded_bench.run.tables import print_run
 from aded_local import LocalADED
 from aded_local.errors import DeviceError, OptionError, StoreError
 
-DESCRIPTION = {
-    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0,
-}  # fmt: skip
 SPEC_BENCH = Path(__file__).parents[2] / "shared" / "prompts" / "spec_bench.jsonl.gz"
-
-
-class FakeLocal:
-    def description(self) -> dict[str, Any]:
-        return DESCRIPTION
-
-    def end_tokens(self) -> frozenset[int]:
-        return frozenset({0})
-
-
-class FakeArm:
-    """Answers with tokens that depend on the prompt alone; remembers what it was asked."""
-
-    def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
-        self.name, self.log, self.llm = name, log, FakeLocal()
-        self.stop_after: int | None = None
-        self.fail = False
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return list("|".join(message["content"] for message in messages).encode())
-
-    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
-        self.log.append(("history", bytes(prompt).decode()))
-        return f"<{len(prompt)}>"
-
-    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
-        if self.stop_after is not None and len(self.log) >= self.stop_after:
-            raise KeyboardInterrupt
-        if self.fail:
-            raise RuntimeError("llama_decode returned 1")
-        self.log.append((self.name, bytes(prompt).decode()))
-        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
-        seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
-        took = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
-        return Answer(tokens, True, 9, 0.1, took, 4, 6, 4, seconds, {"median": 9.0})
-
-    def forget(self) -> None:
-        self.log.append((self.name, "forget"))
-
-    def close(self) -> None:
-        self.log.append((self.name, "close"))
 
 
 @pytest.fixture
@@ -106,8 +61,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return arm
 
     monkeypatch.setattr(bench, "open_local", make)
-    monkeypatch.setattr(bench, "LlamaArm", lambda *_: make(PEER))
-    monkeypatch.setattr(bench, "plain_beside", lambda _lead: make("off"))
+    monkeypatch.setattr(bench, "open_arm", make)
+    monkeypatch.setattr(FakeArm, "plain", lambda _lead: make("off"))
     monkeypatch.setattr(bench, "cache_megabytes", lambda *_: None)
     return state
 
@@ -189,7 +144,7 @@ def test_every_arm_ends_with_the_engines_tokens(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off") as llm:
         ends = llm.end_tokens()
         first = next(iter(llm.generate([5, 6], max_tokens=1, temperature=0.0).tokens))
-        setup = setup_of(tiny["llama"], LocalArm("off", llm))
+        setup = LocalArm("off", llm).setup(tiny["llama"])
     assert ends and setup.ends == ends
     arm = LlamaArm(replace(setup, ends=frozenset({first})))  # which the metadata does not name
     answer = arm.answer([5, 6], 8, 0.0, 0)
@@ -319,12 +274,12 @@ def test_prompt_lookup_gets_the_context_it_needs_or_is_missing(
 ) -> None:
     path = next(iter(tiny.values()))
     setup = Setup(path, 4096, 1, False, "f16")
-    assert lookup_setup(setup, 300)[0].n_ctx == 512
-    assert lookup_setup(setup, 10_000)[0].n_ctx == 4096
-    assert lookup_setup(setup, 300)[1] is None
+    assert logits_setup(setup, 300).n_ctx == 512
+    assert logits_setup(setup, 10_000).n_ctx == 4096
     memory = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    assert "GB" in (lookup_setup(setup, 300)[1] or "")
+    with pytest.raises(DeviceError, match="GB are free"):
+        logits_setup(setup, 300)
 
 
 # --- suites ------------------------------------------------------------------------------------------

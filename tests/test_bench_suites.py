@@ -90,7 +90,7 @@ def test_results_name_the_files_that_suites_are_read_from(tmp_path: Path) -> Non
     own, questions = tmp_path / "own.jsonl", tmp_path / "question.jsonl"
     names = (str(own), suites.CHAT, suites.SHELL, suites.SPEC_BENCH, None)
     found = suites.inputs(names, questions)
-    assert {path.name for path in found} == {"own.jsonl", "chat.jsonl", "question.jsonl"}
+    assert {path.name for path in found} == {"own.jsonl", "chat.jsonl", "shell.jsonl", "question.jsonl"}
     assert suites.path_of(suites.CHAT, None).is_file()
 
 
@@ -116,3 +116,50 @@ def test_spec_benchs_file_is_no_use_to_another_suite(command: str) -> None:
     done = CliRunner().invoke(main, [command, "builtin", "--suite", "chat", "--data", "question.jsonl"])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "spec-bench" in done.stderr
+
+
+# --- the suite `shell` -------------------------------------------------------------------------------
+
+SHARES = {"task": 0.60, "about": 0.14, "follow-up": 0.08, "long": 0.07}
+"""What most of the suite is, and how much of it."""
+
+
+def shell(count: int, warm: int = 0, seed: int = 0) -> list[list[suites.Conversation]]:
+    return suites.load(suites.SHELL, None, count, warm, seed)
+
+
+def test_the_suite_is_the_same_for_a_seed_and_grows_at_its_end() -> None:
+    for seed in (0, 4):
+        assert shell(60, seed=seed)[0] == shell(240, seed=seed)[0][:60]
+    assert shell(60, seed=4) != shell(60, seed=5)
+
+
+def test_no_question_occurs_twice_so_slices_are_disjoint() -> None:
+    every = suites.read(suites.path_of(suites.SHELL, None))
+    assert len({(c.opening and c.opening[0]["content"], c.turns) for c in every}) == len(every) > 480
+    for seed in (0, 4):
+        measured, warming = shell(40, 200, seed)
+        assert (len(measured), len(warming)) == (40, 200)
+        assert not {c.id for c in measured} & {c.id for c in warming}
+
+
+def test_every_slice_holds_every_kind() -> None:
+    for seed in (0, 4):
+        for part in (shell(40, seed=seed)[0], shell(200, seed=seed)[0]):
+            counts = Counter(conversation.category for conversation in part)
+            assert set(counts) == {*SHARES, "off-topic", "non-ascii", "control"}
+            for kind, share in SHARES.items():
+                assert counts[kind] == pytest.approx(share * len(part), abs=2)
+
+
+def test_only_follow_ups_have_something_before_them() -> None:
+    for conversation in shell(240)[0]:
+        roles = [message["role"] for message in conversation.opening]
+        assert roles == (["user", "assistant"] if conversation.category == "follow-up" else [])
+
+
+def test_more_prompts_than_there_are_is_an_error() -> None:
+    with pytest.raises(OptionError, match="prompts asked for"):
+        shell(10_000)
+    with pytest.raises(OptionError, match="prompts asked for"):
+        shell(400, 400)

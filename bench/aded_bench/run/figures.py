@@ -36,7 +36,10 @@ def frame_of(records: Sequence[dict[str, Any]]) -> pandas.DataFrame:
     frame[numbers] = frame[numbers].apply(pandas.to_numeric)
     if not frame[[*TEXTS]].map(lambda value: isinstance(value, str)).all(axis=None):
         raise TypeError(f"{', '.join(TEXTS)} are texts")
-    if frame[[*NUMBERS]].isna().any(axis=None) or not frame["tokens"].map(lambda v: isinstance(v, list)).all():
+    if (
+        frame[[*NUMBERS]].isna().any(axis=None)
+        or not frame["tokens"].map(lambda v: isinstance(v, list)).all()
+    ):
         raise TypeError("every answer has its tokens and times")
     return frame
 
@@ -68,7 +71,9 @@ def _of_method(rows: pandas.DataFrame, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "answers": len(rows),
         "tokens_per_second": _summary(rated, "tokens_per_second", seed),
-        "first_token_ms": _summary(rows.assign(milliseconds=1e3 * rows["first_seconds"]), "milliseconds", seed),
+        "first_token_ms": _summary(
+            rows.assign(milliseconds=1e3 * rows["first_seconds"]), "milliseconds", seed
+        ),
     }
     own_clock = rated.dropna(subset="own_tokens_per_second")
     if len(own_clock):
@@ -104,7 +109,8 @@ def _ratio(rows: pandas.DataFrame, base: pandas.DataFrame, seed: int) -> dict[st
     return {
         "by_prompt": _by_prompt(rated, "ratio"),
         "by_category": {
-            str(category): _summary(part, "ratio", seed) for category, part in rated.groupby("category", sort=False)
+            str(category): _summary(part, "ratio", seed)
+            for category, part in rated.groupby("category", sort=False)
         },
         "summary": _summary(rated, "ratio", seed),
         "same_tokens": sum(map(same_tokens, pairs["tokens"], pairs["tokens_base"])),

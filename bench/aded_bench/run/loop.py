@@ -73,16 +73,20 @@ class Plan(CommonPlan):
         """The part of the plan that a resumed run must share."""
         learns = "forgets before every prompt" if self.fresh_each else "learns over the measured prompts"
         keys = ("warm_suite", "repeat", "temperature", "fresh_each")
-        return super().settings() | {key: getattr(self, key) for key in keys} | {
-            "methods": list(self.methods),
-            "prompts": len(self.measured),
-            "warming_prompts": len(self.warming),
-            "prompts_sha256": fingerprint(self.measured),
-            "warming_prompts_sha256": fingerprint(self.warming),
-            "empty_pass": learns,
-            "warm_pass": "learns over the warming and the measured prompts",
-            "llama_server": self.server.version if self.server else None,
-        }
+        return (
+            super().settings()
+            | {key: getattr(self, key) for key in keys}
+            | {
+                "methods": list(self.methods),
+                "prompts": len(self.measured),
+                "warming_prompts": len(self.warming),
+                "prompts_sha256": fingerprint(self.measured),
+                "warming_prompts_sha256": fingerprint(self.warming),
+                "empty_pass": learns,
+                "warm_pass": "learns over the warming and the measured prompts",
+                "llama_server": self.server.version if self.server else None,
+            }
+        )
 
     def unavailable(self) -> dict[str, str]:
         """By method, why it cannot be measured, as far as the options tell."""
@@ -241,7 +245,9 @@ def _keep_memory(work: _Work) -> None:
             grown, highest = (found.get(method, 0.0) for found in (work.meter.grown, work.meter.highest))
             seen = {"memory_megabytes": grown, "peak_megabytes": highest}
         earlier = work.result["memory"].setdefault(method, {})
-        earlier |= {key: max(value, earlier.get(key, 0.0)) for key, value in seen.items() if value is not None}
+        earlier |= {
+            key: max(value, earlier.get(key, 0.0)) for key, value in seen.items() if value is not None
+        }
 
 
 def _sweep(work: _Work, which: str, sweep: int) -> None:

@@ -83,7 +83,9 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
                 raise TypeError("tokens are whole numbers")
             result["answers"][key] = {"tokens": tokens, "ended": bool(ended)}
 
-    lead = open_local(plan.presets[0], plan.model, exact=plan.exact, n_threads=plan.n_threads, n_ctx=plan.n_ctx)
+    lead = open_local(
+        plan.presets[0], plan.model, exact=plan.exact, n_threads=plan.n_threads, n_ctx=plan.n_ctx
+    )
     arm: Arm = lead
     questions: list[Question] = []
     try:
@@ -214,7 +216,8 @@ def parting(witness: LlamaArm, prompt: list[int], expected: list[int], found: li
         "position": position,
         "cells": len(prompt) + position,
         "candidates": [
-            {"token": token, "text": witness.text(token)} | {name: float(v[token]) for name, v in logits.items()}
+            {"token": token, "text": witness.text(token)}
+            | {name: float(v[token]) for name, v in logits.items()}
             for token in candidates
         ],
         "margin": margins,

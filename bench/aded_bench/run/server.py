@@ -100,7 +100,11 @@ def inspect(path: Path) -> Binary:
 
 
 def _said(path: Path, option: str) -> str:
-    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+    }
     try:
         done = subprocess.run([path, option], **pipes, timeout=PROBE_SECONDS, env=_environment(), check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,4 +1,4 @@
-"""What `run` and `lossless` share before the first answer: one setup for all arms, prompts as tokens, earlier results."""
+"""What `run` and `lossless` share before the first answer: one setup, prompts as tokens, earlier results."""
 
 from __future__ import annotations
 

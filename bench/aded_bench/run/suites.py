@@ -28,8 +28,8 @@ Message = dict[str, str]
 CHAT, SHELL, SPEC_BENCH = "chat", "shell", "spec-bench"
 SHIPPED = (CHAT, SHELL)
 """Suites whose files lie beside this module, written for this bench. ``shell`` asks what people ask a model that knows
-shell commands; a tenth of it breaks programs (control texts, other scripts, long pasted text, much of which ends a little
-below 512 KV cells of the built-in model, where llama.cpp's attention changes kernels). No line was in its training."""
+shell commands, in words that its training did not have; a part of it breaks programs: control texts, other scripts, and
+pasted texts, most of which end a little below 512 KV cells, where llama.cpp's attention changes kernels."""
 FORMER: Final[Mapping[str, str]] = MappingProxyType({"builtin": SHELL})
 """Names that suites had before, and still answer to."""
 SHELL_PROMPTS = 40  # where no number is given; another suite is taken whole
@@ -116,7 +116,9 @@ def warming(
     if count is None:
         count = SHELL_PROMPTS if name == SHELL else len(every)
     # Two files may use the same ids.
-    return [replace(conversation, id=f"warm {conversation.id}") for conversation in pick(name, every, count, seed)]
+    return [
+        replace(conversation, id=f"warm {conversation.id}") for conversation in pick(name, every, count, seed)
+    ]
 
 
 def pick(name: str, conversations: Sequence[Conversation], count: int, seed: int) -> list[Conversation]:

@@ -33,7 +33,9 @@ def print_run(result: dict[str, Any], out: Console) -> None:
     print_skipped(result, out)
 
 
-def _rates(result: dict[str, Any], ratios: dict[str, Any], method: str, row: dict[str, Any]) -> dict[str, str]:
+def _rates(
+    result: dict[str, Any], ratios: dict[str, Any], method: str, row: dict[str, Any]
+) -> dict[str, str]:
     ratio = ratios.get(f"{method}/off", {})
     summary = ratio.get("summary")
     low, high = (_number(summary, end, ".3f") for end in ("low", "high"))
