@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from aded_bench import curve
-from aded_bench.curve import Plan, run
-from aded_bench.curve_entries import curves_of, entry_of
+from aded_bench.curve import Plan, curves_of, entry_of, run
 from aded_bench.curve_table import print_curves
 from aded_bench.main import main
 from aded_bench.results import ResultFile
@@ -266,7 +265,7 @@ def test_square_brackets_in_names_and_reasons_are_no_markup() -> None:
 )
 def test_damaged_curves_are_not_continued(change: dict[str, Any]) -> None:
     sound = entry_of((False, "f16"), 256, {1: [0.1]})
-    assert curves_of({"curves": [sound]}, ResultFile(None)) == [sound]
+    assert curves_of({"curves": [sound]}, ResultFile(None)) == {(False, "f16", 256): sound}
     for damaged in (sound | change, {}):
         with pytest.raises(StoreError, match="damaged"):
             curves_of({"curves": [damaged]}, ResultFile(None))
