@@ -86,12 +86,11 @@ def _of_method(rows: pandas.DataFrame, seed: int) -> dict[str, Any]:
     found["nodes_per_pass"] = float(sums["drafted"] / sums["passes"])
     split = stepped.dropna(subset=[f"seconds.{part}" for part in PARTS])
     if len(split):
-        times = split[["decode_seconds", *(f"seconds.{part}" for part in PARTS)]].sum().map(float)
-        parts = {part: times[f"seconds.{part}"] for part in PARTS}
-        parts["elsewhere"] = max(0.0, times["decode_seconds"] - sum(parts.values()))
-        passes = int(split["passes"].sum())
-        found["microseconds_per_pass"] = {part: 1e6 * seconds / passes for part, seconds in parts.items()}
-        whole = times["decode_seconds"]
+        times = split[["decode_seconds", *(f"seconds.{part}" for part in PARTS)]].sum()
+        whole, *known = map(float, times)
+        parts = dict(zip(PARTS, known, strict=True)) | {"elsewhere": max(0.0, whole - sum(known))}
+        each = 1e6 / float(split["passes"].sum())
+        found["microseconds_per_pass"] = {part: each * seconds for part, seconds in parts.items()}
         found["share_outside_llama_decode"] = 1 - parts["verify"] / whole if whole else 0.0
     # Only each answer's own figures are known here: so medians of medians and of 99th percentiles.
     for key in ("median", "p99"):
