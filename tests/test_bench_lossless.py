@@ -17,7 +17,7 @@ from aded_bench.main import main
 from aded_bench.results import ResultFile
 from aded_bench.run import lossless
 from aded_bench.run.lossless import parting
-from aded_bench.run.suites import SHELL, Conversation, load
+from aded_bench.run.suites import SHELL, Conversation, find, load
 from aded_bench.tables import literal, print_lossless
 from aded_local.errors import DeviceError, OptionError, StoreError
 
@@ -47,7 +47,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def lossless_plan(model: Path, talks: Sequence[Conversation] | None = None) -> lossless.Plan:
-    asked = load(SHELL, None, 10, 0, 0)[0] if talks is None else talks
+    asked = load(find(SHELL, None, model), 10, 0, 0)[0] if talks is None else talks
     return lossless.Plan(
         model=model,
         suite="shell",

@@ -42,11 +42,12 @@ from aded_bench.run.arms import (
 )
 from aded_bench.run.figures import same_tokens
 from aded_bench.run.memory import Meter
-from aded_bench.run.server import KEPT, Binary, ServerArm, inspect
+from aded_bench.run.server import KEPT, ServerArm, inspect
 from aded_bench.run.tables import print_run
 from aded_local import LocalADED
 from aded_local.errors import DeviceError, OptionError, StoreError
 
+SHELL = suites.find(suites.SHELL, None, Path("any.gguf"))
 SPEC_BENCH = Path(__file__).parents[2] / "shared" / "prompts" / "spec_bench.jsonl.gz"
 
 
@@ -75,7 +76,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def plan(model: Path, **changes: Any) -> bench.Plan:
-    measured, warming = suites.load(suites.SHELL, None, 4, 6, 0)
+    measured, warming = suites.load(SHELL, 4, 6, 0)
     given = {"methods": ("off", "auto", PEER), "measured": measured, "warming": warming} | changes
     return bench.Plan(model=model, suite="shell", max_tokens=16, repeat=2, seed=0, **given)
 
@@ -221,7 +222,7 @@ def test_other_prompts_under_the_same_name_are_another_run(
 ) -> None:
     file = ResultFile(tmp_path / "run.json")
     bench.run(plan(model), file)
-    others = suites.warming(suites.SHELL, None, 6, 1, without=[])
+    others = suites.load(SHELL, 0, 6, 1)[1]
     for change in ({"warming": others}, {"warm_suite": "shell"}):
         with pytest.raises(OptionError, match="other settings"):
             bench.run(plan(model, **change), file)
@@ -336,33 +337,35 @@ def test_damaged_gzip_is_one_clear_error(tmp_path: Path) -> None:
 def test_fewer_prompts_are_spread_over_categories(tmp_path: Path) -> None:
     rows = [{"prompt": f"{c}{i}", "category": c} for c in "abc" for i in range(20)]
     path = write_lines(tmp_path / "suite.jsonl", rows)
-    measured, warming = suites.load(str(path), None, 6, 9, 0)
+    suite = suites.find(str(path), None, path)
+    measured, warming = suites.load(suite, 6, 9, 0)
     assert [c.category for c in measured] == list("aabbcc")
     assert len(warming) == 9 and not {c.id for c in measured} & {c.id for c in warming}
-    assert suites.load(str(path), None, 6, 9, 0) == [measured, warming]
-    assert suites.load(str(path), None, 6, 0, 1)[0] != measured
-    assert len(suites.load(str(path), None, None, 0, 0)[0]) == 60
+    assert suites.load(suite, 6, 9, 0) == (measured, warming)
+    assert suites.load(suite, 6, 0, 1)[0] != measured
+    assert len(suites.load(suite, None, 0, 0)[0]) == 60
     with pytest.raises(OptionError, match="60 are there"):
-        suites.load(str(path), None, 61, 0, 0)
+        suites.load(suite, 61, 0, 0)
 
 
 def test_spec_bench_without_its_file_says_where_it_is() -> None:
     with pytest.raises(OptionError, match=r"question\.jsonl"):
-        suites.load(suites.SPEC_BENCH, None, 3, 0, 0)
+        suites.find(suites.SPEC_BENCH, None, Path("any.gguf"))
 
 
 def test_spec_bench_is_read_plain_or_gzipped(tmp_path: Path) -> None:
     row = {"question_id": 81, "category": "writing", "turns": ["a", "b"]}
     path = tmp_path / "question.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(row).encode()))
-    assert suites.load(suites.SPEC_BENCH, path, None, 0, 0)[0][0].id == "81"
+    assert suites.find(suites.SPEC_BENCH, path, path).read()[0].id == "81"
+    other = write_lines(tmp_path / "other.jsonl", [{"prompt": "x"}])
     with pytest.raises(OptionError, match="it must have turns"):
-        suites.load(suites.SPEC_BENCH, write_lines(tmp_path / "other.jsonl", [{"prompt": "x"}]), None, 0, 0)
+        suites.find(suites.SPEC_BENCH, other, other).read()
 
 
 @pytest.mark.skipif(not SPEC_BENCH.exists(), reason="../shared/prompts/spec_bench.jsonl.gz is not here")
 def test_the_real_spec_bench_has_thirteen_categories() -> None:
-    measured, _ = suites.load(suites.SPEC_BENCH, SPEC_BENCH, 13, 0, 0)
+    measured, _ = suites.load(suites.find(suites.SPEC_BENCH, SPEC_BENCH, SPEC_BENCH), 13, 0, 0)
     assert len({conversation.category for conversation in measured}) == 13
 
 
@@ -396,9 +399,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 if "--version" in sys.argv:
     sys.exit(print("version: 0.5 (stand-in)"))
-if "--help" in sys.argv:
-    sys.exit(print("--spec-type none,ngram-mod,ngram-cache    types"))
 option = lambda name: sys.argv[sys.argv.index(name) + 1]
+if option("--spec-type") not in ("none", "ngram-mod", "ngram-cache"):
+    sys.exit("error: unknown speculative type")
 if option("--spec-type") == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
     sys.exit("E srv load_model: no room for the cache")
 
@@ -495,8 +498,6 @@ def test_a_server_that_does_not_start_shows_its_last_error(stand_in: Path) -> No
 def test_a_binary_is_looked_at_before_the_run(stand_in: Path, tmp_path: Path) -> None:
     binary = inspect(stand_in)
     assert binary.version == "0.5 (stand-in)"
-    assert binary.missing("server") is binary.missing("server-ngram-mod") is None
-    assert "no --spec-type ngram-simple" in (binary.missing("server-ngram-simple") or "")
     plain = tmp_path / "notes.txt"
     plain.write_text("hello")
     for path, why in ((tmp_path / "absent", "there is no llama-server"), (plain, "not executable")):
@@ -580,7 +581,7 @@ def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> Non
             assert ratio["pairs"] == ratio["same_tokens"] == 2
     assert found["summary"]["empty"]["methods"]["llama-cpp-lookup"]["tokens_per_pass"] >= 1
     assert found["arms"]["off"]["shares_weights_with"] == "auto"
-    assert "missing: server-ngram-simple" in result.stdout
+    assert "missing: server-ngram-simple: " in result.stdout and "unknown speculative type" in result.stdout
     assert "missing: server-ngram-cache: " in result.stdout and "no room for the cache" in result.stdout
 
 
@@ -618,9 +619,3 @@ def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> Non
     assert result.exit_code == 2
     assert result.stderr.startswith("aded-bench: ")
     assert result.stderr.count("\n") == 1
-
-
-def test_a_binary_without_a_type_is_named_for_that_method(model: Path) -> None:
-    binary = Binary(model, "1", frozenset({"none"}))
-    missing = plan(model, methods=("off", "server", "server-ngram-mod"), server=binary).unavailable()
-    assert list(missing) == ["server-ngram-mod"]

@@ -73,15 +73,15 @@ def command(
     suites.check_data(data, suite)
     presets = check_methods(presets, ("auto", "paper"))
     model = model_path(model)
-    suite = suites.suite_for(suite, model)
-    if count is None and suite == suites.SHELL:
+    asked = suites.find(suite, data, model)
+    if count is None and asked.mixed:
         count = SHELL_PROMPTS
     plan = bench.Plan(
         model=model,
-        suite=suites.short_name(suite),
-        conversations=suites.load(suite, data, count, 0, planned["seed"])[0],
+        suite=asked.name,
+        conversations=suites.load(asked, count, 0, planned["seed"])[0],
         presets=presets,
-        inputs=suites.inputs((suite,), data),
+        inputs=(asked.path,),
         n_threads=threads,
         **planned,
     )

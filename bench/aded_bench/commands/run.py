@@ -79,23 +79,21 @@ def command(
     suites.check_data(data, suite, warm_suite)
     methods = ALL if methods == ("all",) else check_methods(methods, METHODS)
     model = model_path(model)
-    suite = suites.suite_for(suite, model)
-    seed = planned["seed"]
-    measured, warming = suites.load(suite, data, count, 0 if warm_suite else warm, seed)
-    if warm_suite:
-        warm_suite = suites.suite_for(warm_suite, model)
-        warming = suites.warming(warm_suite, data, warm or None, seed, without=measured)
+    asked = suites.find(suite, data, model)
+    other = suites.find(warm_suite, data, model) if warm_suite else None
+    learnt = warm or None if other else warm
+    measured, warming = suites.load(asked, count, learnt, planned["seed"], other)
     server = inspect(llama_server) if llama_server else None
-    inputs = suites.inputs((suite, warm_suite), data)
+    inputs = [asked.path, *([other.path] if other else []), *([server.path] if server else [])]
     plan = bench.Plan(
         model=model,
-        suite=suites.short_name(suite),
+        suite=asked.name,
         measured=measured,
         warming=warming,
-        warm_suite=suites.short_name(warm_suite) if warm_suite else None,
+        warm_suite=other.name if other else None,
         methods=methods,
         server=server,
-        inputs=(*inputs, server.path) if server else inputs,
+        inputs=tuple(dict.fromkeys(inputs)),
         n_threads=threads,
         **planned,
     )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aded_local.errors import ADEDError, DeviceError, OptionError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from aded_bench.run.server import ServerArm
     from aded_local import LocalADED
     from aded_local.result import Reply
 
@@ -103,22 +104,8 @@ class Answer:
         return rest / self.decode_seconds if rest > 0 and self.decode_seconds > 0 else 0.0
 
 
-class Arm(Protocol):
-    """A way of generating."""
-
-    name: str
-
-    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
-        """Generate after ``prompt`` in a fresh conversation."""
-        ...
-
-    def forget(self) -> None:
-        """Forget all that was learnt from earlier prompts."""
-        ...
-
-    def close(self) -> None:
-        """Free the model."""
-        ...
+Arm: TypeAlias = "LocalArm | LlamaArm | ServerArm"
+"""A way of generating: answers each prompt in a fresh conversation, forgets what it learnt, and is closed."""
 
 
 class LocalArm:

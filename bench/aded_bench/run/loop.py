@@ -94,10 +94,8 @@ class Plan(CommonPlan):
         for method in self.methods:
             if self.temperature and method not in OWN:
                 found[method] = "greedy only: its seeds mean another thing than ours"
-            elif method in SERVER_METHODS:
-                reason = self.server.missing(method) if self.server else "no --llama-server PATH was given"
-                if reason:
-                    found[method] = reason
+            elif method in SERVER_METHODS and self.server is None:
+                found[method] = "no --llama-server PATH was given"
         return found
 
 

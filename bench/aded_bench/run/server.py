@@ -31,7 +31,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 600.0  # to load a model from a slow disk
 STOP_SECONDS = 10.0  # before it is killed: it has nothing to save
 ANSWER_SECONDS = 600.0  # between two tokens, a prompt's prefill included
-PROBE_SECONDS = 30.0  # for --version and --help
+PROBE_SECONDS = 30.0  # for --version
 HEALTH_SECONDS, POLL_SECONDS = 5.0, 0.05  # to wait for a sign that it is ready, and between two looks
 
 # The kernel ends the server when the bench dies, however it dies. Set by a short program that then becomes the
@@ -62,23 +62,10 @@ _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Binary:
-    """A llama-server that runs here.
-
-    Attributes:
-        version: its own words.
-        types: of speculative decoding that it knows.
-    """
+    """A llama-server that runs here, and its version in its own words."""
 
     path: Path
     version: str
-    types: frozenset[str]
-
-    def missing(self, method: str) -> str | None:
-        """Why ``method`` cannot be had from this binary, or None."""
-        kind = method.removeprefix(f"{SERVER}-")
-        if method == SERVER or kind in self.types:
-            return None
-        return f"{self.path.name} ({self.version}) has no --spec-type {kind}"
 
 
 def inspect(path: Path) -> Binary:
@@ -92,27 +79,21 @@ def inspect(path: Path) -> Binary:
         raise OptionError(f"there is no llama-server at {path}")
     if not os.access(path, os.X_OK):
         raise OptionError(f"{path} is not executable")
-    version = re.search(r"version: *(.+)", _said(path, "--version"))
-    types = re.search(r"--spec-type +(\S+)", _said(path, "--help"))
-    if version is None:
-        raise OptionError(f"{path} does not answer --version as llama-server does")
-    return Binary(path, version[1].strip(), frozenset(types[1].split(",") if types else ()))
-
-
-def _said(path: Path, option: str) -> str:
     pipes: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
     }
+    command = [path, "--version"]
     try:
-        done = subprocess.run([path, option], **pipes, timeout=PROBE_SECONDS, env=_environment(), check=False)
+        done = subprocess.run(command, **pipes, timeout=PROBE_SECONDS, env=_environment(), check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise OptionError(f"{path} does not run: {error}") from None
     said = str(done.stdout, "utf-8", errors="replace")
-    if done.returncode != 0:
-        raise OptionError(f"{path} {option} failed (exit code {done.returncode}): {_last_line(said)}")
-    return said
+    version = re.search(r"version: *(.+)", said)
+    if done.returncode != 0 or version is None:
+        raise OptionError(f"{path} does not answer --version as llama-server does: {_last_line(said)}")
+    return Binary(path, version[1].strip())
 
 
 def _environment() -> dict[str, str]:

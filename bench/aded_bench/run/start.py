@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aded_bench.results import ResultFile, provenance, resume
+from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run.arms import OWN, PEER_FAILURES, LocalArm, Setup
 from aded_bench.run.suites import Conversation, Question, prepare
-from aded_local.errors import OptionError, StoreError
+from aded_local.errors import OptionError
 
 Step = Callable[[str], None]
 """Told after each answer, with a word on what comes next."""
@@ -73,11 +73,9 @@ def start(
         plan.settings(), model=plan.model, description=lead.llm.description(), inputs=plan.inputs
     )
     if earlier := resume(file, result["kind"], here):
-        try:
+        with taking_over(file):
             result["histories"] |= {name: str(text) for name, text in earlier["histories"].items()}
             take_over(earlier)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{file.path} is damaged: {error!r}; remove it") from None
     result["provenance"] = here
     options: dict[str, Any] = {"max_tokens": plan.max_tokens, "temperature": temperature, "seed": plan.seed}
     prepared = [

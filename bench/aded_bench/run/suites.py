@@ -69,62 +69,94 @@ class Question:
     tokens: list[int]
 
 
-def suite_for(given: str | None, model: Path) -> str:
-    """The suite that was asked for under its present name; without a wish, the one a model can answer.
+@dataclass(frozen=True)
+class Suite:
+    """Where conversations are read from.
+
+    Attributes:
+        name: in results; of a file without its folder.
+        mixed: it keeps its own mixture of kinds; else as many of each category are taken.
+        needs_turns: no line may be another than Spec-Bench's.
+    """
+
+    name: str
+    path: Path
+    mixed: bool = False
+    needs_turns: bool = False
+
+    def read(self) -> list[Conversation]:
+        """All of it. Raises OptionError: see ``read``."""
+        return read(self.path, needs_turns=self.needs_turns)
+
+
+def find(given: str | None, data: Path | None, model: Path) -> Suite:
+    """The suite that was asked for; without a wish, the one a model can answer.
+
+    Args:
+        given: ``chat``, ``shell``, ``spec-bench``, or a JSONL file.
+        data: Spec-Bench's file.
 
     Raises:
+        OptionError: Spec-Bench without its file.
         ModelError: nothing was asked for, and the model's header cannot be read.
     """
-    if given is not None:
-        return FORMER.get(given, given)
-    from aded_local.llama.gguf import read_header
+    if given is None:
+        from aded_local.llama.gguf import read_header
 
-    name = read_header(model).metadata.get("general.name")
-    return SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT
+        name = read_header(model).metadata.get("general.name")
+        given = SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT
+    given = FORMER.get(given, given)
+    if given in SHIPPED:
+        return Suite(given, Path(str(files("aded_bench.run") / f"{given}.jsonl")), mixed=given == SHELL)
+    if given != SPEC_BENCH:
+        return Suite(Path(given).name, Path(given).expanduser())
+    if data is None:
+        raise OptionError(
+            "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
+            "(github.com/hemingkx/Spec-Bench), plain or gzipped"
+        )
+    return Suite(SPEC_BENCH, data.expanduser(), needs_turns=True)
 
 
-def load(name: str, data: Path | None, count: int | None, warm: int, seed: int) -> list[list[Conversation]]:
+def check_data(data: Path | None, *suites: str | None) -> None:
+    """Refuse a file of Spec-Bench's that would not be read, with OptionError: none of the suites is that."""
+    if data is not None and SPEC_BENCH not in suites:
+        raise OptionError(f"--data is for --suite {SPEC_BENCH}; name another file with --suite")
+
+
+def load(
+    suite: Suite, count: int | None, warm: int | None, seed: int, warm_suite: Suite | None = None
+) -> tuple[list[Conversation], list[Conversation]]:
     """The conversations to measure, and disjoint ones to learn from.
 
     Args:
-        name: ``chat``, ``shell``, ``spec-bench``, or a JSONL file.
-        data: Spec-Bench's file.
         count: conversations measured; None for all but the others, of ``shell`` for 40.
-        warm: others.
+        warm: others; None for all there are, of ``shell`` for 40.
+        warm_suite: where the others come from, if from another suite.
 
     Raises:
-        OptionError: no such suite, a line that is none, or not that many conversations.
+        OptionError: a file or a line of it is no suite, or there are not that many conversations.
     """
-    every = read(path_of(name, data), needs_turns=name == SPEC_BENCH)
+    every = suite.read()
     if count is None:
-        count = SHELL_PROMPTS if name == SHELL else max(0, len(every) - warm)
-    measured = pick(name, every, count, seed)
-    taken = {conversation.id for conversation in measured}
-    return [measured, pick(name, [c for c in every if c.id not in taken], warm, seed)]
+        count = SHELL_PROMPTS if suite.mixed else max(0, len(every) - (0 if warm_suite else warm or 0))
+    measured = pick(every, count, seed, mixed=suite.mixed)
+    if warm_suite is None:
+        taken = {conversation.id for conversation in measured}
+        others = [c for c in every if c.id not in taken]
+    else:  # two files may use the same ids
+        asked = {conversation.turns for conversation in measured}
+        others = [replace(c, id=f"warm {c.id}") for c in warm_suite.read() if c.turns not in asked]
+    mixed = (warm_suite or suite).mixed
+    if warm is None:
+        warm = SHELL_PROMPTS if mixed else len(others)
+    return measured, pick(others, warm, seed, mixed=mixed)
 
 
-def warming(
-    name: str, data: Path | None, count: int | None, seed: int, *, without: Sequence[Conversation]
-) -> list[Conversation]:
-    """Conversations of another suite to learn from; those measured are not among them.
+def pick(conversations: Sequence[Conversation], count: int, seed: int, *, mixed: bool) -> list[Conversation]:
+    """``count`` conversations: evenly over categories, or in the file's own mixture of them (``mixed``).
 
-    Raises:
-        OptionError: as ``load``.
-    """
-    asked = {conversation.turns for conversation in without}
-    every = [c for c in read(path_of(name, data), needs_turns=name == SPEC_BENCH) if c.turns not in asked]
-    if count is None:
-        count = SHELL_PROMPTS if name == SHELL else len(every)
-    # Two files may use the same ids.
-    return [
-        replace(conversation, id=f"warm {conversation.id}") for conversation in pick(name, every, count, seed)
-    ]
-
-
-def pick(name: str, conversations: Sequence[Conversation], count: int, seed: int) -> list[Conversation]:
-    """``count`` conversations: of ``shell`` in its own mixture of kinds, else evenly over categories.
-
-    ``shell`` is in the file's order for seed 0. Other suites stay in that order, and the seed says which are taken.
+    Mixed ones are in the file's order for seed 0. Others always are, and the seed says which are taken.
 
     Raises:
         OptionError: there are not that many.
@@ -134,9 +166,9 @@ def pick(name: str, conversations: Sequence[Conversation], count: int, seed: int
     places: dict[str, list[int]] = {}
     for index, conversation in enumerate(conversations):
         places.setdefault(conversation.category, []).append(index)
-    for category, pool in places.items() if seed or name != SHELL else ():
+    for category, pool in places.items() if seed or not mixed else ():
         random.Random(f"{category} {seed}").shuffle(pool)
-    if name == SHELL:
+    if mixed:
         # Each place in the file goes to another conversation of its kind, so every slice has the same mixture.
         turns = {category: iter(pool) for category, pool in places.items()}
         return [conversations[next(turns[c.category])] for c in conversations[:count]]
@@ -149,44 +181,6 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
     """Hash of all that is asked, hexadecimal: the same prompts in the same order, from whatever suite."""
     asked = json.dumps([asdict(conversation) for conversation in conversations])
     return hashlib.sha256(asked.encode()).hexdigest()
-
-
-def short_name(name: str) -> str:
-    """A suite's name in results: of a file without its folder."""
-    return name if name in (*SHIPPED, SPEC_BENCH) else Path(name).name
-
-
-def inputs(names: Sequence[str | None], data: Path | None) -> tuple[Path, ...]:
-    """The files that suites are read from, for a result to name."""
-    return tuple(path_of(name, data) for name in sorted({name for name in names if name is not None}))
-
-
-def check_data(data: Path | None, *names: str | None) -> None:
-    """Refuse a file of Spec-Bench's where none of the suites is that.
-
-    Raises:
-        OptionError: the file would not be read.
-    """
-    if data is not None and SPEC_BENCH not in names:
-        raise OptionError(f"--data is for --suite {SPEC_BENCH}; name another file with --suite")
-
-
-def path_of(name: str, data: Path | None) -> Path:
-    """The file of a suite.
-
-    Raises:
-        OptionError: Spec-Bench without its file.
-    """
-    if name in SHIPPED:
-        return Path(str(files("aded_bench.run") / f"{name}.jsonl"))
-    if name != SPEC_BENCH:
-        return Path(name).expanduser()
-    if data is None:
-        raise OptionError(
-            "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
-            "(github.com/hemingkx/Spec-Bench), plain or gzipped"
-        )
-    return data.expanduser()
 
 
 def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
