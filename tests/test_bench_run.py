@@ -500,7 +500,7 @@ def test_a_binary_is_looked_at_before_the_run(stand_in: Path, tmp_path: Path) ->
     assert binary.version == "0.5 (stand-in)"
     plain = tmp_path / "notes.txt"
     plain.write_text("hello")
-    for path, why in ((tmp_path / "absent", "there is no llama-server"), (plain, "not executable")):
+    for path, why in ((tmp_path / "absent", "No such file"), (plain, "does not run")):
         with pytest.raises(OptionError, match=why):
             inspect(path)
 

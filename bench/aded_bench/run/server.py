@@ -75,21 +75,12 @@ def inspect(path: Path) -> Binary:
         OptionError: there is none, or it is no llama-server that runs here.
     """
     path = path.expanduser().absolute()
-    if not path.is_file():
-        raise OptionError(f"there is no llama-server at {path}")
-    if not os.access(path, os.X_OK):
-        raise OptionError(f"{path} is not executable")
-    pipes: dict[str, Any] = {
-        "stdin": subprocess.DEVNULL,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-    }
-    command = [path, "--version"]
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     try:
-        done = subprocess.run(command, **pipes, timeout=PROBE_SECONDS, env=_environment(), check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise OptionError(f"{path} does not run: {error}") from None
-    said = str(done.stdout, "utf-8", errors="replace")
+        done = subprocess.run([path, "--version"], **options, timeout=PROBE_SECONDS, env=_environment())
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise OptionError(f"{path} does not run: {getattr(error, 'strerror', None) or error}") from None
+    said = done.stdout + done.stderr
     version = re.search(r"version: *(.+)", said)
     if done.returncode != 0 or version is None:
         raise OptionError(f"{path} does not answer --version as llama-server does: {_last_line(said)}")
@@ -206,30 +197,26 @@ class ServerArm:
         if temperature:
             raise OptionError(f"{self.name} is compared greedily only")
         self.start()
-        body = {
-            "prompt": list(prompt),
-            "n_predict": max_tokens,
-            "temperature": 0.0,
-            # The likeliest token and nothing else, as the other arms choose it.
-            "samplers": ["top_k"],
-            "top_k": 1,
-            "return_tokens": True,
-            "cache_prompt": False,
-            "stream": True,
-        }
         try:
-            return self._read_answer(body)
+            return self._read_answer(list(prompt), max_tokens)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise DeviceError(f"{self.name}: its answer is not llama-server's: {error!r}") from None
 
-    def _read_answer(self, body: dict[str, Any]) -> Answer:
+    def _read_answer(self, prompt: list[int], max_tokens: int) -> Answer:
         """The answer as its events tell it."""
+        # The likeliest token and nothing else, as the other arms choose it.
+        body = {
+            "prompt": prompt,
+            "n_predict": max_tokens,
+            "temperature": 0.0,
+            "samplers": ["top_k"],
+            "top_k": 1,
+        }
         clock = time.perf_counter
-        started = clock()
-        first: float | None = None
+        started, first = clock(), None
         tokens: dict[int, int] = {}
         last: dict[str, Any] = {}
-        for event in self._events(body):
+        for event in self._events(body | {"return_tokens": True, "cache_prompt": False, "stream": True}):
             if first is None:
                 first = clock()
             if event.get("stop"):
@@ -252,8 +239,7 @@ class ServerArm:
             generated=generated,
             first_seconds=max(0.0, total - decode),
             decode_seconds=decode,
-            # A pass yields one token more than it accepts.
-            passes=max(0, generated - 1 - accepted),
+            passes=max(0, generated - 1 - accepted),  # a pass yields one token more than it accepts
             drafted=int(timings.get("draft_n", 0)),
             accepted=accepted,
             own_tokens_per_second=timings.get("predicted_per_second"),
