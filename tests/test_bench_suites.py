@@ -130,7 +130,7 @@ def test_the_suite_is_the_same_for_a_seed_and_grows_at_its_end() -> None:
 
 
 def test_no_question_occurs_twice_so_slices_are_disjoint() -> None:
-    every = SHELL.read()
+    every = suites.read(SHELL.path)
     assert len({(c.opening and c.opening[0]["content"], c.turns) for c in every}) == len(every) > 480
     for seed in (0, 4):
         measured, warming = shell(40, 200, seed)

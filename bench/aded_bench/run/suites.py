@@ -11,13 +11,12 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from aded_local.errors import OptionError, PromptError, TemplateError
 
@@ -30,8 +29,7 @@ SHIPPED = (CHAT, SHELL)
 """Suites whose files lie beside this module, written for this bench. ``shell`` asks what people ask a model that knows
 shell commands, in words that its training did not have; a part of it breaks programs: control texts, other scripts, and
 pasted texts, most of which end a little below 512 KV cells, where llama.cpp's attention changes kernels."""
-FORMER: Final[Mapping[str, str]] = MappingProxyType({"builtin": SHELL})
-"""Names that suites had before, and still answer to."""
+FORMER_SHELL = "builtin"  # what that suite was called before, and still answers to
 SHELL_PROMPTS = 40  # where no number is given; another suite is taken whole
 SHELL_MODELS = "tldr-"  # how the models that know shell commands only call themselves, in whatever body
 ROLES = ("system", "user", "assistant")
@@ -76,17 +74,11 @@ class Suite:
     Attributes:
         name: in results; of a file without its folder.
         mixed: it keeps its own mixture of kinds; else as many of each category are taken.
-        needs_turns: no line may be another than Spec-Bench's.
     """
 
     name: str
     path: Path
     mixed: bool = False
-    needs_turns: bool = False
-
-    def read(self) -> list[Conversation]:
-        """All of it. Raises OptionError: see ``read``."""
-        return read(self.path, needs_turns=self.needs_turns)
 
 
 def find(given: str | None, data: Path | None, model: Path) -> Suite:
@@ -105,7 +97,7 @@ def find(given: str | None, data: Path | None, model: Path) -> Suite:
 
         name = read_header(model).metadata.get("general.name")
         given = SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT
-    given = FORMER.get(given, given)
+    given = SHELL if given == FORMER_SHELL else given
     if given in SHIPPED:
         return Suite(given, Path(str(files("aded_bench.run") / f"{given}.jsonl")), mixed=given == SHELL)
     if given != SPEC_BENCH:
@@ -115,7 +107,7 @@ def find(given: str | None, data: Path | None, model: Path) -> Suite:
             "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
             "(github.com/hemingkx/Spec-Bench), plain or gzipped"
         )
-    return Suite(SPEC_BENCH, data.expanduser(), needs_turns=True)
+    return Suite(SPEC_BENCH, data.expanduser())
 
 
 def check_data(data: Path | None, *suites: str | None) -> None:
@@ -137,7 +129,7 @@ def load(
     Raises:
         OptionError: a file or a line of it is no suite, or there are not that many conversations.
     """
-    every = suite.read()
+    every = read(suite.path)
     if count is None:
         count = SHELL_PROMPTS if suite.mixed else max(0, len(every) - (0 if warm_suite else warm or 0))
     measured = pick(every, count, seed, mixed=suite.mixed)
@@ -146,7 +138,7 @@ def load(
         others = [c for c in every if c.id not in taken]
     else:  # two files may use the same ids
         asked = {conversation.turns for conversation in measured}
-        others = [replace(c, id=f"warm {c.id}") for c in warm_suite.read() if c.turns not in asked]
+        others = [replace(c, id=f"warm {c.id}") for c in read(warm_suite.path) if c.turns not in asked]
     mixed = (warm_suite or suite).mixed
     if warm is None:
         warm = SHELL_PROMPTS if mixed else len(others)
@@ -183,7 +175,7 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
+def read(path: Path) -> list[Conversation]:
     """Conversations of a JSONL file, plain or gzipped; see docs/benchmarks.md for the keys.
 
     Raises:
@@ -201,7 +193,7 @@ def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
         if not line.strip():
             continue
         try:
-            conversation = _conversation(json.loads(line), number, needs_turns)
+            conversation = _conversation(json.loads(line), number)
             if conversation.id in found:
                 raise ValueError(f"the id {conversation.id} occurs twice")
         except (ValueError, RecursionError) as error:
@@ -214,38 +206,35 @@ def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
     return list(found.values())
 
 
-def _conversation(row: Any, number: int, needs_turns: bool) -> Conversation:
+def _conversation(row: Any, number: int) -> Conversation:
     """One line; ValueError says what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("a line must be a JSON object")
     given = [key for key in ("prompt", "messages", "turns") if key in row]
-    if len(given) != 1 or (needs_turns and given != ["turns"]):
-        raise ValueError("it must have " + ("turns" if needs_turns else "one of prompt, messages and turns"))
-    name = row.get("id", row.get("question_id", f"line-{number}"))
-    category = row.get("category", "all")
+    if len(given) != 1:
+        raise ValueError("it must have one of prompt, messages and turns")
+    name, category = row.get("id", row.get("question_id", f"line-{number}")), row.get("category", "all")
     if not isinstance(name, str | int) or not isinstance(category, str):
         raise ValueError("id must be text or a number, category text")
     opening: tuple[Message, ...] = ()
     turns = row.get("turns", [row.get("prompt")])
     if given == ["messages"]:
-        *before, last = _messages(row["messages"])
+        messages = row["messages"] if isinstance(row["messages"], list) else [None]
+        *before, last = [_message(found) for found in messages or [None]]
+        if last["role"] != "user":
+            raise ValueError("the last message must be the user's")
         opening, turns = tuple(before), [last["content"]]
     if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
         raise ValueError(f"{given[0]} must hold text")
     return Conversation(str(name), category, opening, tuple(turns))
 
 
-def _messages(found: Any) -> list[Message]:
-    if not isinstance(found, list) or not found:
-        raise ValueError("messages must be a list of objects with role and content")
-    for message in found:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ValueError("every message needs a role and a content that is text")
-        if message.get("role") not in ROLES:
-            raise ValueError(f"a role is one of {', '.join(ROLES)}")
-    if found[-1]["role"] != "user":
-        raise ValueError("the last message must be the user's")
-    return [{"role": m["role"], "content": m["content"]} for m in found]
+def _message(found: Any) -> Message:
+    if not isinstance(found, dict) or not isinstance(found.get("content"), str):
+        raise ValueError("messages must be objects with a role and a content that is text")
+    if found.get("role") not in ROLES:
+        raise ValueError(f"a role is one of {', '.join(ROLES)}")
+    return {"role": found["role"], "content": found["content"]}
 
 
 def prepare(
