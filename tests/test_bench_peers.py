@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from steps import beginning
 
 from aded_bench.replay.drafts import Foreign
 from aded_bench.replay.peers import SCRIPTS, PeerLost, PeerProcess, tree_of
-from aded_bench.replay.traces import Recorded
+from aded_local.step import said
 
 PYTHON = Path(sys.executable)
 
@@ -76,20 +77,21 @@ def start(folder: Path, opened: list[PeerProcess], how: str = "", patience: floa
 def test_a_peer_is_fed_begun_asked_and_told_what_was_accepted(
     folder: Path, opened: list[PeerProcess]
 ) -> None:
-    peer = Foreign(start(folder, opened), most=64)
-    assert peer.version == "1.2"
+    process = start(folder, opened)
+    peer = Foreign(process)
+    assert process.version == "1.2"
     tokens = np.array([4, 5], np.int32)
-    peer.feed([Recorded("1", "x", tokens, tokens)])
-    peer.begin(tokens)
-    tree = peer.draft(1)
+    peer.recall([(tokens, tokens, False)])
+    peer.begin(beginning(4, 5))
+    tree = peer.plan(1, 64)
     assert tree.tokens.tolist() == [5, 5, 4]
     assert tree.depths.tolist() == [1, 2, 3]
-    assert peer.predicts and tree.probabilities.tolist() == [0.5, 0.25, 0.125]
-    peer.observe([5, 9], n_nodes=3, n_cells=1, cost=1.0)
-    assert peer.draft(3).tokens.tolist() == [9, 9, 4]
+    assert tree.probabilities.tolist() == [0.5, 0.25, 0.125]
+    peer.observe(said([5, 9]))
+    assert peer.plan(3, 2).tokens.tolist() == [9, 9]
     assert len(peer.times.draft) == len(peer.times.learn) == 2
-    peer.begin(tokens)
-    assert peer.draft(1).tokens[0] == 5
+    peer.begin(beginning(4, 5))
+    assert peer.plan(1, 64).tokens[0] == 5
 
 
 @pytest.mark.parametrize(

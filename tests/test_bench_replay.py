@@ -7,7 +7,6 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from steps import beginning
 
 from aded_bench.commands.replay import CACHE_TYPES as CACHES_OFFERED
 from aded_bench.commands.replay import METHODS
 from aded_bench.commands.replay import command as replay_command
 from aded_bench.replay import loop as replay
-from aded_bench.replay import tally
-from aded_bench.replay.calibration import Calibration
+from aded_bench.replay import trace_driven
 from aded_bench.replay.curves import read_curve
-from aded_bench.replay.drafts import SCRIPTS, Own, Plain
+from aded_bench.replay.drafts import SCRIPTS, Method, Times, exchanges
+from aded_bench.replay.sweep import Judged, replay_answer, walk
 from aded_bench.replay.tables import print_replay
 from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.results import ResultFile
@@ -32,7 +32,9 @@ from aded_bench.summary import ratio_interval
 from aded_local.drafters import PRESETS, make_drafter
 from aded_local.errors import ADEDError, ModelNotFoundError, OptionError, StoreError
 from aded_local.llama import CACHE_TYPES
-from aded_local.tree import DraftTree
+from aded_local.speed.planner import PlainPlanner
+from aded_local.step import StepResult
+from aded_local.tree import EMPTY_TREE, DraftTree
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FLAT = {"1": 1.0, "2": 1.1, "4": 1.2, "64": 1.5}
@@ -74,32 +76,58 @@ def curve_file(tmp_path: Path) -> Path:
 def test_a_pass_yields_the_accepted_nodes_and_one_token_more() -> None:
     recorded = Recorded("1", "x", ids(1), ids(5, 6, 7, 8))
     forked = tree([9, 5, 4, 6, 1, 8], [-1, -1, 0, 1, 1, 3])  # 5 6 lies on the path; 8 after 6 does not
-    assert tally.verify(forked, recorded, 0, Calibration(), True) == 3
-    assert tally.verify(tree([5, 6, 7, 8], [-1, 0, 1, 2]), recorded, 0, Calibration(), True) == 4
-    assert tally.verify(tree([8, 9], [-1, 0]), recorded, 3, Calibration(), True) == 1
-    assert tally.verify(tree([], []), recorded, 1, Calibration(), True) == 1
+    assert walk(forked, recorded, 0) == ([5, 6, 7], [1, 3])
+    assert walk(tree([5, 6, 7, 8], [-1, 0, 1, 2]), recorded, 0) == ([5, 6, 7, 8], [0, 1, 2, 3])
+    assert walk(tree([8, 9], [-1, 0]), recorded, 3) == ([8], [0])
+    assert walk(EMPTY_TREE, recorded, 1) == ([6], [])
+
+
+class Scripted(PlainPlanner):
+    """Plans the same tree each time and keeps what it is told."""
+
+    def __init__(self, tree: DraftTree) -> None:
+        self.tree = tree
+        self.results: list[StepResult] = []
+
+    def plan(self, n_cells: int, most: int) -> DraftTree:
+        return self.tree.first(most)
+
+    def observe(self, result: StepResult) -> None:
+        self.results.append(result)
+
+
+def test_a_planner_is_told_what_the_engine_would_tell_it() -> None:
+    recorded = Recorded("1", "x", ids(1, 2), ids(5, 6, 7, 5, 6))
+    planner, times = Scripted(tree([5, 6], [-1, 0])), Times()
+    sizes = list(replay_answer(planner, recorded, lambda n, cells: n + cells / 100, 64, times=times))
+    assert sizes == [2, 2] and len(times.draft) == len(times.learn) == 2
+    assert [(r.tokens, r.path, r.n_cells) for r in planner.results] == [
+        ([5, 6, 7], [0, 1], 1),
+        ([5, 6], [0], 4),
+    ]
+    assert [r.verify_seconds for r in planner.results] == pytest.approx([3.01, 3.04])
+    assert all(r.total_seconds == r.verify_seconds for r in planner.results)
 
 
 def test_nodes_beyond_the_recorded_end_and_padding_are_not_judged() -> None:
-    judged = Calibration()
-    recorded = Recorded("1", "x", ids(1), ids(5, 6))
-    tally.verify(tree([5, 6, 7, 7], [-1, 0, 1, 2], [0.9, 0.8, 0.7, 0.0]), recorded, 0, judged, True)
+    judged = Judged()
+    planner = Scripted(tree([5, 6, 7, 7], [-1, 0, 1, 2], [0.9, 0.8, 0.7, 0.0]))
+    list(replay_answer(planner, Recorded("1", "x", ids(1), ids(5, 6)), lambda n, cells: 1.0, 64, judged))
     assert judged.depths() == [
         {"depth": 1, "proposed": 1, "accepted": 1}, {"depth": 2, "proposed": 1, "accepted": 1}
     ]  # fmt: skip
 
 
 def test_calibration_error_is_the_mean_distance_of_predicted_and_observed() -> None:
-    judged = Calibration()
-    hits = np.array([True, False, False, False])
-    judged.add(np.full(4, 0.75, np.float32), np.ones(4, np.int32), hits)
-    found = judged.result()
+    judged = Judged()
+    assert judged.calibration() is None and judged.depths() == []
+    judged.add(tree([1, 2, 3, 4], [-1] * 4, [0.75] * 4), [0], 9)
+    judged.add(tree([1], [-1], [math.nan]), [0], 9)  # without an estimate only its depth counts
+    found = judged.calibration()
     assert found is not None
     assert found["ece"] == pytest.approx(0.5)
-    assert found["bins"] == [
-        {"low": 0.75, "high": 0.8, "count": 4, "predicted": 0.75, "observed": 0.25}
-    ]  # fmt: skip
-    assert Calibration().result() is None
+    assert found["bins"] == [{"low": 0.75, "high": 0.8, "count": 4, "predicted": 0.75, "observed": 0.25}]
+    assert judged.depths() == [{"depth": 1, "proposed": 5, "accepted": 2}]
 
 
 def test_missing_sizes_are_interpolated_and_a_dear_size_is_padded_to_a_cheaper_one(tmp_path: Path) -> None:
@@ -137,7 +165,7 @@ def test_what_is_no_curve_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(StoreError, match=r"bad\.json"):
         read_curve(path)
-    with pytest.raises(StoreError, match="there is no curve"):
+    with pytest.raises(StoreError, match="cannot be read: No such file"):
         read_curve(tmp_path / "absent.json")
 
 
@@ -231,23 +259,42 @@ def test_a_missing_peer_is_named_with_its_reason(trace: Trace, curve_file: Path)
     assert "No module named" in result["missing"]["draftretriever"]
 
 
-def test_a_body_is_asked_for_our_presets_and_its_figures_stand_in_the_row(
-    trace: Trace, curve_file: Path
-) -> None:
-    asked: list[tuple[str, int]] = []
+BODY = {
+    "model": "body.gguf", "quantization": "Q4_0", "flash_attention": False, "cache_type": "f16", "threads": 2,
+    "context": 512, "gpu_layers": "all", "plain_every": 8, "speedup": 1.5, "low": None, "high": None, "modelled": 1.6,
+    "tokens_per_pass": 2.0, "nodes_per_pass": 3.0, "seconds": 1.0, "plain_seconds": 1.5, "passes": 9, "nodes": 27,
+    "tokens": 18, "categories": {}, "draft_microseconds": None, "plain_passes_timed": 2, "sizes": {}, "gap": None,
+    "largest_gap": "none", "curve": {}, "answers": {}, "clipped": 0, "left_out": 0,
+}  # fmt: skip
 
-    def body(
-        preset: str, trace: Trace, warm: Any, earlier: Any, save: Callable[[Any], None], step: Any
+
+@pytest.fixture
+def body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[tuple[Any, ...]]]:
+    """A model that nobody opens, and what was asked of it."""
+    asked: list[tuple[Any, ...]] = []
+
+    def measure(
+        model: Path, trace: Trace, preset: str, *, warm: Any, make: Any, **more: Any
     ) -> dict[str, Any]:
-        asked.append((preset, len(warm)))
-        return {"speedup": 1.5}
+        asked.append((preset, len(warm), make().name, more["n_ctx"]))
+        return dict(BODY)
 
+    monkeypatch.setattr(trace_driven, "measure", measure)
+    model = tmp_path / "body.gguf"
+    model.write_text("made")
+    return model, asked
+
+
+def test_a_body_is_asked_for_our_presets_and_its_figures_stand_in_the_row(
+    trace: Trace, curve_file: Path, body: tuple[Path, list[tuple[Any, ...]]]
+) -> None:
     plan = replay.Plan(
-        (trace,), (read_curve(curve_file),), methods=("off", "paper"), warm=(trace,), phases=("warm",), body=body
+        (trace,), (read_curve(curve_file),), methods=("off", "paper"), warm=(trace,), phases=("warm",),
+        body=body[0], body_settings={"n_ctx": 512},
     )  # fmt: skip
     rows = replay.run(plan, ResultFile(None))["rows"]
-    assert asked == [("paper", 1)]
-    assert rows[0]["body"] is None and rows[1]["body"] == {"speedup": 1.5}
+    assert body[1] == [("paper", 1, "paper", 512)]
+    assert rows[0]["body"] is None and rows[1]["body"] == BODY
 
 
 def test_the_tokenizer_is_among_the_inputs(trace: Trace, curve_file: Path, tmp_path: Path) -> None:
@@ -267,12 +314,10 @@ def test_rows_of_one_peer_version_are_not_continued_with_another(
 ) -> None:
     version = "1"
 
-    def opened(*_: object, **__: object) -> Plain:
-        peer = Plain()
-        peer.version = version  # type: ignore[attr-defined]
-        return peer
+    def opened(*_: object, **__: object) -> Method:
+        return Method(PlainPlanner(), version=version)
 
-    monkeypatch.setattr(replay, "open_replayed", opened)
+    monkeypatch.setattr(replay, "open_method", opened)
     plan = replay.Plan(
         (trace,), (read_curve(curve_file),), warm=(trace,), phases=("cold", "warm"), methods=("suffix",)
     )
@@ -300,8 +345,9 @@ def test_a_damaged_result_file_is_not_continued(
     file = ResultFile(tmp_path / "out.json")
     result = replay.run(plan, file)
     file.save(result | {"rows": rows}, now=True)
-    with pytest.raises(StoreError, match="damaged"):
+    with pytest.raises(StoreError, match="damaged") as error:
         replay.run(plan, file)
+    assert "rows" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_square_brackets_in_names_are_no_markup(trace: Trace, curve_file: Path) -> None:
@@ -314,21 +360,16 @@ def test_square_brackets_in_names_are_no_markup(trace: Trace, curve_file: Path) 
     assert "t[/b]" in out.getvalue() and "c[/i]" in out.getvalue()
 
 
-BODY = {
-    "model": "body.gguf", "quantization": "Q4_0", "flash_attention": False, "cache_type": "f16", "threads": 2,
-    "context": 512, "gpu_layers": "all", "speedup": 1.5, "low": None, "high": None, "modelled": 1.6,
-    "tokens_per_pass": 2.0, "nodes_per_pass": 3.0, "seconds": 1.0, "plain_seconds": 1.5,
-}  # fmt: skip
-
-
 def test_the_body_says_of_itself_where_numbers_come_from_and_what_it_did_not_measure(
-    trace: Trace, curve_file: Path, tmp_path: Path
+    trace: Trace, curve_file: Path, tmp_path: Path, body: tuple[Path, list[tuple[Any, ...]]]
 ) -> None:
-    model = tmp_path / "body.gguf"
-    model.write_text("made")
     plan = replay.Plan(
-        (trace,), (read_curve(curve_file),), methods=("off", "auto"), body=lambda *_: dict(BODY), body_model=model
-    )  # fmt: skip
+        (trace,),
+        (read_curve(curve_file),),
+        methods=("off", "auto"),
+        body=body[0],
+        body_settings={"n_ctx": None},
+    )
     file = ResultFile(tmp_path / "out.json")
     for _ in range(2):  # the second time it is continued
         result = replay.run(plan, file)
@@ -338,7 +379,7 @@ def test_the_body_says_of_itself_where_numbers_come_from_and_what_it_did_not_mea
     assert list(result["skipped"]) == ["off on the body"]
     out = io.StringIO()
     print_replay(result, Console(file=out, width=200))
-    assert "not measured: off on the body" in out.getvalue() and "–" in out.getvalue()
+    assert "not measured: off on the body" in out.getvalue() and "body.gguf Q4_0" in out.getvalue()
 
 
 def test_options_of_the_body_want_one(tmp_path: Path) -> None:
@@ -363,9 +404,8 @@ def test_bits_are_the_surprise_and_the_unnamed_share_the_rest() -> None:
 def test_predictions_are_a_distribution_over_distinct_tokens(preset: str) -> None:
     drafter = make_drafter(preset, n_vocab=100)
     assert [len(part) for part in drafter.predict()] == [0, 0]
-    Own.teach(drafter, [Recorded("1", "x", ids(1, 2), ids(5, 6, 7, 5, 6, 8, 5, 6))])
-    drafter.reset_context()
-    drafter.begin(ids(4, 5, 6))
+    drafter.recall(exchanges([Recorded("1", "x", ids(1, 2), ids(5, 6, 7, 5, 6, 8, 5, 6))]))
+    drafter.begin(beginning(4, 5, 6))
     tokens, chances = drafter.predict()
     assert set(tokens.tolist()) >= {7, 8} and len(set(tokens.tolist())) == len(tokens)
     assert 0.0 < chances.sum() <= 1.0 + 1e-6 and np.all(np.diff(chances) <= 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
+import math
 import re
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from aded_bench.commands.report import command
 from aded_bench.report import charts
 from aded_bench.report import write as report
 from aded_bench.report.panels import DARK, LIGHT, style_of
-from aded_bench.report.sections import by_size
-from aded_bench.report.untrusted import words
+from aded_bench.schema import KINDS, check
 from aded_local.errors import OptionError, StoreError
 
 EVIL = "<script>alert('x')</script>|$\\frac{"
@@ -54,29 +54,37 @@ def summary(median: float, spread: float = 0.05) -> dict[str, Any]:
 
 def curve() -> dict[str, Any]:
     jagged = {1: 1, 2: 1.52, 3: 2.23, 4: 1.69, 8: 3.17, 16: 5.33, 32: 12, 64: 15.2}
-    curves: list[dict[str, Any]] = [
-        {
+
+    def entry(
+        attention: bool, cache: str, prefix: int, power: float, sizes: dict[int, float]
+    ) -> dict[str, Any]:
+        times = {str(n): 20.5 * ratio**power for n, ratio in sizes.items()}
+        return {
             "flash_attention": attention, "cache_type": cache, "prefix": prefix, "rounds": 5, "note": None,
-            "ratio": {str(n): r**power for n, r in jagged.items()},
-            "milliseconds": {str(n): 20.5 * r**power for n, r in jagged.items()},
+            "ratio": {str(n): ratio**power for n, ratio in sizes.items()},
+            "milliseconds": times, "low": times, "high": times,
             "exact": [1, 2, 3, 4, 8] if cache == "bf16" else [1],
-        }
+        }  # fmt: skip
+
+    curves = [
+        entry(attention, cache, prefix, power, jagged)
         for attention, cache in ((False, "f16"), (True, "f16"), (True, "bf16"))
         for prefix, power in ((256, 1.0), (512, 1.02), (1536, 1.1 if attention else 1.04))
-    ]  # fmt: skip
-    curves.append({"flash_attention": False, "cache_type": "q8_0", "note": "needs flash attention"})
+    ]
+    curves.append(entry(False, "q8_0", 256, 1.0, {}) | {"note": "needs flash attention", "exact": None})
     return result("curve", curves=curves, chosen={"flash_attention": False, "cache_type": "f16"})
 
 
 def replay_row(method: str, setting: str, phase: str, gain: float, own: bool) -> dict[str, Any]:
     def found(speedup: float) -> dict[str, Any]:
-        bins = [{"low": i / 20, "high": (i + 1) / 20, "count": 40_000 >> i, "predicted": (i + 0.5) / 20,
+        bins = [{"low": i / 20, "high": (i + 1) / 20, "count": max(1, 40_000 >> i), "predicted": (i + 0.5) / 20,
                  "observed": min(1.0, (i + 0.3) / 19)} for i in range(20)]  # fmt: skip
         return {
             "passes": 900, "nodes": 1500, "tokens_per_pass": 1.4, "nodes_per_pass": 1.7, "speedup": speedup,
-            "low": speedup - 0.03, "high": speedup + 0.03, "draft_microseconds": {"median": 8.0, "p99": 31.0},
-            "learn_microseconds": {"median": 3456.0, "p99": 9e3},
-            "categories": {c: {"answers": 9, "tokens": 99, "speedup": speedup + i / 50 - 0.05,
+            "low": speedup - 0.03, "high": speedup + 0.03,
+            "draft_microseconds": {"median": 8.0, "p99": 31.0, "mean": 9.0},
+            "learn_microseconds": {"median": 3456.0, "p99": 9e3, "mean": 4e3},
+            "categories": {c: {"answers": 9, "tokens": 99, "tokens_per_pass": 1.4, "speedup": speedup + i / 50 - 0.05,
                                "low": speedup + i / 50 - 0.1, "high": speedup + i / 50}
                            for i, c in enumerate(CATEGORIES)},
             "calibration": {"ece": 0.0123, "bins": bins} if own else None,
@@ -85,15 +93,16 @@ def replay_row(method: str, setting: str, phase: str, gain: float, own: bool) ->
         }  # fmt: skip
 
     body = found(gain) | {
-        "model": "body-1b.gguf",
-        "cache_type": "f16",
-        "modelled": gain * 1.02,
-        "seconds": 9.0,
-    }
+        "model": "body-1b.gguf", "quantization": "Q4_0", "cache_type": "f16", "flash_attention": True, "threads": 2,
+        "context": 512, "gpu_layers": "all", "plain_every": 8, "tokens": 1260, "seconds": 9.0, "plain_seconds": 9.9,
+        "plain_passes_timed": 120, "modelled": gain * 1.02, "sizes": {}, "gap": {"plain": 1.0},
+        "largest_gap": "plain steps differ", "curve": {}, "answers": {}, "clipped": 0, "left_out": 0,
+    }  # fmt: skip
     curves = {"cpu2-q4_0-1b": found(gain), "cpu2-bf16-1b": found(gain * 1.2), "gpu-like": found(gain * 1.5)}
     return {
         "trace": "alpaca_eval-vicuna-7b-v1.3", "method": method, "setting": setting, "phase": phase,
         "answers": 150, "tokens": 46_585, "bits_per_token": 5.1 if own else None, "draft_microseconds": None,
+        "learn_microseconds": None,
         "curves": curves, "body": body if method == "auto" else None,
     }  # fmt: skip
 
@@ -114,7 +123,8 @@ def replay() -> dict[str, Any]:
     traces = [
         {"name": "alpaca_eval-vicuna-7b-v1.3", "answers": 150, "tokens": 46_585, "categories": {"chat": 150}}
     ]
-    return result("replay", rows=rows, traces=traces, missing={"draftretriever": "no --peer-python"})
+    rest = {"curves": {}, "warm": [], "ablation": [], "peers": {}, "skipped": {}}
+    return result("replay", rows=rows, traces=traces, missing={"draftretriever": "no --peer-python"}, **rest)
 
 
 def run() -> dict[str, Any]:
@@ -131,18 +141,28 @@ def run() -> dict[str, Any]:
                                             for j, c in enumerate(CATEGORIES)}}
             for i, name in enumerate(METHODS) if name != "off"
         }  # fmt: skip
-        return {"methods": methods, "ratios": ratios | {"off/llama-cpp": {"summary": summary(1.01)}}}
+        plain = {"summary": summary(1.01), "same_tokens": 40, "pairs": 40, "by_category": {}}
+        return {"methods": methods, "ratios": ratios | {"off/llama-cpp": plain}}
 
     both = {"empty": phase(1.0), "warm": phase(1.15)}
+    missing = {"spec-x": "not here"}
     return result(
-        "run", suite="built-in", methods=list(METHODS), missing={"spec-x": "not here"}, summary=both, runs=[]
+        "run", suite="built-in", methods=list(METHODS), missing=missing, summary=both, runs=[], histories={}
     )
 
 
 def lossless() -> dict[str, Any]:
     row = {"method": "auto", "against": "off", "temperature": 0.0, "identical": 199, "total": 200}
-    parting = {"method": "auto", "prompt": "p1", "position": 12, "temperature": 0.0, "difference": 0.02}
-    return result("lossless", comparisons=[row], partings=[parting | {"within_rounding": True}])
+    parting = {"method": "auto", "prompt": "p1", "position": 12, "cells": 40, "temperature": 0.0}
+    candidates = [{"token": 1, "text": "a", "one": 1.0, "wide": 1.01}] * 2
+    seen = {"candidates": candidates, "difference": 0.02, "within_rounding": True}
+    return result(
+        "lossless", comparisons=[row | {"crossing_512_cells": 7}], partings=[parting | seen, parting], answers={},
+        histories={},
+    )  # fmt: skip
+
+
+SAMPLES = {"curve": curve, "replay": replay, "run": run, "lossless": lossless}
 
 
 def saved(folder: Path, name: str, content: Any) -> Path:
@@ -190,18 +210,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_page_asks_for_nothing_from_outside_and_its_ids_are_unique(made: Path) -> None:
     page = Outline((made / "report.html").read_text(encoding="utf-8"))
-    assert page.links
-    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
-    assert len(page.ids) == len(set(page.ids))
-    assert not {"script", "link", "iframe", "img"} & set(page.tags)
-    assert page.tags.count("svg") >= 10
-
-
-def test_charts_of_the_page_take_their_colours_from_the_scheme(made: Path) -> None:
-    text = (made / "report.html").read_text(encoding="utf-8")
-    drawings = re.findall(r"<svg.*?</svg>", text, re.S)
-    assert all("var(--c-" in drawing for drawing in drawings)
-    assert not [colour for drawing in drawings for colour in re.findall(r"#[0-9a-f]{6}\b", drawing)]
+    inside = [link for link in page.links if link.startswith("#")]
+    drawn = [link for link in page.links if link.startswith("data:image/png;base64,")]
+    assert len(inside) + len(drawn) == len(page.links)
+    assert all(link[1:] in page.ids for link in inside) and len(page.ids) == len(set(page.ids))
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert len(drawn) == len(list((made / "charts").iterdir())), "each for light and for dark"
+    assert page.tags.count("img") == page.tags.count("picture") == len(drawn) / 2
 
 
 def test_every_chart_has_a_picture_for_either_scheme_and_markdown_names_both(made: Path) -> None:
@@ -223,8 +238,9 @@ def test_numbers_peers_and_origin_are_in_both_texts(made: Path) -> None:
             "aded-bench run --seed 7",
             "199 of 200",
             "46,585",
-            "learning, µs",
+            "learn µs",
             "3,456",
+            "0.0200",
         ):
             assert said in text, (name, said)
         assert "needs flash attention" not in text  # only in the part of the curve left out here
@@ -233,15 +249,21 @@ def test_numbers_peers_and_origin_are_in_both_texts(made: Path) -> None:
 
 def test_text_of_result_files_is_never_markup(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    evil = json.loads(json.dumps(curve()["curves"][0]) % ()) | {"cache_type": EVIL, "note": EVIL}
-    path = saved(
-        tmp_path, "evil", result("curve", curves=[evil], missing={EVIL: EVIL}, chosen={"cache_type": EVIL})
-    )
+    evil = curve()["curves"][0] | {"cache_type": EVIL, "note": EVIL}
+    chosen = {"flash_attention": True, "cache_type": EVIL}
+    path = saved(tmp_path, "evil", result("curve", curves=[evil], missing={EVIL: EVIL}, chosen=chosen))
     report.write(report.collect([path]), tmp_path / "out")
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script" in page
     text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert "<script" not in text and "\\|" in text
+
+
+def test_texts_hold_nothing_that_a_terminal_obeys_and_scripts_are_unharmed(tmp_path: Path) -> None:
+    joined = "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}"
+    path = saved(tmp_path, "odd", lossless() | {"missing": {"a\x1b[31m\u202eb\n\x9bc": joined + "x" * 5000}})
+    text = report.markdown(report.collect([path]), charts=False)
+    assert "| a\\[31mb c | odd |" in text and "\u200d" in text and "x" * 2000 not in text
 
 
 def test_interrupted_files_and_files_side_by_side_are_told_apart(tmp_path: Path) -> None:
@@ -260,27 +282,66 @@ def test_interrupted_files_and_files_side_by_side_are_told_apart(tmp_path: Path)
     assert len(drawn) == len(set(drawn)) > 0
 
 
-@pytest.mark.parametrize("kind", report.KINDS)
-def test_absent_and_absurd_values_never_crash(kind: str, tmp_path: Path) -> None:
-    samples = {"curve": curve(), "replay": replay(), "run": run(), "lossless": lossless()}[kind]
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_the_samples_are_what_the_schema_asks_for(kind: str) -> None:
+    assert SAMPLES.keys() == KINDS.keys() == report.SECTIONS.keys()
+    check(SAMPLES[kind](), KINDS[kind])
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_absent_and_absurd_values_are_refused_in_one_line_or_shown(kind: str, tmp_path: Path) -> None:
+    sample = SAMPLES[kind]()
+    refused = 0
     for absurd in (None, [], [[]], {}, "x", 3, [None, 1], {"a": None}, float("nan"), 10**400):
-        for key in [key for key in samples if key != "kind"]:
-            path = saved(tmp_path, "odd", samples | {key: absurd})
-            assert report.markdown(report.collect([path]), charts=True)
-    path = saved(tmp_path, "bare", {"kind": kind})
-    assert "none in the file" in report.markdown(report.collect([path]), charts=False)
+        for key in [key for key in sample if key != "kind"]:
+            path = saved(tmp_path, "odd", sample | {key: absurd})
+            try:
+                assert report.markdown(report.collect([path]), charts=True)
+            except StoreError as error:
+                assert "\n" not in str(error) and "odd.json" in str(error)
+                refused += 1
+    assert refused > 20
+    key = {"curve": "curves", "replay": "rows", "run": "runs", "lossless": "answers"}[kind]
+    path = saved(tmp_path, "cut", {k: v for k, v in sample.items() if k != key})
+    with pytest.raises(StoreError, match=f"missing required field {key}"):
+        report.collect([path])
 
 
-@pytest.mark.parametrize("hollow", [None, [], "x", {"x": 1}, [{}], {"auto": {"speedup": "fast"}}])
-def test_absurd_rows_never_crash(hollow: Any, tmp_path: Path) -> None:
+EXTREME = (1.8e308, -1.8e308, math.nan, 10**400, 2**63, "fast", None, [], {})
+
+
+def changed(value: Any, absurd: Any) -> Iterator[Any]:
+    """The same with one number replaced, for every number in it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            for other in changed(inner, absurd):
+                yield value | {key: other}
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield absurd
+
+
+@pytest.mark.parametrize("absurd", EXTREME)
+def test_no_number_that_is_shown_or_drawn_escapes_the_schema(absurd: Any) -> None:
+    figures = replay()["rows"][2]["curves"]["gpu-like"]
+    for key in ("passes", "speedup", "tokens_per_pass", "categories", "draft_microseconds"):
+        for other in changed({key: figures[key]}, absurd):
+            row = replay()["rows"][2] | {"curves": {"c": figures | other}}
+            if absurd is not None or key in ("passes", "speedup"):
+                with pytest.raises(ValueError, match="curves"):
+                    check(replay() | {"rows": [row]}, KINDS["replay"])
+
+
+@pytest.mark.parametrize("share", [1e-300, 1e-12, 1e5])
+def test_the_widest_and_narrowest_ratios_are_drawn(share: float, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     row = replay()["rows"][2]
-    for key in row:
-        report.collect([saved(tmp_path, "row", replay() | {"rows": [row | {key: hollow}]})])
-    for key in row["curves"]["gpu-like"]:
-        changed = row | {"curves": {"c": row["curves"]["gpu-like"] | {key: hollow}}}
-        report.collect([saved(tmp_path, "row", replay() | {"rows": [changed]})])
-    for key in curve()["curves"][0]:
-        report.collect([saved(tmp_path, "row", curve() | {"curves": [curve()["curves"][0] | {key: hollow}]})])
+    for figures in row["curves"].values():
+        figures["speedup"] = figures["low"] = share
+    row["curves"]["gpu-like"]["calibration"]["bins"][3]["count"] = 10**15
+    found = report.collect([saved(tmp_path, "odd", replay() | {"rows": [row]})])
+    for chart in (chart for section in found.sections for chart in section.charts):
+        charts.write_png(chart, tmp_path / "odd.png")
+        assert (tmp_path / "odd.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -289,13 +350,13 @@ def test_absurd_rows_never_crash(hollow: Any, tmp_path: Path) -> None:
 def test_what_is_no_result_file_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
     path = tmp_path / "no.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(OptionError, match="no result file") as caught:
+    with pytest.raises(StoreError, match="no result file") as caught:
         report.collect([path])
     assert "\n" not in str(caught.value)
 
 
 def test_absent_files_and_unwritable_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="cannot be read"):
+    with pytest.raises(StoreError, match="cannot be read"):
         report.collect([tmp_path / "none.json"])
     path = saved(tmp_path, "a", lossless())
     with pytest.raises(StoreError, match="cannot be written"):
@@ -313,7 +374,7 @@ def test_without_matplotlib_one_line_says_what_to_install_and_no_charts_does_wit
     done = CliRunner().invoke(command, [str(path), "-o", str(tmp_path / "out"), "--no-charts"])
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
-    assert "<svg" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "<img" not in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_curve_chart_writes_a_picture_or_says_there_is_nothing_to_draw(tmp_path: Path) -> None:
@@ -321,7 +382,7 @@ def test_curve_chart_writes_a_picture_or_says_there_is_nothing_to_draw(tmp_path:
     charts.curve_chart(curve() | {"curves": curve()["curves"][:1]}, tmp_path / "c.png", dark=True)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OptionError, match="no curve"):
-        charts.curve_chart(result("curve"), tmp_path / "d.png")
+        charts.curve_chart(curve() | {"curves": []}, tmp_path / "d.png")
 
 
 def luminance(colour: str) -> float:
@@ -342,54 +403,3 @@ def test_a_method_has_one_look_and_no_two_of_a_run_share_it() -> None:
     looks = [style_of(method) for method in METHODS]
     assert len(set(looks)) == len(METHODS)
     assert style_of("something new") == style_of("something new")
-
-
-EXTREME = (1.8e308, -1.8e308, 5e-324, 1e300, 1e-300, 1e15, -1e15, 1e-12, -1, 0, 10**400, 2**63)
-
-
-def with_extremes(value: Any, choose: random.Random, share: float) -> Any:
-    """The same, with a share of its numbers replaced."""
-    if isinstance(value, dict):
-        return {key: with_extremes(inner, choose, share) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [with_extremes(inner, choose, share) for inner in value]
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and choose.random() < share:
-        return choose.choice(EXTREME)
-    return value
-
-
-@pytest.mark.parametrize("kind", ["curve", "replay", "run"])
-@pytest.mark.parametrize("share", [0.1, 0.6])
-def test_extreme_values_are_drawn_or_left_out(kind: str, share: float, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    sample = {"curve": curve(), "replay": replay() | {"rows": replay()["rows"][2:3]}, "run": run()}[kind]
-    content = with_extremes(sample | {"provenance": {}}, random.Random(1), share)
-    found = report.collect([saved(tmp_path, "odd", content)])
-    assert report.markdown(found, charts=True)
-    for chart in (chart for section in found.sections for chart in section.charts):
-        assert charts.svg(chart.panels[0], "key").startswith("<svg")
-
-
-@pytest.mark.parametrize("count", [1.8e308, 10**400, 2**70, -3, 0])
-def test_bins_that_hold_an_absurd_number_are_drawn_or_left_out(count: float, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    row = replay()["rows"][2]
-    for figures in row["curves"].values():
-        figures["calibration"]["bins"][3]["count"] = count
-        figures["low"], figures["high"] = -1.8e308, 1.8e308
-    found = report.collect([saved(tmp_path, "odd", replay() | {"rows": [row]})])
-    drawn = {chart.key: chart.panels[0] for section in found.sections for chart in section.charts}
-    for key in ("replay-calibration", "replay-total"):
-        assert charts.svg(drawn[key], "key").startswith("<svg")
-
-
-@pytest.mark.parametrize("size", ["9" * 5000, "9" * 400, "0", "-1", "x", "²"])
-def test_a_size_that_no_pass_has_is_left_out(size: str) -> None:
-    assert by_size({size: 1.0, "2": 1.5}) == {2: 1.5}
-
-
-def test_words_hold_nothing_that_a_terminal_obeys_and_scripts_are_unharmed() -> None:
-    assert words("a\x1b[31m\u202eb\n\x9bc") == "a[31mb c"
-    assert (
-        words("\N{WOMAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}") == "\N{WOMAN}\u200d\N{PERSONAL COMPUTER}"
-    )

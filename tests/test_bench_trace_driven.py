@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import numpy as np
 import pytest
 
 from aded_bench.replay import trace_driven
+from aded_bench.replay.body_sums import answer_sums, summed
 from aded_bench.replay.trace_driven import measure
-from aded_bench.replay.trace_sums import AnswerSums
 from aded_bench.replay.traces import Recorded, Trace
-from aded_local import LocalADED
+from aded_bench.schema import Answer, Body, check
+from aded_local import LocalADED, decode
 from aded_local.drafters import Drafter, make_drafter
 from aded_local.drafters.paper.drafter import PaperDrafter
 from aded_local.engine import Engine
 from aded_local.errors import OptionError, StoreError
 from aded_local.opening import open_engine
-from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
+from aded_local.speed.planner import PlainPlanner
+from aded_local.step import Beginning, StepResult
+from aded_local.tree import EMPTY_TREE, DraftTree
 
 SETTING = {"n_threads": 1, "n_ctx": 512, "flash_attention": False, "cache_type": "f16"}
 PROMPTS = ("one two three one two three", "copy the file copy the", "red green blue")
@@ -63,11 +67,12 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spied]:
         spy.engine = open_engine(*arguments)
         return spy.engine
 
-    walk = trace_driven.sample_and_match
+    walk = decode.sample_and_match
 
     def walked(tree: DraftTree, row_of: list[int], sample: Any, is_end: Any, limit: int) -> Any:
         def both(row: int) -> int:
-            assert spy.engine is not None
+            if spy.engine is None:  # not measured here
+                return int(sample(row))
             logits = spy.engine.target.context.logits(row).copy()
             token: int = sample(row)
             spy.recorded.append(token)
@@ -79,49 +84,35 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spied]:
         return walk(tree, row_of, both, is_end, limit)
 
     monkeypatch.setattr(trace_driven, "open_engine", opened)
-    monkeypatch.setattr(trace_driven, "sample_and_match", walked)
+    monkeypatch.setattr(decode, "sample_and_match", walked)
     yield spy
 
 
-class SideBranches:
+class SideBranches(PlainPlanner):
     """Proposes the truth, but behind a wrong guess: every accepted node lies on a side branch."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self.left: list[int] = []
 
-    def begin(self, context: IntArray) -> None:
-        answers = (found.answer for found in self.trace.answers if np.array_equal(found.prompt, context))
-        self.left = next(answers).tolist()
+    def begin(self, beginning: Beginning) -> None:
+        found = (one.answer for one in self.trace.answers if np.array_equal(one.prompt, beginning.new))
+        self.left = next(found).tolist()
 
-    def plan(self, n_cells: int, limit: int) -> DraftTree:
-        right = self.left[: min(2, limit - 2)]
-        if not right or limit < 3:
+    def plan(self, n_cells: int, most: int) -> DraftTree:
+        right = self.left[:2]
+        if len(right) < 2 or most < 4:
             return EMPTY_TREE
         tokens = np.array([right[0] + 1, right[0] + 2, *right], np.int32)
-        parents = np.array([-1, 0, -1, 2][: len(tokens)], np.int32)
-        depths = np.array([1, 2, 1, 2][: len(tokens)], np.int32)
-        return DraftTree(tokens, parents, depths, np.full(len(tokens), 0.5, np.float32))
+        parents, depths = np.array([-1, 0, -1, 2], np.int32), np.array([1, 2, 1, 2], np.int32)
+        return DraftTree(tokens, parents, depths, np.full(4, 0.5, np.float32))
 
-    def observe(self, tokens: list[int], **_: object) -> None:
-        del self.left[: len(tokens)]
-
-    def reset_context(self) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
+    def observe(self, result: StepResult) -> None:
+        del self.left[: len(result.tokens)]
 
 
 def with_planner(monkeypatch: pytest.MonkeyPatch, planner: Any) -> None:
-    before = trace_driven.open_engine
-
-    def opened(*arguments: Any) -> Engine:
-        engine = before(*arguments)
-        engine.planner = planner
-        return engine
-
-    monkeypatch.setattr(trace_driven, "open_engine", opened)
+    monkeypatch.setattr(trace_driven, "make_planner", lambda *_, **__: planner)
 
 
 @pytest.mark.parametrize("preset", ["auto", "paper"])
@@ -135,10 +126,11 @@ def test_a_model_s_own_greedy_answers_are_what_it_says_again(
     assert found["plain_passes_timed"] >= found["passes"] / 3
     assert sum(size["passes"] for size in found["sizes"].values()) == found["passes"]
     assert sum((int(n) - 1) * size["passes"] for n, size in found["sizes"].items()) == found["nodes"]
-    for key in ("speedup", "modelled", "modelled_near", "seconds", "plain_seconds"):
+    for key in ("speedup", "modelled", "seconds", "plain_seconds"):
         assert found[key] > 0
     assert found["low"] is found["high"] is None, "three answers are too few for an interval"
     assert found["gpu_layers"] == "all"
+    check(found, Body)
     assert {name: part["answers"] for name, part in found["categories"].items()} == {"kind 0": 2, "kind 1": 1}
     factors = found["gap"]
     product = factors["plain"] / (factors["passes"] * factors["outside"])
@@ -190,8 +182,8 @@ def test_an_interrupted_run_goes_on_with_the_same_totals(
     saved: list[dict[str, Any]] = []
     told: list[str] = []
 
-    def stop(note: str) -> None:
-        told.append(note)
+    def stop() -> None:
+        told.append("one answer")
         if len(told) == 2:
             raise KeyboardInterrupt
 
@@ -201,14 +193,14 @@ def test_an_interrupted_run_goes_on_with_the_same_totals(
         )
     assert len(saved[-1]["answers"]) == 2
     half = saved[-1]["answers"] | {}
-    steps: list[str] = []
+    steps: list[int] = []
     rest = measure(
         tiny["llama"],
         own_answers,
         "paper",
         warm=[own_answers],
         earlier=saved[-1],
-        step=steps.append,
+        step=lambda: steps.append(1),
         **SETTING,
     )
     assert len(steps) == len(PROMPTS)
@@ -217,10 +209,10 @@ def test_an_interrupted_run_goes_on_with_the_same_totals(
     for key in ("tokens", "passes", "nodes"):
         assert rest[key] == whole[key], key
 
-    def decode(*_: object) -> None:
+    def nothing_left(*_: object) -> None:
         pytest.fail("nothing was left to decode")
 
-    monkeypatch.setattr(trace_driven, "sample_and_match", decode)
+    monkeypatch.setattr(trace_driven, "decode_step", nothing_left)
     assert measure(tiny["llama"], own_answers, "paper", warm=[own_answers], earlier=rest, **SETTING) == rest
 
 
@@ -228,7 +220,7 @@ def test_another_setting_s_result_is_not_continued(tiny: dict[str, Path], own_an
     found = measure(tiny["llama"], own_answers, "paper", **SETTING)
     with pytest.raises(OptionError, match="other settings"):
         measure(tiny["llama"], own_answers, "paper", earlier=found, plain_every=2, **SETTING)
-    found["answers"]["answer/0"] = {"category": 1}
+    found["curve"]["cost"] = {"measured": []}
     with pytest.raises(StoreError, match="damaged"):
         measure(tiny["llama"], own_answers, "paper", earlier=found, **SETTING)
 
@@ -245,6 +237,8 @@ def test_an_answer_that_the_context_does_not_hold_is_clipped_and_counted(
     found = measure(tiny["llama"], trace, "paper", **SETTING | {"n_ctx": 256})
     assert (found["clipped"], found["left_out"]) == (1, 1)
     assert found["tokens"] == 6 + len(short.answer)
+    with pytest.raises(OptionError, match="no answer"):
+        measure(tiny["llama"], replace(trace, answers=(fits_not,)), "paper", **SETTING | {"n_ctx": 256})
 
 
 def test_token_ids_the_model_does_not_know_are_refused(tiny: dict[str, Path], own_answers: Trace) -> None:
@@ -287,8 +281,8 @@ def test_another_drafter_than_the_engine_s_is_used_where_one_is_made(
         return made[-1]
 
     found = measure(tiny["llama"], own_answers, "auto", make=make, **SETTING)
-    assert len(made) == 1 and found["tokens"] == own_answers.tokens
-    assert len(made[0].predict()[0]) > 0, "it has read the answers"
+    assert len(made) == 2 and found["tokens"] == own_answers.tokens
+    assert len(made[1].predict()[0]) > 0, "it has read the answers"
 
 
 def test_a_cache_type_nobody_knows_is_refused(tiny: dict[str, Path], own_answers: Trace) -> None:
@@ -297,21 +291,26 @@ def test_a_cache_type_nobody_knows_is_refused(tiny: dict[str, Path], own_answers
 
 
 def test_the_largest_tree_is_priced_though_curves_end_below_it() -> None:
-    assert trace_driven._price(np.arange(65.0), 64) == 64.0
-    assert trace_driven._price(np.arange(65.0), 65) == 65.0
+    assert trace_driven.price(np.arange(65.0), 64) == 64.0
+    assert trace_driven.price(np.arange(65.0), 65) == 65.0
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        None, [], {}, {"category": 3}, {"category": "x", "cake": 1}, {"category": "x", "tokens": "1"},
-        {"category": "x", "sizes": {"1": [0, 1]}}, {"category": "x", "sizes": [3]},
-        {"category": "x", "draft_microseconds": {"fast": 1}}, {"category": "x", "plain_milliseconds": [None]},
-    ],
-)  # fmt: skip
-def test_damaged_sums_are_refused(data: Any) -> None:
-    with pytest.raises(StoreError, match="damaged"):
-        AnswerSums.from_dict(data)
-    sound = AnswerSums("x", tokens=3)
-    sound.add_plain(1.0, 2.0, 1.5, 1.4)
-    assert AnswerSums.from_dict(sound.to_dict()) == sound
+def test_sums_over_answers_are_sums_over_their_steps() -> None:
+    def step(nodes: int, tokens: int, seconds: float) -> dict[str, float]:
+        return {
+            "nodes": nodes, "tokens": tokens, "draft": 20e-6, "verify": seconds / 2, "seconds": seconds,
+            "modelled": 0.5, "modelled_plain": 0.25 * tokens,
+        }  # fmt: skip
+
+    one = answer_sums("code", [step(0, 1, 1.0), step(3, 3, 2.0)], [{"timed": 1.0, "predicted": 0.5}] * 2)
+    other = answer_sums("chat", [step(3, 1, 3.0)], [{"timed": 2.0, "predicted": 0.5}])
+    for sums in (one, other):
+        check(sums, Answer)
+    found = summed({"a": one, "b": other}, seed=0)
+    assert (found["tokens"], found["passes"], found["nodes"]) == (5, 3, 6)
+    assert found["plain_seconds"] == pytest.approx(4 * 1.0 + 1 * 2.0) and found["seconds"] == 6.0
+    assert found["speedup"] == pytest.approx(1.0) and found["modelled"] == pytest.approx(1.25 / 1.5)
+    assert found["categories"]["code"]["speedup"] == pytest.approx(4 / 3)
+    assert found["sizes"]["4"] == {"passes": 2, "measured_ms": 1250.0, "predicted_ms": 500.0}
+    assert found["draft_microseconds"] == {"median": 20.0, "p99": 20.0, "mean": 20.0}
+    assert "plain steps differ" in found["largest_gap"]

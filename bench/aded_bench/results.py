@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from aded_bench.schema import KINDS, check
 from aded_local.errors import ADEDError, OptionError, StoreError
 from aded_local.shown import one_line
 
@@ -30,14 +31,6 @@ RUN_KEYS = ("settings", "model", "inputs", "versions", *MACHINE_KEYS)
 ENGINE_KEYS = ("flash_attention", "cache_type", "threads", "gpu_layers")
 """And of the engine. Its curve may have been refined since; its context, where none was asked for, goes by the
 memory that happened to be free (one that was asked for is in the settings)."""
-
-CONTENT: dict[str, dict[str, type]] = {
-    "run": {"runs": list, "histories": dict},
-    "lossless": {"answers": dict, "histories": dict},
-    "curve": {"curves": list},
-    "replay": {"rows": list, "peers": dict},
-}
-"""What a continued run takes over, by kind of result. Lists hold objects."""
 
 
 def provenance(
@@ -93,7 +86,7 @@ def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, An
         here: ``provenance`` of the run about to start.
 
     Raises:
-        StoreError: the file is no result file, or what a run goes on from is not in it.
+        StoreError: the file is no result file, or damaged.
         OptionError: it holds another run, which is not overwritten.
     """
     found = file.load()
@@ -111,11 +104,8 @@ def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, An
         raise OptionError(
             f"{file.path} holds a run with other {', '.join(different)}; name another file or remove it"
         )
-    for key, wanted in CONTENT[kind].items():
-        value = found.get(key)
-        is_sound = isinstance(value, wanted)
-        if not is_sound or (isinstance(value, list) and not all(isinstance(row, dict) for row in value)):
-            raise StoreError(f"{file.path} is damaged: {key} is not what a run leaves; remove it")
+    with taking_over(file):
+        check(found, KINDS[kind])
     return found
 
 
@@ -195,6 +185,23 @@ def check_output(path: Path) -> None:
         raise OptionError(f"the folder {path.parent} may not be written to; name a file elsewhere")
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file's content, as far as every kind has the same.
+
+    Raises:
+        StoreError: it cannot be read, or is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is no result file of aded-bench: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("provenance"), dict):
+        raise StoreError(f"{path} is no result file of aded-bench: it does not say where numbers came from")
+    return found
+
+
 class ResultFile:
     """A JSON file that grows; without a path, nothing is written.
 
@@ -220,15 +227,7 @@ class ResultFile:
         Raises:
             StoreError: the file is no result file.
         """
-        if self.path is None or not self.path.exists():
-            return None
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreError(f"{self.path} is no result file of aded-bench: {error}") from None
-        if not isinstance(found, dict) or not isinstance(found.get("provenance"), dict):
-            raise StoreError(f"{self.path} is no result file of aded-bench; name another")
-        return found
+        return None if self.path is None or not self.path.exists() else read_result(self.path)
 
     def save(self, result: Mapping[str, Any], *, now: bool = False) -> None:
         """Write ``result`` if it is time, or ``now``; readers never see half a file."""

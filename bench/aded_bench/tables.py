@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,7 @@ try:  # Commands import this module before they measure anything, so the line co
 except ImportError:
     raise OptionError("results are shown with pandas: pip install 'aded-local[bench]'") from None
 
-PIPED_WIDTH = 140  # columns where there is no terminal to ask
+PIPED_WIDTH = 160  # columns where there is no terminal to ask
 MISSING = "–"
 
 
@@ -54,6 +55,18 @@ def cell(value: Any) -> str:
     if value is None or value != value:  # of all values only NaN differs from itself
         return MISSING
     return f"{value:.3f}" if isinstance(value, float) else visible(str(value))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """With so many decimals; a dash where it is not known."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def interval(found: Mapping[str, Any], key: str, digits: int = 3) -> str:
+    """``1.080 (1.040 to 1.120)``; without the interval where there were too few values for one."""
+    low, high = found.get("low"), found.get("high")
+    middle = number(found.get(key), digits)
+    return middle if low is None or high is None else f"{middle} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
 def show(
@@ -92,7 +105,7 @@ def title(result: dict[str, Any], *more: str) -> str:
     return ", ".join(parts) + ("" if result["complete"] else " (interrupted)")
 
 
-def print_missing(result: dict[str, Any], out: Console) -> None:
+def print_missing(result: Mapping[str, Any], out: Console) -> None:
     """What was asked for and could not be measured, and why."""
     for what, why in result.get("missing", {}).items():
         out.print(f"missing: {literal(what)}: {literal(why)}", soft_wrap=True)
@@ -106,22 +119,27 @@ def print_skipped(result: dict[str, Any], out: Console) -> None:
 
 def print_lossless(result: dict[str, Any], out: Console) -> None:
     """Identical sequences by method, then where the others part."""
-    compared = (
+    for caption, table in lossless_tables(result):
+        show(table, f"{title(result)}: {caption}", console=out)
+    print_missing(result, out)
+    print_skipped(result, out)
+
+
+def lossless_tables(result: Mapping[str, Any]) -> list[tuple[str, pandas.DataFrame]]:
+    """The same as frames, with their captions."""
+    compared = pandas.DataFrame(
         {
             "method": row["method"],
             "against": row["against"],
             "temperature": f"{row['temperature']:g}",
             "identical": f"{row['identical']} of {row['total']}",
-            "crossing 512 cells": row["crossing_512_cells"],
+            "crossing 512 cells": str(row["crossing_512_cells"]),
         }
-        for row in result["comparisons"]
+        for row in result.get("comparisons", ())
     )
-    show(pandas.DataFrame(compared), title(result), console=out)
-    if result["partings"]:
-        parted = pandas.DataFrame(map(_parting, result["partings"]))
-        show(parted, "where they part: plain decoding's candidate, then the other's", console=out)
-    print_missing(result, out)
-    print_skipped(result, out)
+    parted = pandas.DataFrame(map(_parting, result.get("partings", ())))
+    caption = "where they part: plain decoding's candidate, then the other's"
+    return [table for table in (("same tokens?", compared), (caption, parted)) if len(table[1])]
 
 
 def _parting(row: dict[str, Any]) -> dict[str, str]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from aded_bench.options import CONTEXT, GGUF, JSON, PATH, SEED, THREADS, finish, listed
+from aded_local.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
-    from aded_bench.replay.loop import Plan
     from aded_bench.replay.traces import Trace
     from aded_local.drafters import Search
 
 METHODS = ("off", "auto", "paper", "prompt-lookup", "draftretriever", "suffix")
-"""What ``drafts.open_replayed`` knows; listed here so that --help is quick."""
+"""What ``drafts.open_method`` knows; listed here so that --help is quick."""
 
 SEARCHES: tuple[Search, ...] = ("best-first", "puct")
 """Of ``aded_local.drafters.Search``."""
@@ -145,8 +145,8 @@ def command(
     """
     from aded_bench.progress import steps_progress
     from aded_bench.replay.curves import read_curve
+    from aded_bench.replay.drafter_settings import DrafterSettings, open_drafter
     from aded_bench.replay.loop import Plan, run, total_steps
-    from aded_bench.replay.makeup import Makeup
     from aded_bench.replay.tables import print_replay
     from aded_bench.replay.traces import read_trace
     from aded_bench.results import ResultFile
@@ -183,14 +183,22 @@ def command(
     _distinct("traces", [trace.name for trace in measured])
     warm = tuple(read_trace(path, vocab=vocab) for path in dict.fromkeys(warm_paths))
     _same_vocabulary(measured, warm)
-    makeup = Makeup(
+    settings = DrafterSettings(
         store=store, priors=priors, without=tuple(dict.fromkeys(without)), search=search or SEARCHES[0]
     )
     if no_phrases or phrases is not None:
-        makeup = replace(makeup, phrases=phrases)
+        settings = replace(settings, phrases=phrases)
     if "auto" in methods:
         for trace in {trace.vocab: trace for trace in measured}.values():
-            makeup.check(trace)
+            open_drafter("auto", trace, settings)  # a wrong file is told before anything is measured
+    if body is not None and not body.is_file():
+        raise ModelNotFoundError(f"there is no model {body}")
+    body_options = {
+        "n_threads": threads,
+        "n_ctx": n_ctx,
+        "flash_attention": None if attention is None else attention == "on",
+        "cache_type": cache_type,
+    }
     plan = Plan(
         traces=measured,
         curves=curves,
@@ -202,11 +210,11 @@ def command(
         longest=longest,
         seed=seed,
         peer_python=peer_python,
-        makeup=makeup,
+        drafter=settings,
         ablate=ablate,
+        body=body,
+        body_settings={} if body is None else body_options,
     )
-    if body is not None:
-        plan = _with_body(plan, body, threads, n_ctx, attention, cache_type)
     with steps_progress("replay", total_steps(plan)) as step:
         result = run(plan, file, step)
     print_replay(result, console())
@@ -247,49 +255,3 @@ def _same_vocabulary(measured: tuple[Trace, ...], warm: tuple[Trace, ...]) -> No
                     f"{other.name} has another vocabulary ({other.n_vocab} tokens) than {trace.name} "
                     f"({trace.n_vocab}): it cannot warm its store"
                 )
-
-
-def _with_body(
-    plan: Plan,
-    model: Path,
-    threads: int | None,
-    n_ctx: int | None,
-    attention: str | None,
-    cache_type: str | None,
-) -> Plan:
-    from aded_bench.replay.makeup import open_drafter
-    from aded_bench.replay.trace_driven import measure
-    from aded_local.errors import ModelNotFoundError
-
-    if not model.is_file():
-        raise ModelNotFoundError(f"there is no model {model}")
-
-    options: dict[str, Any] = {
-        "n_threads": threads,
-        "n_ctx": n_ctx,
-        "flash_attention": None if attention is None else attention == "on",
-        "cache_type": cache_type,
-    }
-
-    def body(
-        preset: str,
-        trace: Trace,
-        warm: Sequence[Trace],
-        earlier: dict[str, Any] | None,
-        save: Callable[[dict[str, Any]], None],
-        step: Callable[[str], None],
-    ) -> dict[str, Any]:
-        return measure(
-            model,
-            trace,
-            preset,
-            warm=warm,
-            make=lambda: open_drafter(preset, trace, plan.makeup, seed=plan.seed),
-            seed=plan.seed,
-            earlier=earlier,
-            save=save,
-            step=step,
-            **options,
-        )
-
-    return replace(plan, body=body, body_model=model, body_settings=options)

@@ -85,10 +85,8 @@ def read_curve(path: Path) -> NamedCurve:
         ratio = {int(n): float(r) for n, r in found["ratio"].items()}
         milliseconds = found.get("milliseconds") or {}
         plain = float(milliseconds["1"]) / 1e3 if "1" in milliseconds else NOMINAL_SECONDS
-    except FileNotFoundError:
-        raise StoreError(f"there is no curve {path}") from None
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise StoreError(f"the curve {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise StoreError(
             f"{path} is no cost curve: give a result of `aded-bench curve`, or JSON with the costs under ratio"

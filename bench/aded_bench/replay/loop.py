@@ -1,33 +1,31 @@
 """Replay recorded answers against ways of drafting: no model, the same answer every time, in seconds.
 
-A pass verifies a tree below the last token; nodes that equal what the model wrote are accepted, and one more token
-follows. What the passes would cost is looked up on cost curves. Methods that do not look at the curve are
-replayed once for all of them; ``auto`` once for each. A way of drafting learns from the answers as it goes
-(cold), and from other conversations before (warm).
+What the passes would cost is looked up on cost curves. Methods that do not look at the curve are replayed once for all
+of them; ``auto`` once for each. A way of drafting learns from the answers as it goes (cold), and from other
+conversations before (warm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
+from aded_local.step import NO_TOKENS, Beginning, said
 
-from aded_bench.replay.ablation import Variant, variants
 from aded_bench.replay.curves import NamedCurve
-from aded_bench.replay.drafts import SCRIPTS, Own, Replayed, open_replayed, settings_of
-from aded_bench.replay.earlier import note_engine, rows_of
-from aded_bench.replay.makeup import Makeup, open_drafter
+from aded_bench.replay.drafter_settings import DrafterSettings, Variant, open_drafter, variants
+from aded_bench.replay.drafts import MOST_NODES, SCRIPTS, Method, exchanges, open_method, settings_of
 from aded_bench.replay.peers import PeerLost
-from aded_bench.replay.tally import spread, sweep
+from aded_bench.replay.sweep import Sweep
 from aded_bench.replay.traces import Trace
 from aded_bench.results import ResultFile, provenance, resume
 from aded_local.drafters import PRESETS, Drafter
 from aded_local.errors import OptionError
+from aded_local.tree import FloatArray, IntArray
 
 LEAST_LEFTOVER: Final = 1e-3
 """Probability kept for tokens a predictor does not name: some always come, and minus the logarithm of nothing is
@@ -35,11 +33,10 @@ infinite. A tenth of a percent costs a predictor that is sure and right 0.0014 b
 
 NO_BODY: Final = "only our own ways of drafting are decoded on it"
 
+ENGINE: Final = ("quantization", "flash_attention", "cache_type", "threads", "context", "gpu_layers")
+"""Of a body's figures, what belongs to where the numbers come from."""
+
 Step = Callable[[str], None]
-Save = Callable[[dict[str, Any]], None]
-Earlier = dict[str, Any] | None
-Body = Callable[[str, Trace, Sequence[Trace], Earlier, Save, Step], dict[str, Any]]
-"""Measures one preset on a real body: preset, trace, warm traces, earlier result, save, step. See ``trace_driven``."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,10 @@ class Plan:
         nodes: verify so many nodes at every step, whatever they cost; None for each method's own choice.
         limit, longest: how traces were cut to so many answers of so many tokens, for the record.
         peer_python: interpreter with the peers' packages.
-        makeup: what ``auto`` drafts with.
+        drafter: what ``auto`` drafts with.
         ablate: replay ``auto`` without each of its parts too.
-        body: measures on a real model too; None without.
-        body_settings: what was asked of it, for the record.
+        body: a model on which our presets are really decoded too; None without.
+        body_settings: options of ``trace_driven.measure``.
     """
 
     traces: tuple[Trace, ...]
@@ -71,11 +68,10 @@ class Plan:
     longest: int | None = None
     seed: int = 0
     peer_python: Path | None = None
-    makeup: Makeup = field(default_factory=Makeup)
+    drafter: DrafterSettings = field(default_factory=DrafterSettings)
     ablate: bool = False
-    body: Body | None = None
-    body_model: Path | None = None
-    body_settings: dict[str, Any] = field(default_factory=dict)
+    body: Path | None = None
+    body_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What a continued run must share, beside the files."""
@@ -90,15 +86,15 @@ class Plan:
             "longest": self.longest,
             "seed": self.seed,
             "peer_python": None if self.peer_python is None else str(self.peer_python),
-            "makeup": self.makeup.settings() if "auto" in self.methods else None,
+            "drafter": self.drafter.to_dict() if "auto" in self.methods else None,
             "ablate": self.ablate,
-            "body": self.body_settings,
+            "body": dict(self.body_settings),
         }
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
         """How ``auto`` is made, by setting; the whole drafter first."""
-        return variants(self.makeup, ablate=self.ablate)
+        return variants(self.drafter, ablate=self.ablate)
 
     def settings_of(self, method: str) -> tuple[str, ...]:
         """The settings a method is replayed with."""
@@ -109,11 +105,7 @@ class Plan:
         traces = (*self.traces, *self.warm)
         vocabularies = dict.fromkeys(trace.vocab for trace in traces if trace.vocab is not None)
         paths = [*(trace.path for trace in traces), *vocabularies, *(curve.path for curve in self.curves)]
-        return paths + (self.makeup.inputs() if "auto" in self.methods else [])
-
-    def without_body(self) -> list[str]:
-        """Methods that are only modelled where the others are decoded on a body too."""
-        return [] if self.body is None else [method for method in self.methods if method not in PRESETS]
+        return paths + (self.drafter.inputs() if "auto" in self.methods else [])
 
 
 @dataclass(frozen=True)
@@ -127,14 +119,18 @@ class Unit:
     kind: str  # replay, bits or body
     curve: NamedCurve | None = None
 
-    def row(self) -> dict[str, Any]:
-        """The row of the result it belongs to, without figures."""
-        return {
-            "trace": self.trace.name,
-            "method": self.method,
-            "setting": self.setting,
-            "phase": self.phase,
-        }
+    def is_of(self, row: Mapping[str, Any]) -> bool:
+        """Whether ``row`` is where its figures belong."""
+        key = (self.trace.name, self.method, self.setting, self.phase)
+        return (row["trace"], row["method"], row["setting"], row["phase"]) == key
+
+    def is_in(self, row: Mapping[str, Any]) -> bool:
+        """Whether its figures are there."""
+        if self.kind == "bits":
+            return row["bits_per_token"] is not None
+        if self.kind == "body":
+            return False  # only the measurement itself knows; asked again, it says so at once
+        return self.curve.name in row["curves"] if self.curve is not None else bool(row["curves"])
 
     def __str__(self) -> str:
         parts = (self.method, self.setting, self.phase, self.curve.name if self.curve else "", self.kind)
@@ -146,9 +142,9 @@ def units(plan: Plan) -> Iterator[Unit]:
     for trace in plan.traces:
         for phase in plan.phases:
             for method in plan.methods:
-                budgeted = method == "auto" and plan.nodes is None
+                budgets = method == "auto" and plan.nodes is None
                 for setting in plan.settings_of(method):
-                    for curve in plan.curves if budgeted else (None,):
+                    for curve in plan.curves if budgets else (None,):
                         yield Unit(trace, method, setting, phase, "replay", curve)
                     if method in PRESETS:
                         if method != "auto" or plan.variants[setting].predicts_anew:
@@ -171,8 +167,9 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     Raises:
         ADEDError: a file cannot be used, or ``file`` holds another run.
     """
-    here = provenance(plan.settings(), model=plan.body_model, inputs=plan.inputs())
-    earlier = rows_of(resume(file, "replay", here), file)
+    here = provenance(plan.settings(), model=plan.body, inputs=plan.inputs())
+    earlier = resume(file, "replay", here) or {"rows": [], "peers": {}}
+    modelled = [method for method in plan.methods if method not in PRESETS and plan.body is not None]
     result: dict[str, Any] = {
         "kind": "replay",
         "complete": False,
@@ -183,24 +180,53 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
         "ablation": list(plan.variants)[1:],
         "peers": earlier["peers"],
         "missing": {},
-        "skipped": {f"{method} on the body": NO_BODY for method in plan.without_body()},
+        "skipped": {f"{method} on the body": NO_BODY for method in modelled},
         "rows": earlier["rows"],
     }
     for row in result["rows"]:
-        note_engine(here, row["body"] or {})
+        _note_engine(here, row["body"])
     _check_peers(plan, result)
     try:
         for unit in units(plan):
-            if unit.method not in result["missing"]:
-                _do(plan, unit, result, file, step)
-            else:
+            row = next((row for row in result["rows"] if unit.is_of(row)), None)
+            if unit.method in result["missing"] or (row is not None and unit.is_in(row)):
                 for _ in unit.trace.answers:
                     step(str(unit))
+                continue
+            try:
+                _Work(plan, unit, result, file, step).do(row or _new_row(unit))
+            except PeerLost as error:
+                result["missing"][unit.method] = str(error)
         result["complete"] = True
     except KeyboardInterrupt:
         pass
     file.save(result, now=True)
     return result
+
+
+def _new_row(unit: Unit) -> dict[str, Any]:
+    return {
+        "trace": unit.trace.name,
+        "method": unit.method,
+        "setting": unit.setting,
+        "phase": unit.phase,
+        "answers": len(unit.trace.answers),
+        "tokens": unit.trace.tokens,
+        "bits_per_token": None,
+        "draft_microseconds": None,
+        "learn_microseconds": None,
+        "curves": {},
+        "body": None,
+    }
+
+
+def _note_engine(provenance: dict[str, Any], body: Mapping[str, Any] | None) -> None:
+    """Write what the first engine opened says of itself where a run says where its numbers come from."""
+    if body is None or provenance["engine"] is not None:
+        return
+    provenance["engine"] = {key: body[key] for key in ENGINE}
+    provenance |= {key: body[key] for key in ("threads", "gpu_layers")}
+    provenance["model"]["quantization"] = body["quantization"]
 
 
 def _check_peers(plan: Plan, result: dict[str, Any]) -> None:
@@ -210,85 +236,25 @@ def _check_peers(plan: Plan, result: dict[str, Any]) -> None:
         OptionError: it is not.
     """
     for method, before in result["peers"].items():
-        left = [u for u in units(plan) if u.method == method and not _is_done(u, _row_of(u, result))]
-        if not left or not any(row["method"] == method for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["method"] == method]
+        own = [unit for unit in units(plan) if unit.method == method]
+        left = [unit for unit in own if not any(unit.is_of(row) and unit.is_in(row) for row in rows)]
+        if not rows or not left:
             continue
         try:
-            replayed = _open(plan, left[0])
+            peer = _open(plan, left[0])
         except PeerLost:
             continue  # its sweep says why
-        replayed.close()
-        now = getattr(replayed, "version", None)
-        if now != before:
+        peer.planner.close()
+        if peer.version != before:
             raise OptionError(
-                f"the result file holds a run with {method} {before}, and {now} is installed; name another file "
-                "or remove it"
+                f"the result file holds a run with {method} {before}, and {peer.version} is installed; name another "
+                "file or remove it"
             )
 
 
-def _row_of(unit: Unit, result: dict[str, Any]) -> dict[str, Any] | None:
-    key = unit.row()
-    return next((r for r in result["rows"] if all(r[name] == key[name] for name in key)), None)
-
-
-def _do(plan: Plan, unit: Unit, result: dict[str, Any], file: ResultFile, step: Step) -> None:
-    row = _row_of(unit, result)
-    if row is not None and _is_done(unit, row):
-        for _ in unit.trace.answers:
-            step(str(unit))
-        return
-    if row is None:
-        row = unit.row() | {
-            "answers": len(unit.trace.answers),
-            "tokens": unit.trace.tokens,
-            "bits_per_token": None,
-            "draft_microseconds": None,
-            "learn_microseconds": None,
-            "curves": {},
-            "body": None,
-        }
-    warm = plan.warm if unit.phase == "warm" else ()
-
-    def keep(body: dict[str, Any]) -> None:
-        row["body"] = body
-        note_engine(result["provenance"], body)
-        _add(result, row)
-        file.save(result)
-
-    try:
-        if unit.kind == "bits":
-            makeup = plan.variants[unit.setting].makeup if unit.method == "auto" else plan.makeup
-            drafter = open_drafter(unit.method, unit.trace, makeup, seed=plan.seed)
-            row["bits_per_token"] = bits_per_token(drafter, unit, warm, step)
-        elif unit.kind == "body" and plan.body is not None:
-            keep(plan.body(unit.method, unit.trace, warm, row["body"], keep, step))
-        else:
-            _replay_unit(plan, unit, warm, row, result, step)
-    except PeerLost as error:
-        result["missing"][unit.method] = str(error)
-        return
-    _add(result, row)
-    file.save(result)
-
-
-def _add(result: dict[str, Any], row: dict[str, Any]) -> None:
-    if not any(row is other for other in result["rows"]):
-        result["rows"].append(row)
-
-
-def _is_done(unit: Unit, row: dict[str, Any] | None) -> bool:
-    if row is None:
-        return False
-    if unit.kind == "bits":
-        return row["bits_per_token"] is not None
-    if unit.kind == "body":
-        # Only the measurement itself knows whether it is complete; asked again, it says so at once.
-        return False
-    return unit.curve.name in row["curves"] if unit.curve is not None else bool(row["curves"])
-
-
-def _open(plan: Plan, unit: Unit) -> Replayed:
-    return open_replayed(
+def _open(plan: Plan, unit: Unit) -> Method:
+    return open_method(
         unit.method,
         unit.setting,
         unit.trace,
@@ -300,47 +266,100 @@ def _open(plan: Plan, unit: Unit) -> Replayed:
     )
 
 
-def _replay_unit(
-    plan: Plan, unit: Unit, warm: Sequence[Trace], row: dict[str, Any], result: dict[str, Any], step: Step
-) -> None:
-    replayed = _open(plan, unit)
-    try:
-        if unit.method in SCRIPTS:
-            result["peers"][unit.method] = getattr(replayed, "version", None)
-        replayed.feed(one for trace in warm for one in trace.answers)
-        tally = sweep(replayed, unit.trace, unit.curve, plan.nodes, lambda: step(str(unit)))
-    finally:
-        replayed.close()
-    for curve in plan.curves if unit.curve is None else (unit.curve,):
-        row["curves"][curve.name] = tally.on(curve, unit.trace, plan.seed)
-    times = tally.times
-    for key, values in (("draft_microseconds", times.draft), ("learn_microseconds", times.learn)):
-        found = spread(values)
-        # Of several curves, the dearest: a budget that drafts more takes longer.
-        if found is not None and (row[key] is None or found["median"] > row[key]["median"]):
-            row[key] = found
+@dataclass
+class _Work:
+    """One unit, and where its figures go."""
+
+    plan: Plan
+    unit: Unit
+    result: dict[str, Any]
+    file: ResultFile
+    step: Step
+
+    def do(self, row: dict[str, Any]) -> None:
+        """Fill in the row and keep it."""
+        plan, unit = self.plan, self.unit
+        warm = plan.warm if unit.phase == "warm" else ()
+        if unit.kind == "replay":
+            self._replay(row, warm)
+        elif unit.kind == "bits":
+            row["bits_per_token"] = bits_per_token(self._drafter(), unit.trace, warm, self._told)
+        else:
+            from aded_bench.replay.trace_driven import measure
+
+            assert plan.body is not None
+
+            def keep(body: dict[str, Any]) -> None:
+                row["body"] = body
+                _note_engine(self.result["provenance"], body)
+                self._keep(row)
+
+            keep(
+                measure(
+                    plan.body,
+                    unit.trace,
+                    unit.method,
+                    warm=warm,
+                    make=self._drafter,
+                    seed=plan.seed,
+                    earlier=row["body"],
+                    save=keep,
+                    step=self._told,
+                    **plan.body_settings,
+                )
+            )
+        self._keep(row)
+
+    def _told(self) -> None:
+        self.step(str(self.unit))
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        if not any(row is other for other in self.result["rows"]):
+            self.result["rows"].append(row)
+        self.file.save(self.result)
+
+    def _drafter(self) -> Drafter:
+        plan, unit = self.plan, self.unit
+        settings = plan.variants[unit.setting].drafter if unit.method == "auto" else plan.drafter
+        return open_drafter(unit.method, unit.trace, settings, seed=plan.seed)
+
+    def _replay(self, row: dict[str, Any], warm: Sequence[Trace]) -> None:
+        plan, unit = self.plan, self.unit
+        method = _open(plan, unit)
+        try:
+            if unit.method in SCRIPTS:
+                self.result["peers"][unit.method] = method.version
+            method.recall(exchanges(one for trace in warm for one in trace.answers))
+            sweep = Sweep(method, unit.trace, unit.curve, plan.nodes or MOST_NODES, self._told)
+        finally:
+            method.planner.close()
+        for curve in plan.curves if unit.curve is None else (unit.curve,):
+            found = row["curves"][curve.name] = sweep.on(curve, plan.seed)
+            for key in ("draft_microseconds", "learn_microseconds"):
+                # Of several curves, the dearest: a budget that drafts more takes longer.
+                if found[key] and (row[key] is None or found[key]["median"] > row[key]["median"]):
+                    row[key] = found[key]
 
 
-def bits_per_token(drafter: Drafter, unit: Unit, warm: Sequence[Trace], step: Step) -> float:
+def bits_per_token(
+    drafter: Drafter, trace: Trace, warm: Sequence[Trace], step: Callable[[], None] = lambda: None
+) -> float:
     """How well a new drafter's predictor knows the text: -log2 of the probability it gives each next token, averaged.
 
     It sees one token at a time. What it leaves over is spread evenly over the rest of the vocabulary.
     """
-    Own.teach(drafter, (one for trace in warm for one in trace.answers))
+    drafter.recall(exchanges(one for other in warm for one in other.answers))
     total = 0.0
-    for recorded in unit.trace.answers:
-        drafter.reset_context()
-        drafter.begin(recorded.prompt)
-        for i, token in enumerate(recorded.answer.tolist()):
-            total += bits(*drafter.predict(), token, unit.trace.n_vocab)
-            drafter.observe(recorded.answer[i : i + 1])
-        step(str(unit))
-    return total / unit.trace.tokens
+    for recorded in trace.answers:
+        drafter.begin(Beginning(0, NO_TOKENS, recorded.prompt))
+        for token in recorded.answer.tolist():
+            total += bits(*drafter.predict(), token, trace.n_vocab)
+            drafter.observe(said([token]))
+        step()
+    return total / trace.tokens
 
 
-def bits(
-    tokens: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32], token: int, n_vocab: int
-) -> float:
+def bits(tokens: IntArray, probabilities: FloatArray, token: int, n_vocab: int) -> float:
     """Bits that ``token`` costs under a distribution over some tokens of a vocabulary; see ``bits_per_token``."""
     named = float(probabilities.sum())
     scale = min(1.0, (1.0 - LEAST_LEFTOVER) / named) if named > 0.0 else 1.0

@@ -148,7 +148,7 @@ def _one_line(text: str) -> str:
 
 
 def tree_of(answer: dict[str, Any]) -> DraftTree:
-    """A peer's draft as a tree; path probabilities are 1 where it gives none.
+    """A peer's draft as a tree; path probabilities are NaN where it gives none.
 
     Raises:
         PeerLost: it is not a tree.
@@ -170,7 +170,7 @@ def tree_of(answer: dict[str, Any]) -> DraftTree:
             np.array(tokens, np.int32),
             np.array(parents, np.int32),
             np.array(depths, np.int32),
-            np.ones(len(tokens), np.float32) if chances is None else np.array(chances, np.float32),
+            np.full(len(tokens), np.nan, np.float32) if chances is None else np.array(chances, np.float32),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PeerLost(f"its draft is no tree: {error}") from None

@@ -17,14 +17,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from aded_bench.replay.calibration import Calibration
-from aded_bench.replay.makeup import Table, phrases_of, start_from
-from aded_bench.replay.tally import verify
+from aded_bench.replay.drafter_settings import Table, phrases_of, start_from
+from aded_bench.replay.sweep import replay_answer
 from aded_bench.replay.traces import Trace
 from aded_bench.results import sha256, source_hash
 from aded_local.drafters.ngram.candidates import ODDS, RATE, SEEN
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import Priors, blank_priors
+from aded_local.speed.planner import Limits, WholePlanner
 
 DRAFTED_NODES: Final = 32
 """Of each draft, all taken as verified, so that calibration meets paths of many depths. Chosen, not tuned."""
@@ -62,19 +62,14 @@ def fit(lessons: Sequence[Lesson], step: Callable[[str], None] = lambda note: No
         StoreError: of a file of phrases.
     """
     learnt = blank_priors()
-    judged = Calibration()
+    limits = Limits(nodes=DRAFTED_NODES, leaves=DRAFTED_NODES)
     for lesson in lessons:
-        drafter = AutoDrafter(n_vocab=lesson.trace.n_vocab, phrases=lesson.table(), without=("priors",))
+        drafter = NgramDrafter(n_vocab=lesson.trace.n_vocab, phrases=lesson.table(), without=("priors",))
         start_from(drafter, learnt)
+        planner = WholePlanner(drafter, limits)
         for recorded in lesson.trace.answers:
-            drafter.reset_context()
-            drafter.begin(recorded.prompt)
-            at = 0
-            while at < len(recorded.answer):
-                tree = drafter.draft(DRAFTED_NODES)
-                emitted = verify(tree, recorded, at, judged, predicts=False)
-                drafter.observe(recorded.answer[at : at + emitted])
-                at += emitted
+            for _ in replay_answer(planner, recorded, lambda n_tokens, n_cells: 0.0, DRAFTED_NODES):
+                pass
             step(lesson.trace.name)
         model = drafter.model
         learnt = Priors(model.rates.copy(), model.weights.copy(), model.finals.copy())

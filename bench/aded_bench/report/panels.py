@@ -1,16 +1,22 @@
 """What a report draws and writes, as plain data: panels of charts, tables, sections, and the colours of methods.
 
-Nothing here needs matplotlib; charts.py draws panels, write.py and page.py write sections.
+Nothing here needs matplotlib; charts.py draws panels, write.py writes sections.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from aded_bench.tables import MISSING
 
 # The Okabe–Ito palette (Okabe and Ito 2008), made for all kinds of colour vision; orange, green, pink and sky are
 # darkened for white paper and all are lightened for dark, so that each has a contrast of 3:1 or more (WCAG 1.4.11).
-# Values within a theme are unique: the page replaces the light ones by CSS variables of the role's name.
 LIGHT = {
     "surface": "#fefefe", "ink": "#1b1f24", "muted": "#57606a", "grid": "#d8dee4",
     "blue": "#0072b2", "vermilion": "#d55e00", "green": "#00875f", "orange": "#a86f00",
@@ -58,12 +64,16 @@ def style_of(method: str) -> tuple[str, str]:
 
 FEWEST = 20  # nodes proposed at a depth, or in a bin: fewer say nothing about a rate
 WIDE = 6  # largest over smallest ratio from which an axis of ratios doubles instead of adding
+LEAST_RATIO = 1e-3  # on such an axis
+EDGE = 0.04  # of the axis, left free beyond the outermost value
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A figure with its interval; ``hollow`` tells the first of two phases from the second."""
+    """A method's figure with its interval; ``hollow`` tells the first of two phases from the second."""
 
+    label: str
+    method: str
     value: float
     low: float | None = None
     high: float | None = None
@@ -71,28 +81,25 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class DotRow:
-    """One line of a dot plot: up to two dots of one method."""
-
-    label: str
-    method: str
-    dots: tuple[Dot, ...]
-
-
-@dataclass(frozen=True)
 class Dots:
-    """A dot plot: methods downwards, a figure to the right.
+    """A dot plot: labels downwards, a figure to the right, on an axis that panels share.
 
-    Attributes:
-        reference: where a line is drawn, 1.0 for ratios.
-        limits: of the axis, shared by the panels of a chart; None takes the panel's own.
+    ``reference`` is where a line is drawn, 1.0 for ratios.
     """
 
     title: str
-    rows: tuple[DotRow, ...]
+    dots: tuple[Dot, ...]
     axis: str
+    limits: tuple[float, float]
     reference: float | None = None
-    limits: tuple[float, float] | None = None
+
+    @property
+    def rows(self) -> dict[str, list[Dot]]:
+        """Dots by label, hollow ones first."""
+        rows: dict[str, list[Dot]] = {dot.label: [] for dot in self.dots}
+        for dot in sorted(self.dots, key=lambda dot: not dot.hollow):
+            rows[dot.label].append(dot)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -136,22 +143,20 @@ Panel = Dots | Lines | Reliability
 
 @dataclass(frozen=True)
 class Chart:
-    """Panels that belong together. ``key`` names the files and the anchor: letters, digits and hyphens."""
+    """Panels that belong together. ``key`` names the files: letters, digits and hyphens.
+
+    ``legend`` says what a hollow and a filled dot mean.
+    """
 
     key: str
     title: str
     description: str
     panels: tuple[Panel, ...]
-    legend: tuple[str, str] | None = None  # what a hollow and a filled dot mean
+    legend: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first column heads its rows. Numbers come formatted."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+Table = tuple[str, pandas.DataFrame]
+"""Caption and texts; the first column heads the rows."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,64 @@ class Section:
 
     key: str
     title: str
-    notes: tuple[str, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    tables: tuple[Table, ...] = field(default=())
+    notes: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A result file, read and checked. ``name`` is unique among those of a report."""
+
+    name: str
+    path: Path
+    result: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The name, and whether the run was interrupted."""
+        return self.name if self.result["complete"] else f"{self.name} (interrupted)"
+
+
+def prefix(source: Source, sources: Sequence[Source]) -> str:
+    """What panels and captions begin with, so that files side by side can be told apart."""
+    if len(sources) > 1:
+        return f"{source.label}: "
+    return "" if source.result["complete"] else "interrupted: "
+
+
+def dot_chart(
+    key: str,
+    title: str,
+    description: str,
+    panels: Sequence[tuple[str, Sequence[Dot]]],
+    axis: str,
+    reference: float | None = None,
+    legend: tuple[str, str] | None = None,
+) -> list[Chart]:
+    """A chart of panels, title and dots each, on one axis; those without a dot are left out. None of none."""
+    drawn = [(head, tuple(dots)) for head, dots in panels if dots]
+    if not drawn:
+        return []
+    shown = [end for _, dots in drawn for dot in dots for end in (dot.value, dot.low, dot.high)]
+    ends = [end for end in (*shown, reference) if end is not None]
+    low, high = min(ends), max(ends)
+    margin = EDGE * (high - low) or 0.1
+    limits = (low - margin, high + margin)
+    if reference and low > LEAST_RATIO and high / low > WIDE:
+        limits = (low / (1 + EDGE) ** 2, high * (1 + EDGE) ** 2)
+    made = tuple(Dots(head, dots, axis, limits, reference) for head, dots in drawn)
+    return [Chart(key, title, description, made, legend)]
+
+
+def side_by_side(cells: dict[str, dict[str, str]], sources: Sequence[Source]) -> pandas.DataFrame:
+    """A column per file of ``cells``, texts by row and file's name; nothing for one file."""
+    if len(sources) < 2 or not cells:
+        return pandas.DataFrame()
+    return pandas.DataFrame(
+        {
+            "method": row,
+            **{source.label: found.get(source.name, MISSING) for source in sources},
+        }
+        for row, found in cells.items()
+    )

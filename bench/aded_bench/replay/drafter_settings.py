@@ -6,8 +6,7 @@ By default all is as in the product. Phrases are those of the shipped file, in t
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,8 @@ import numpy.typing as npt
 
 from aded_bench.replay.traces import Tokenizer, Trace
 from aded_local.drafters import Drafter, Search, make_drafter
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.components import INGREDIENTS
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import SHIPPED, Priors, blank_priors
 from aded_local.errors import StoreError
 from aded_local.llama.gguf import read_header
@@ -31,11 +31,14 @@ Table = npt.NDArray[np.int64]
 TABLES_KEPT: Final = 8
 """Of phrases and of stores, by file and vocabulary: 2 MB each, made in a second or two."""
 
+FIXED_NODES: Final = 8
+"""Of a step without a budget. Chosen, not tuned: what costs about a second token's time on many machines."""
+
 BEST_FIRST: Final[Search] = "best-first"
 
 
 @dataclass(frozen=True)
-class Makeup:
+class DrafterSettings:
     """What `auto` is made of.
 
     Attributes:
@@ -53,66 +56,79 @@ class Makeup:
     search: Search = BEST_FIRST
 
     @property
-    def setting(self) -> str:
+    def name(self) -> str:
         """What tells it from the product, in a few words; empty for the product, whatever its files."""
         left_out = [*(["phrases"] if self.phrases is None else []), *self.without]
         parts = [f"without {', '.join(left_out)}"] if left_out else []
         return ", ".join([*parts, *([self.search] if self.search != BEST_FIRST else [])])
 
-    def settings(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, for a result file; the files' hashes stand beside it as inputs."""
-        return {
-            "phrases": _name(self.phrases),
-            "store": _name(self.store),
-            "priors": _name(self.priors),
-            "without": list(self.without),
-            "search": self.search,
-        }
+        files = {"phrases": self.phrases, "store": self.store, "priors": self.priors}
+        names = {key: None if path is None else path.name for key, path in files.items()}
+        return {**names, "without": list(self.without), "search": self.search}
 
     def inputs(self) -> list[Path]:
         """Its files, what it starts from included."""
         priors = None if "priors" in self.without else self.priors or SHIPPED
         return [path for path in (self.phrases, self.store, priors) if path is not None]
 
-    def check(self, trace: Trace) -> None:
-        """Make what a trace needs, so that a wrong file is told before anything is measured.
 
-        Raises:
-            StoreError: a file is missing, damaged, or for another tokenizer.
-            OptionError: there is no such part to leave out.
-        """
-        open_drafter("auto", trace, self)
+@dataclass(frozen=True)
+class Variant:
+    """One way of making `auto`.
+
+    Attributes:
+        drafter: what it drafts with.
+        nodes: verified at every step, whatever they promise and cost; None for a budget.
+        guarded: drafting pauses where it loses.
+        predicts_anew: bits per token are its own; else they are those of the whole drafter.
+    """
+
+    drafter: DrafterSettings
+    nodes: int | None = None
+    guarded: bool = True
+    predicts_anew: bool = True
 
 
-def _name(path: Path | None) -> str | None:
-    return None if path is None else path.name
+def variants(whole: DrafterSettings, *, ablate: bool) -> dict[str, Variant]:
+    """By setting, as results name it: the whole drafter first, then, to ablate, each part left out in turn."""
+    found = {whole.name: Variant(whole)}
+    if ablate:
+        for name in INGREDIENTS:
+            found[f"without {name}"] = Variant(replace(whole, without=(name,)))
+        found["without budget"] = Variant(whole, nodes=FIXED_NODES, predicts_anew=False)
+        found["without guard"] = Variant(whole, guarded=False, predicts_anew=False)
+        found["puct"] = Variant(replace(whole, search="puct"), predicts_anew=False)
+    return found
 
 
-def open_drafter(preset: str, trace: Trace, makeup: Makeup, *, seed: int = 0) -> Drafter:
-    """A drafter for a trace, with an empty memory; ``makeup`` is for ``auto`` alone.
+def open_drafter(preset: str, trace: Trace, settings: DrafterSettings, *, seed: int = 0) -> Drafter:
+    """A drafter for a trace, with an empty memory; ``settings`` are for ``auto`` alone.
 
     Raises:
-        StoreError, OptionError: see ``Makeup.check``.
+        StoreError: a file is missing, damaged, or for another tokenizer.
+        OptionError: there is no such part to leave out.
     """
     if preset != "auto":
         return make_drafter(preset, n_vocab=trace.n_vocab, seed=seed)
     # Ids that were made without a tokenizer mean no words.
-    phrases = makeup.phrases if trace.vocab is not None else None
+    phrases = settings.phrases if trace.vocab is not None else None
     drafter = make_drafter(
         preset,
         n_vocab=trace.n_vocab,
         seed=seed,
-        search=makeup.search,
-        static=None if makeup.store is None else _static_table(makeup.store, trace),
+        search=settings.search,
+        static=None if settings.store is None else _static_table(settings.store, trace.vocab),
         phrases=None if phrases is None or trace.vocab is None else phrases_of(phrases, trace.vocab),
-        without=makeup.without,
+        without=settings.without,
     )
-    if makeup.priors is not None and "priors" not in makeup.without and isinstance(drafter, AutoDrafter):
-        start_from(drafter, read_priors(makeup.priors))
+    if settings.priors is not None and "priors" not in settings.without and isinstance(drafter, NgramDrafter):
+        start_from(drafter, read_priors(settings.priors))
     return drafter
 
 
-def start_from(drafter: AutoDrafter, priors: Priors) -> None:
+def start_from(drafter: NgramDrafter, priors: Priors) -> None:
     """Let a new drafter begin with these rates, weights and curves; ``reset`` goes back to its own."""
     model = drafter.model
     model.rates[:], model.weights[:], model.finals[:] = priors
@@ -127,29 +143,18 @@ def phrases_of(path: Path, vocab: Path) -> Table:
     """
     try:
         phrases = read_phrases(path)
-    except FileNotFoundError:
-        raise StoreError(f"there is no file of phrases {path}") from None
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise StoreError(f"the phrases {path} cannot be read: {error.strerror or error}") from None
     except PhrasesError as error:
         raise StoreError(str(error)) from None
-    return phrase_table(tokenize_with(vocab), phrases)
-
-
-def tokenize_with(vocab: Path) -> Callable[[str], list[int]]:
-    """Running text to token ids, nothing added and nothing parsed."""
     tokenizer = Tokenizer(vocab)
-    return lambda text: [int(token) for token in tokenizer.tokenize(text, is_prompt=False)]
-
-
-def _static_table(path: Path, trace: Trace) -> Table:
-    if trace.vocab is None:
-        raise StoreError(f"{path} is for a tokenizer, and {trace.name} was made without one")
-    return _opened(path, trace.vocab)
+    return phrase_table(lambda text: tokenizer.tokenize(text, is_prompt=False).tolist(), phrases)
 
 
 @lru_cache(maxsize=TABLES_KEPT)
-def _opened(path: Path, vocab: Path) -> Table:
+def _static_table(path: Path, vocab: Path | None) -> Table:
+    if vocab is None:
+        raise StoreError(f"{path} is for a tokenizer, and the trace was made without one")
     return open_static(path, identity_of(read_header(vocab)).tokenizer).table
 
 
@@ -163,10 +168,8 @@ def read_priors(path: Path) -> Priors:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name].astype(np.float32) for name in blank}
-    except FileNotFoundError:
-        raise StoreError(f"there is no file of priors {path}") from None
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+        raise StoreError(f"the priors {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise StoreError(f"{path} holds no priors; `aded-bench priors` makes such a file") from None
     for name, array in found.items():

@@ -16,17 +16,18 @@ from rich.console import Console
 
 import aded_models
 from aded_bench.main import main
-from aded_bench.replay import ablation, makeup, priors
+from aded_bench.replay import drafter_settings, priors
 from aded_bench.replay import loop as replay
+from aded_bench.replay.ablation import below, effects, percent
 from aded_bench.replay.curves import NamedCurve
-from aded_bench.replay.makeup import Makeup, open_drafter, read_priors
+from aded_bench.replay.drafter_settings import FIXED_NODES, DrafterSettings, open_drafter, read_priors
+from aded_bench.replay.drafts import NeverPauses
 from aded_bench.replay.tables import print_replay
 from aded_bench.replay.traces import Recorded, Trace, read_trace
-from aded_bench.replay.worth import below, percent, worths
 from aded_bench.report import write as report
 from aded_bench.results import ResultFile, sha256
 from aded_local.drafters.ngram.components import INGREDIENTS
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import blank_priors
 from aded_local.errors import OptionError, StoreError
 from aded_local.llama.gguf import read_header
@@ -82,7 +83,7 @@ def test_a_replay_drafts_from_the_shipped_phrases_unless_told_otherwise(
 ) -> None:
     one = replace(trace, answers=trace.answers[:1])
     found = replayed(one, curve)
-    bare = replayed(one, curve, makeup=Makeup(phrases=None))
+    bare = replayed(one, curve, drafter=DrafterSettings(phrases=None))
     assert found["rows"][0]["setting"] == "" and bare["rows"][0]["setting"] == "without phrases"
     assert found["rows"][0]["bits_per_token"] < bare["rows"][0]["bits_per_token"]
     files = {one["file"]: one["sha256"] for one in found["provenance"]["inputs"]}
@@ -94,35 +95,41 @@ def test_a_table_of_phrases_is_made_once_per_vocabulary(
     trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
-    monkeypatch.setattr(makeup, "phrase_table", lambda *_: made.append(_) or np.zeros(1 << 12, np.int64))
-    makeup.phrases_of.cache_clear()
+    monkeypatch.setattr(
+        drafter_settings, "phrase_table", lambda *_: made.append(_) or np.zeros(1 << 12, np.int64)
+    )
+    drafter_settings.phrases_of.cache_clear()
     for _ in range(3):
-        open_drafter("auto", trace, Makeup())
-    makeup.phrases_of.cache_clear()
+        open_drafter("auto", trace, DrafterSettings())
+    drafter_settings.phrases_of.cache_clear()
     assert len(made) == 1
 
 
-def test_a_result_is_continued_only_with_the_same_makeup(
+def test_a_result_is_continued_only_with_the_same_settings_of_the_drafter(
     trace: Trace, curve: NamedCurve, tmp_path: Path
 ) -> None:
     plan = replay.Plan((trace,), (curve,), methods=("auto",))
     out = ResultFile(tmp_path / "out.json")
     assert replay.run(plan, out)["complete"]
-    for other in (Makeup(phrases=None), Makeup(without=("passages",)), Makeup(search="puct")):
+    for other in (
+        DrafterSettings(phrases=None),
+        DrafterSettings(without=("passages",)),
+        DrafterSettings(search="puct"),
+    ):
         with pytest.raises(OptionError, match="settings"):
-            replay.run(replace(plan, makeup=other), out)
+            replay.run(replace(plan, drafter=other), out)
     with pytest.raises(OptionError, match="settings"):
         replay.run(replace(plan, ablate=True), out)
     assert replay.run(plan, out)["complete"]
 
 
 def test_a_part_left_out_is_named_and_changes_what_is_drafted(trace: Trace, curve: NamedCurve) -> None:
-    row = replayed(trace, curve, makeup=Makeup(without=("memory", "passages")))["rows"][0]
+    row = replayed(trace, curve, drafter=DrafterSettings(without=("memory", "passages")))["rows"][0]
     assert row["setting"] == "without memory, passages"
     whole = replayed(trace, curve)["rows"][0]
     assert row["curves"]["flat"]["tokens_per_pass"] < whole["curves"]["flat"]["tokens_per_pass"]
     with pytest.raises(OptionError, match="magic"):
-        Makeup(without=("magic",)).check(trace)
+        open_drafter("auto", trace, DrafterSettings(without=("magic",)))
 
 
 def test_a_store_of_another_tokenizer_is_refused_and_of_the_same_is_used(
@@ -132,10 +139,10 @@ def test_a_store_of_another_tokenizer_is_refused_and_of_the_same_is_used(
     key = identity_of(read_header(BUILTIN)).tokenizer
     for name, tokenizer in (("own", key), ("other", "of another model")):
         build_static(texts, tmp_path / name, Origin(tokenizer, "made", trace.n_vocab), memory=1)
-    drafter = open_drafter("auto", trace, Makeup(phrases=None, store=tmp_path / "own"))
-    assert isinstance(drafter, AutoDrafter) and drafter.tables.static.any()
+    drafter = open_drafter("auto", trace, DrafterSettings(phrases=None, store=tmp_path / "own"))
+    assert isinstance(drafter, NgramDrafter) and drafter.tables.static.any()
     with pytest.raises(StoreError, match="another tokenizer") as error:
-        Makeup(store=tmp_path / "other").check(trace)
+        open_drafter("auto", trace, DrafterSettings(store=tmp_path / "other"))
     assert "\n" not in str(error.value)
 
 
@@ -149,9 +156,9 @@ def test_files_that_hold_no_phrases_or_priors_are_refused_in_one_line(
     elif content:
         with path.open("wb") as opened:
             np.savez(opened, **{name: np.zeros(3) for name in blank_priors()._fields})
-    for given in (Makeup(phrases=path), Makeup(priors=path)):
+    for given in (DrafterSettings(phrases=path), DrafterSettings(priors=path)):
         with pytest.raises(StoreError, match="bad") as error:
-            given.check(trace)
+            open_drafter("auto", trace, given)
         assert "\n" not in str(error.value)
 
 
@@ -161,7 +168,7 @@ def test_files_that_hold_no_phrases_or_priors_are_refused_in_one_line(
 @pytest.fixture
 def ablated(trace: Trace, curve: NamedCurve) -> dict[str, Any]:
     one = replace(trace, answers=tuple(replace(a, answer=a.answer[:12]) for a in trace.answers[:2]))
-    return replayed(one, curve, ablate=True, makeup=Makeup(phrases=None))
+    return replayed(one, curve, ablate=True, drafter=DrafterSettings(phrases=None))
 
 
 def test_an_ablation_leaves_out_every_part_in_turn(ablated: dict[str, Any]) -> None:
@@ -169,12 +176,13 @@ def test_an_ablation_leaves_out_every_part_in_turn(ablated: dict[str, Any]) -> N
     assert settings[0] == "without phrases" and ablated["ablation"] == settings[1:]
     assert {f"without {name}" for name in INGREDIENTS} < set(settings)
     assert settings[-3:] == ["without budget", "without guard", "puct"]
-    found = worths(ablated, "said", "cold")
-    assert found[0].changes == {"flat": 0.0}
-    assert [one.change for one in found[1:]] == sorted(one.change for one in found[1:])
+    found = effects(ablated, "said", "cold")
+    assert found["setting"].iloc[0] == "without phrases" and found["change flat"].iloc[0] == 0.0
+    assert list(found["change"].iloc[1:]) == sorted(found["change"].iloc[1:])
+    assert len(effects(ablated | {"ablation": []}, "said", "cold")) == 0
     out = printed(ablated)
     assert "what each part of auto is worth" in out and "long-contexts" in out
-    assert out.index("categories below 1.00") < out.index("long-contexts"), "parts are no methods"
+    assert "auto (without memory)" not in out, "parts are no methods"
 
 
 def test_an_ablation_is_drawn_apart_from_the_methods(ablated: dict[str, Any], tmp_path: Path) -> None:
@@ -183,7 +191,7 @@ def test_an_ablation_is_drawn_apart_from_the_methods(ablated: dict[str, Any], tm
     path.write_text(json.dumps(ablated))
     report.write(report.collect([path]), tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "replay-ablation" in text and "| without memory |" in text
+    assert "replay-ablation" in text and "| memory |" in text
     assert "| auto without memory |" not in text
 
 
@@ -194,8 +202,8 @@ def test_without_a_budget_eight_nodes_are_verified_and_without_a_guard_nothing_p
     fixed = replayed(trace, dear, ablate=True)
     rows = {row["setting"]: row["curves"]["dear"] for row in fixed["rows"]}
     assert rows["without budget"]["nodes_per_pass"] > rows[""]["nodes_per_pass"]
-    assert rows["without budget"]["nodes_per_pass"] <= ablation.FIXED_NODES
-    guard = ablation.NeverPauses()
+    assert rows["without budget"]["nodes_per_pass"] <= FIXED_NODES
+    guard = NeverPauses()
     for _ in range(50):
         guard.record(tokens=1, seconds=0.05, plain_seconds=0.01, nodes=8)
         assert not guard.paused
@@ -206,9 +214,8 @@ def test_categories_below_plain_decoding_are_told(trace: Trace, curve: NamedCurv
     row = {"curves": {"q4": {"categories": {"koala": {"speedup": 0.9996}, "code": {"speedup": 0.95}}}}}
     assert below(row, 1.0) == "code 0.950 on q4, koala 0.999 on q4"
     assert below(row, 0.99) == "code 0.950 on q4" and below(row, 0.9) == "none"
-    assert below({"curves": {"q4": {"categories": [3]}, "x": None}}, 1.0) == "none"
     found = replayed(trace, curve)
-    assert "auto, cold: categories below 1.00: none; below 0.99: none" in printed(found)
+    assert "said, auto, cold: categories below 1.00: none; below 0.99: none" in printed(found)
     found["rows"][0]["curves"]["flat"]["categories"]["odd"]["speedup"] = 0.98
     assert "categories below 1.00: odd 0.980 on flat; below 0.99: odd" in printed(found)
     assert (percent(0.01), percent(-0.01), percent(-3.26)) == ("0.0%", "0.0%", "-3.3%")
@@ -251,7 +258,7 @@ def test_what_contradicts_or_is_not_there_is_one_line(
     assert options[-1] in done.stderr or options[-2] in done.stderr
 
 
-def test_the_command_takes_a_makeup(invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_command_takes_settings_of_the_drafter(invoke: Callable[..., Result], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     done = invoke(
         "--without", "passages", "--search", "puct", "--no-phrases", "--methods", "auto", "--json", out
@@ -259,7 +266,7 @@ def test_the_command_takes_a_makeup(invoke: Callable[..., Result], tmp_path: Pat
     assert done.exit_code == 0, done.output
     result = json.loads(out.read_text())
     assert [row["setting"] for row in result["rows"]] == ["without phrases, passages, puct"]
-    assert result["provenance"]["settings"]["makeup"] == {
+    assert result["provenance"]["settings"]["drafter"] == {
         "phrases": None, "store": None, "priors": None, "without": ["passages"], "search": "puct"
     }  # fmt: skip
 
@@ -289,19 +296,19 @@ def test_a_second_trace_goes_on_from_what_the_first_taught_but_not_from_its_text
     lesson = priors.Lesson(trace, None)
     once, twice = priors.fit([lesson]), priors.fit([lesson, lesson])
     assert twice.rates[1].sum() > once.rates[1].sum()
-    fresh = open_drafter("auto", trace, Makeup(phrases=None, without=("priors",)))
-    assert isinstance(fresh, AutoDrafter) and not fresh.tables.memory.any()
+    fresh = open_drafter("auto", trace, DrafterSettings(phrases=None, without=("priors",)))
+    assert isinstance(fresh, NgramDrafter) and not fresh.tables.memory.any()
 
 
 def test_priors_of_a_file_are_what_a_replay_starts_from(trace: Trace, tmp_path: Path) -> None:
     lesson = priors.Lesson(trace, None)
     path = tmp_path / "p.npz"
     path.write_bytes(priors.packed(priors.fit([lesson]), [lesson]))
-    drafter = open_drafter("auto", trace, Makeup(phrases=None, priors=path))
-    assert isinstance(drafter, AutoDrafter)
+    drafter = open_drafter("auto", trace, DrafterSettings(phrases=None, priors=path))
+    assert isinstance(drafter, NgramDrafter)
     assert np.array_equal(drafter.model.weights, read_priors(path).weights)
-    bare = open_drafter("auto", trace, Makeup(phrases=None, priors=path, without=("priors",)))
-    assert isinstance(bare, AutoDrafter)
+    bare = open_drafter("auto", trace, DrafterSettings(phrases=None, priors=path, without=("priors",)))
+    assert isinstance(bare, NgramDrafter)
     assert np.array_equal(bare.model.weights, blank_priors().weights), "an ablation takes the file away too"
 
 
@@ -318,6 +325,6 @@ def test_traces_without_a_tokenizer_have_no_phrases(tmp_path: Path) -> None:
     path.write_text("made\n")
     ids = np.arange(1, 9, dtype=np.int32)
     made = Trace("made", path, 100, (Recorded("1", "x", ids, ids),))
-    drafter = open_drafter("auto", made, Makeup())
-    assert isinstance(drafter, AutoDrafter) and not drafter.tables.phrases.any()
+    drafter = open_drafter("auto", made, DrafterSettings())
+    assert isinstance(drafter, NgramDrafter) and not drafter.tables.phrases.any()
     assert priors.Lesson(made, phrases_path()).table() is None

@@ -1,0 +1,131 @@
+"""What result files hold: one schema, by which they are written, continued and reported.
+
+docs/results.md has the meaning of every key. A file may hold more than is named here; what is named is of this type.
+"""
+
+from __future__ import annotations
+
+from types import GenericAlias
+from typing import Annotated, Any
+
+from aded_local.errors import OptionError
+
+try:
+    import msgspec
+    from msgspec import UNSET, Meta, UnsetType
+except ImportError:
+    raise OptionError("result files are checked with msgspec: pip install 'aded-local[bench]'") from None
+
+LARGEST = 10**15
+"""Drawing adds, multiplies and takes logarithms, and stays far from infinity."""
+
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Maybe = Number | None
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
+Factor = Annotated[float, Meta(ge=0.0, le=1e6)]
+Cost = Annotated[float, Meta(gt=1e-6, le=1e6)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Size = Annotated[str, Meta(pattern="^[1-9][0-9]{0,5}$")]
+"""Tokens in a pass, as a key."""
+Object = dict[str, Any]
+
+
+def _list(kind: Any) -> Any:
+    return GenericAlias(list, (kind,))
+
+
+def _dict(kind: Any) -> Any:
+    return GenericAlias(dict, (str, kind))
+
+
+def _object(*alike: Any, **keys: Any) -> Any:
+    """A type of JSON objects with these keys, and those of others; keys that end with ``_`` may be absent."""
+    own: list[tuple[Any, ...]] = [(key, kind) for key, kind in keys.items() if not key.endswith("_")]
+    own += [(key[:-1], kind | UnsetType, UNSET) for key, kind in keys.items() if key.endswith("_")]
+    return msgspec.defstruct("Object", own, bases=alike or None, kw_only=True)
+
+
+Summary = _object(
+    count=Count, minimum=Number, first_quartile=Number, median=Number, third_quartile=Number, maximum=Number,
+    low=Maybe, high=Maybe,
+)  # fmt: skip
+Spread = _object(median=Number, p99=Number, mean_=Number) | None
+SpeedUp = _object(speedup=Factor, low=Factor | None, high=Factor | None)
+Category = _object(SpeedUp, answers=Count, tokens=Count, tokens_per_pass=Number)
+Bin = _object(
+    low=Share, high=Share, count=Annotated[int, Meta(ge=1, le=LARGEST)], predicted=Share, observed=Share
+)
+Swept = _object(
+    SpeedUp, passes=Count, nodes=Count, tokens_per_pass=Number, nodes_per_pass=Number, draft_microseconds=Spread,
+    categories=_dict(Category),
+)  # fmt: skip
+Figures = _object(
+    Swept, learn_microseconds=Spread, calibration=_object(ece=Share, bins=_list(Bin)) | None,
+    depths=_list(_object(depth=Count, proposed=Count, accepted=Count)),
+)  # fmt: skip
+Answer = _object(
+    category=str, tokens=Count, passes=Count, nodes=Count, seconds=Number, verify=Number, modelled=Number,
+    modelled_plain=Number, plain_passes=Count, plain_timed=Number, plain_predicted=Number,
+    sizes=dict[Size, tuple[Count, Number, Number]],
+    draft_microseconds=dict[Annotated[str, Meta(pattern="^[0-9]{1,12}$")], Count],
+)  # fmt: skip
+Body = _object(
+    Swept, model=str, quantization=str, flash_attention=bool, cache_type=str, threads=Count, context=Count,
+    gpu_layers=str, tokens=Count, seconds=Number, plain_seconds=Number, modelled=Number, largest_gap=str,
+    curve=Object, answers=_dict(Answer),
+)  # fmt: skip
+Row = _object(
+    trace=str, method=str, setting=str, phase=str, answers=Count, tokens=Count, bits_per_token=Maybe,
+    draft_microseconds=Spread, learn_microseconds=Spread, curves=_dict(Figures), body=Body | None,
+)  # fmt: skip
+Trace = _object(name=str, answers=Count, tokens=Count, categories=dict[str, Count])
+
+Setting = _object(flash_attention=bool, cache_type=str)
+Times = dict[Size, Number]
+Curve = _object(
+    Setting, prefix=Count, milliseconds=Times, ratio=dict[Size, Cost], low=Times, high=Times, rounds=Count,
+    exact=list[Count] | None, note=str | None,
+)  # fmt: skip
+
+Method = _object(
+    tokens_per_second=Summary | None, first_token_ms=Summary | None, tokens_per_pass_=Number, nodes_per_pass_=Number,
+    microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number,
+)  # fmt: skip
+Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_tokens=Count, pairs=Count)
+
+Comparison = _object(
+    method=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
+)
+Candidate = _object(text=str, one=Number, wide=Number)
+Parting = _object(
+    method=str, prompt=str, temperature=Number, position=Count, cells=Count, candidates_=_list(Candidate),
+    difference_=Number, within_rounding_=bool,
+)  # fmt: skip
+
+Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
+KINDS: dict[str, Any] = {
+    "run": _object(
+        Result, suite_=str, runs=_list(Object), histories=dict[str, str], arms_=_dict(Object),
+        summary_=_dict(_object(methods=_dict(Method), ratios=_dict(Ratio))),
+    ),
+    "replay": _object(
+        Result, traces=_list(Trace), warm=_list(Trace), ablation=list[str], peers=dict[str, str], rows=_list(Row),
+    ),
+    "curve": _object(Result, curves=_list(Curve), chosen=Setting),
+    "lossless": _object(
+        Result, answers=_dict(Object), histories=dict[str, str], comparisons_=_list(Comparison),
+        partings_=_list(Parting),
+    ),
+}  # fmt: skip
+
+
+def check(found: object, kind: Any) -> None:
+    """Does ``found`` hold what ``kind``, a type of this module, asks for?
+
+    Raises:
+        ValueError: it does not; one line says where and why.
+    """
+    try:
+        msgspec.convert(found, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ValueError(str(error).replace("`", "")) from None
