@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aded_bench.results import ResultFile, provenance, resume
-from aded_local.errors import DeviceError, OptionError, StoreError
+from aded_local.errors import DeviceError, OptionError
 from aded_local.llama import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Target
 from aded_local.opening import ROLLBACK_SNAPSHOTS, SEQUENCES
 from aded_local.speed import device
@@ -35,20 +35,6 @@ PREFIXES = (BASE_FILL, 1536)
 
 ASK_FOR_LESS = "; ask for less with -c"
 """End of the engine's message about a context it cannot make; beside other combinations it is no advice."""
-
-KINDS: dict[str, Any] = {
-    "flash_attention": bool,
-    "cache_type": str,
-    "prefix": int,
-    "milliseconds": dict,
-    "ratio": dict,
-    "low": dict,
-    "high": dict,
-    "rounds": int,
-    "exact": (list, type(None)),
-    "note": (str, type(None)),
-}
-"""Keys of a curve in a result file and their types; the dictionaries hold numbers by tokens in the pass."""
 
 
 @dataclass(frozen=True)
@@ -151,23 +137,6 @@ def entry_of(
     }
 
 
-def curves_of(earlier: dict[str, Any] | None, file: ResultFile) -> dict[Key, Entry]:
-    """The curves of what ``resume`` returned; none where that is None.
-
-    Raises:
-        StoreError: they are not what ``entry_of`` makes.
-    """
-    found = earlier["curves"] if earlier is not None else []
-    for entry in found:
-        sound = entry.keys() == KINDS.keys() and all(isinstance(entry[k], kind) for k, kind in KINDS.items())
-        tables = [entry[key] for key, kind in KINDS.items() if kind is dict] if sound else []
-        numbers = [value for table in tables for value in table.values()]
-        same_sizes = all(table.keys() == tables[0].keys() for table in tables)
-        if not (sound and same_sizes and all(isinstance(value, (int, float)) for value in numbers)):
-            raise StoreError(f"{file.path} holds curves that are damaged; name another file or remove it")
-    return {_key(entry): entry for entry in found}
-
-
 def _key(entry: Entry) -> Key:
     return entry["flash_attention"], entry["cache_type"], entry["prefix"]
 
@@ -198,7 +167,8 @@ def run(
             "chosen": {"flash_attention": chosen.flash_attention, "cache_type": chosen.cache_type},
             "provenance": provenance(plan.settings(), model=plan.model, description=engine.description),
         }
-        curves = curves_of(resume(file, "curve", result["provenance"]), file)
+        earlier = resume(file, "curve", result["provenance"]) or result
+        curves = {_key(entry): entry for entry in earlier["curves"]}
         work = _Work(plan, engine, curves, result, file, step)
         try:
             for setting in plan.combinations():

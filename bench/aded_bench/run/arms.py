@@ -43,7 +43,7 @@ PEER_FAILURES = (ADEDError, RuntimeError, ValueError, MemoryError)
 
 BATCH = 512  # tokens per prefill pass: llama.cpp's default, and the engine's
 GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type in ggml.h, for cache types
-SAMPLING: Mapping[str, float] = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0}
+SAMPLING: dict[str, Any] = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0}
 """llama.cpp's default sampler chain, given explicitly."""
 
 LOOKUP_TOKENS = 10  # LlamaPromptLookupDecoding's num_pred_tokens, as its documentation sets it
@@ -147,8 +147,8 @@ class LocalArm:
         self.llm.use_draft(preset)
 
     def _reply(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Reply:
-        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-        return self.llm.generate(prompt, **options, **SAMPLING)
+        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed} | SAMPLING
+        return self.llm.generate(prompt, **options)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation through the model's own chat template."""
