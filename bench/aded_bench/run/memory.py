@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CELL_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}  # per element; q8_0 has a scale per 32
+
+ATTENTION = ("head_count", "head_count_kv", "key_length", "value_length")
+KEYS = ("block_count", "embedding_length", *(f"attention.{key}" for key in ATTENTION))
+"""In a GGUF's header, after the architecture's name."""
 
 
 class Meter:
@@ -43,16 +48,10 @@ def cache_megabytes(model: Path, n_ctx: int, cache_type: str) -> float | None:
     from aded_local.llama.gguf import read_header
 
     header = read_header(model)
-
-    def value(key: str, default: object = None) -> object:
-        return header.metadata.get(f"{header.architecture}.{key}", default)
-
-    layers, heads, width = map(value, ("block_count", "attention.head_count", "embedding_length"))
-    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(width, int) and heads):
+    known: dict[str, Any] = {key: header.metadata.get(f"{header.architecture}.{key}") for key in KEYS}
+    layers, width, heads, kv_heads, *lengths = known.values()
+    try:  # lists of numbers by layer, and what is absent, are of other types
+        values = sum(length or width // heads for length in lengths)
+        return float(float(n_ctx) * layers * (kv_heads or heads) * values * CELL_BYTES[cache_type] / 1e6)
+    except (TypeError, ZeroDivisionError):
         return None
-    kv_heads = value("attention.head_count_kv", heads)
-    lengths = [value(f"attention.{kind}_length", width // heads) for kind in ("key", "value")]
-    numbers = [found for found in (kv_heads, *lengths) if isinstance(found, int)]
-    if len(numbers) < 3:
-        return None
-    return n_ctx * layers * numbers[0] * sum(numbers[1:]) * CELL_BYTES[cache_type] / 1e6

@@ -254,13 +254,10 @@ class ServerArm:
                 for line in response:
                     if line.startswith(b"data: {"):
                         event = json.loads(line[len(b"data: ") :])
-                        if "error" in event:  # in mid-stream the status was sent long ago
-                            error = event["error"]
+                        if error := event.get("error"):  # in mid-stream the status was sent long ago
                             said = error.get("message", error) if isinstance(error, dict) else error
                             raise DeviceError(f"{self.name}: the server gives up: {str(said)[:300]}")
                         yield event
-                    elif line.startswith(b"error:"):
-                        raise DeviceError(f"{self.name}: {line.decode('utf-8', errors='replace')}")
         except urllib.error.HTTPError as error:
             said = error.read(2000).decode("utf-8", errors="replace")
             raise DeviceError(f"{self.name}: the server refuses (HTTP {error.code}): {said}") from None
