@@ -177,3 +177,15 @@ def test_output_that_goes_nowhere_is_one_line(tmp_path: Path, redirection: str, 
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (code, 1)
     assert done.stderr.startswith("aded-bench: ")
+
+
+@pytest.mark.parametrize("package", ["msgspec", "pandas"])
+def test_a_missing_package_of_the_extra_is_one_line(package: str) -> None:
+    without = (
+        f"import sys; sys.modules[{package!r}] = None; from aded_bench.main import main; main(sys.argv[1:])"
+    )
+    for arguments in (["replay", "x.jsonl", "--curve", "y.json"], ["report", "x.json", "-o", "out"]):
+        command = [sys.executable, "-c", without, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr == f"aded-bench: {package} is missing: pip install 'aded-local[bench]'\n"

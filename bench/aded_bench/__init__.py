@@ -6,6 +6,7 @@ replay/       recorded answers against drafters: modelled on curves, or every tr
 run/          end to end on a model: speed beside peers, and whether the tokens are the same
 report/       result files as Markdown, charts and one page
 body/         a small model put into a body of realistic size
+schema.py     what result files hold
 results.py    result files: where a number came from (versions, hashes, seeds), saved as the run goes
 summary.py    medians, quartiles and bootstrap intervals
 tables.py, progress.py   what a person sees meanwhile and at the end

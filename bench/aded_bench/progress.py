@@ -11,6 +11,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -18,17 +19,17 @@ from rich.progress import (
 from aded_local.shown import one_line
 
 
+def _bar(counted: ProgressColumn) -> Progress:
+    console = Console(stderr=True)
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), counted, TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 @contextlib.contextmanager
 def bytes_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar over bytes; call the result with those done and their total."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with _bar(DownloadColumn()) as bar:
         task = bar.add_task(one_line(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -36,13 +37,6 @@ def bytes_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextlib.contextmanager
 def steps_progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar over steps; call the result after each, with a word on what comes next."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with _bar(MofNCompleteColumn()) as bar:
         task = bar.add_task(one_line(what), total=total)
         yield lambda note: bar.update(task, advance=1, description=one_line(f"{what} {note}"))

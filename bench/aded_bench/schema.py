@@ -8,13 +8,9 @@ from __future__ import annotations
 from types import GenericAlias
 from typing import Annotated, Any
 
-from aded_local.errors import OptionError
+from aded_bench.extra import msgspec
 
-try:
-    import msgspec
-    from msgspec import UNSET, Meta, UnsetType
-except ImportError:
-    raise OptionError("result files are checked with msgspec: pip install 'aded-local[bench]'") from None
+Meta, UNSET = msgspec.Meta, msgspec.UNSET
 
 LARGEST = 10**15
 """Drawing adds, multiplies and takes logarithms, and stays far from infinity."""
@@ -41,7 +37,7 @@ def _dict(kind: Any) -> Any:
 def _object(*alike: Any, **keys: Any) -> Any:
     """A type of JSON objects with these keys, and those of others; keys that end with ``_`` may be absent."""
     own: list[tuple[Any, ...]] = [(key, kind) for key, kind in keys.items() if not key.endswith("_")]
-    own += [(key[:-1], kind | UnsetType, UNSET) for key, kind in keys.items() if key.endswith("_")]
+    own += [(key[:-1], kind | msgspec.UnsetType, UNSET) for key, kind in keys.items() if key.endswith("_")]
     return msgspec.defstruct("Object", own, bases=alike or None, kw_only=True)
 
 

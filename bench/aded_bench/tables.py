@@ -11,14 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from aded_bench.extra import pandas
 from aded_bench.wording import attention
-from aded_local.errors import OptionError
 from aded_local.shown import visible
-
-try:  # Commands import this module before they measure anything, so the line comes at once.
-    import pandas
-except ImportError:
-    raise OptionError("results are shown with pandas: pip install 'aded-local[bench]'") from None
 
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
 MISSING = "–"

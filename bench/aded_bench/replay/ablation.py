@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-import pandas
+from aded_bench.extra import pandas
 
 THRESHOLDS: Final = (1.0, 0.99)
 """Speed-ups of a category that are told: below plain decoding at all, and by more than one percent."""

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.replay.sweep import by_category, gains, spread
 
 

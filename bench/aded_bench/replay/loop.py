@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from aded_local.step import NO_TOKENS, Beginning, said
 
 from aded_bench.replay.curves import NamedCurve
 from aded_bench.replay.drafter_settings import DrafterSettings, Variant, open_drafter, variants
-from aded_bench.replay.drafts import MOST_NODES, SCRIPTS, Method, exchanges, open_method, settings_of
+from aded_bench.replay.drafts import MOST_NODES, SCRIPTS, exchanges, open_method, settings_of
 from aded_bench.replay.peers import PeerLost
 from aded_bench.replay.sweep import Sweep
 from aded_bench.replay.traces import Trace
 from aded_bench.results import ResultFile, provenance, resume
 from aded_local.drafters import PRESETS, Drafter
 from aded_local.errors import OptionError
+from aded_local.step import NO_TOKENS, Beginning, said
 from aded_local.tree import FloatArray, IntArray
 
 LEAST_LEFTOVER: Final = 1e-3
@@ -185,7 +185,6 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     }
     for row in result["rows"]:
         _note_engine(here, row["body"])
-    _check_peers(plan, result)
     try:
         for unit in units(plan):
             row = next((row for row in result["rows"] if unit.is_of(row)), None)
@@ -227,43 +226,6 @@ def _note_engine(provenance: dict[str, Any], body: Mapping[str, Any] | None) -> 
     provenance["engine"] = {key: body[key] for key in ENGINE}
     provenance |= {key: body[key] for key in ("threads", "gpu_layers")}
     provenance["model"]["quantization"] = body["quantization"]
-
-
-def _check_peers(plan: Plan, result: dict[str, Any]) -> None:
-    """Before any sweep: is a peer whose rows are to be completed still the version that made them?
-
-    Raises:
-        OptionError: it is not.
-    """
-    for method, before in result["peers"].items():
-        rows = [row for row in result["rows"] if row["method"] == method]
-        own = [unit for unit in units(plan) if unit.method == method]
-        left = [unit for unit in own if not any(unit.is_of(row) and unit.is_in(row) for row in rows)]
-        if not rows or not left:
-            continue
-        try:
-            peer = _open(plan, left[0])
-        except PeerLost:
-            continue  # its sweep says why
-        peer.planner.close()
-        if peer.version != before:
-            raise OptionError(
-                f"the result file holds a run with {method} {before}, and {peer.version} is installed; name another "
-                "file or remove it"
-            )
-
-
-def _open(plan: Plan, unit: Unit) -> Method:
-    return open_method(
-        unit.method,
-        unit.setting,
-        unit.trace,
-        curve=unit.curve,
-        nodes=plan.nodes,
-        seed=plan.seed,
-        peer_python=plan.peer_python,
-        variant=plan.variants[unit.setting] if unit.method == "auto" else None,
-    )
 
 
 @dataclass
@@ -325,10 +287,19 @@ class _Work:
 
     def _replay(self, row: dict[str, Any], warm: Sequence[Trace]) -> None:
         plan, unit = self.plan, self.unit
-        method = _open(plan, unit)
+        method = open_method(
+            unit.method,
+            unit.setting,
+            unit.trace,
+            curve=unit.curve,
+            nodes=plan.nodes,
+            seed=plan.seed,
+            peer_python=plan.peer_python,
+            variant=plan.variants[unit.setting] if unit.method == "auto" else None,
+        )
         try:
             if unit.method in SCRIPTS:
-                self.result["peers"][unit.method] = method.version
+                self._note_version(method.version)
             method.recall(exchanges(one for trace in warm for one in trace.answers))
             sweep = Sweep(method, unit.trace, unit.curve, plan.nodes or MOST_NODES, self._told)
         finally:
@@ -339,6 +310,16 @@ class _Work:
                 # Of several curves, the dearest: a budget that drafts more takes longer.
                 if found[key] and (row[key] is None or found[key]["median"] > row[key]["median"]):
                     row[key] = found[key]
+
+    def _note_version(self, version: str | None) -> None:
+        method, rows = self.unit.method, self.result["rows"]
+        before = self.result["peers"].setdefault(method, version)
+        if before != version and any(row["method"] == method for row in rows):
+            raise OptionError(
+                f"the result file holds a run with {method} {before}, and {version} is installed; name another "
+                "file or remove it"
+            )
+        self.result["peers"][method] = version
 
 
 def bits_per_token(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
+import select
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +28,7 @@ class PeerLost(Exception):
 
 
 class PeerProcess:
-    """A peer that answers requests. A context manager: leaving it ends the process."""
+    """A peer that answers requests."""
 
     def __init__(
         self,
@@ -63,28 +62,17 @@ class PeerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                text=True,
-                encoding="utf-8",
             )
         except OSError as error:
             self._errors.close()
             raise PeerLost(f"{python} does not start: {error.strerror or error}") from None
-        self._answers: queue.Queue[str] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         try:
             self.version = str(self.ask(do="open", n_vocab=n_vocab, settings=settings)["version"])
         except BaseException:
             self.close()
             raise
-
-    def _read(self) -> None:
-        """Lines in, one empty one at the end: a pipe cannot be waited for with a time limit everywhere."""
-        assert self._process.stdout is not None
-        with contextlib.suppress(ValueError):  # closed while reading
-            for line in self._process.stdout:
-                self._answers.put(line)
-        self._answers.put("")
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, wait for its answer.
@@ -92,16 +80,13 @@ class PeerProcess:
         Raises:
             PeerLost: the peer failed, ended or said nothing for too long.
         """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except (OSError, ValueError):
-            pass  # it has ended; its last answer or its standard error say why
-        try:
-            line = self._answers.get(timeout=self._patience)
-        except queue.Empty:
-            raise PeerLost(f"it said nothing for {self._patience:g} seconds and was ended") from None
+        # Where it has ended, its last answer or its standard error say why.
+        with contextlib.suppress(OSError, ValueError):
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+        if not select.select([self._answers], [], [], self._patience)[0]:
+            raise PeerLost(f"it said nothing for {self._patience:g} seconds and was ended")
+        line = self._answers.readline()  # one answer, one line: nothing waits behind it
         if not line:
             raise PeerLost(self._last_words())
         try:
@@ -109,7 +94,7 @@ class PeerProcess:
         except ValueError:
             raise PeerLost(f"it answered {line[:80]!r}") from None
         if not isinstance(answer, dict) or "error" in answer:
-            raise PeerLost(_one_line(answer["error"] if isinstance(answer, dict) else line))
+            raise PeerLost(_one_line(answer["error"] if isinstance(answer, dict) else repr(line)))
         return answer
 
     def _last_words(self) -> str:
@@ -119,28 +104,16 @@ class PeerProcess:
         return _one_line(f"it ended with code {code}" + (f": {lines[-1]}" if lines else ""))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process: one that waits for requests ends by itself, one that hangs does not."""
         with contextlib.suppress(OSError, ValueError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._requests.close()
         try:
-            # One that waits for requests ends by itself; one that hangs does not.
-            self._process.wait(
-                self._farewell if self._process.poll() is None and self._answers.empty() else 0
-            )
+            self._process.wait(self._farewell)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join(FAREWELL)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._answers.close()
         self._errors.close()
-
-    def __enter__(self) -> PeerProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _one_line(text: str) -> str:

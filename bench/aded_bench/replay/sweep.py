@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas
-from aded_local.step import NO_TOKENS, Beginning, StepResult
 
+from aded_bench.extra import pandas
 from aded_bench.replay.curves import LARGEST_PASS, NamedCurve
 from aded_bench.replay.drafts import Method, Times
 from aded_bench.replay.traces import Recorded, Trace
 from aded_bench.summary import ratio_interval
 from aded_local.speed.planner import Planner
+from aded_local.step import NO_TOKENS, Beginning, StepResult
 from aded_local.tree import DraftTree
 from aded_local.tree_sampling import sample_and_match
 

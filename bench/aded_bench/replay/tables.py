@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pandas
 from rich.console import Console
 
+from aded_bench.extra import pandas
 from aded_bench.replay.ablation import THRESHOLDS, below, effect_table, effects, is_ablated
 from aded_bench.tables import MISSING, interval, literal, number, print_missing, show
 from aded_bench.wording import attention

@@ -7,8 +7,10 @@ A trace is a file of JSON lines, gzipped or not: ``id``, ``category``, ``vocab``
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +64,12 @@ class Trace:
 
     def describe(self) -> dict[str, Any]:
         """Plain data: name, answers, tokens, answers per category."""
-        categories: dict[str, int] = {}
-        for recorded in self.answers:
-            categories[recorded.category] = categories.get(recorded.category, 0) + 1
+        categories = Counter(recorded.category for recorded in self.answers)
         return {
             "name": self.name,
             "answers": len(self.answers),
             "tokens": self.tokens,
-            "categories": categories,
+            "categories": dict(categories),
         }
 
 
@@ -89,11 +89,7 @@ def read_trace(
         OptionError: the trace names several tokenizers, or none and ``vocab`` is not given.
         ModelNotFoundError, ModelFormatError: of the tokenizer.
     """
-    rows: list[dict[str, str]] = []
-    for row in _rows(path):
-        if limit is not None and len(rows) >= limit:
-            break
-        rows.append(row)
+    rows = list(itertools.islice(_rows(path), limit))
     if not rows:
         raise StoreError(f"{path} holds no recorded answer")
     found = vocab if vocab is not None else _named_vocab(path, rows)
@@ -116,8 +112,6 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield _row(path, number, json.loads(line))
-    except FileNotFoundError:
-        raise StoreError(f"there is no trace {path}") from None
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise StoreError(f"{path} is no trace of JSON lines: {error}") from None
 

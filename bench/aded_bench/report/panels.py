@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.tables import MISSING
 
 # The Okabe–Ito palette (Okabe and Ito 2008), made for all kinds of colour vision; orange, green, pink and sky are

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.replay.ablation import THRESHOLDS, below, effects
 from aded_bench.replay.tables import body_name, methods, tables
 from aded_bench.report.panels import (

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.report.panels import (
     Chart,
     Dot,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.report.panels import Chart, Line, Lines, Section, Source, Table, prefix
 from aded_bench.tables import lossless_tables, number
 from aded_bench.wording import attention

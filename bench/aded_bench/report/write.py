@@ -13,8 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.report.panels import DARK, LIGHT, Chart, Section, Source
 from aded_bench.report.replay_section import replay_section
 from aded_bench.report.run_section import run_section
