@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas
 from rich.console import Console
 
 from aded_bench.curve import name_of
+from aded_bench.extra import pandas
 from aded_bench.tables import literal, show
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas
-
+from aded_bench.extra import pandas
 from aded_bench.run.arms import PEER, UNKNOWN_TOKEN
 from aded_bench.summary import summarize
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas
 from rich.console import Console
 
+from aded_bench.extra import pandas
 from aded_bench.tables import interval, number, print_missing, print_skipped, show, title
 
 
