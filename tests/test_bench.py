@@ -87,7 +87,7 @@ def test_figures_of_another_machine_or_code_are_not_continued(
     tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     file = ResultFile(tmp_path / "run.json")
-    file.save({"kind": "run", "provenance": HERE, "runs": [], "histories": {}}, now=True)
+    file.save({"kind": "run", "complete": False, "provenance": HERE, "runs": [], "histories": {}}, now=True)
     assert resume(file, "run", HERE) is not None
     with pytest.raises(OptionError, match=f"with other {named};"):
         resume(file, "run", HERE | change)
@@ -96,7 +96,16 @@ def test_figures_of_another_machine_or_code_are_not_continued(
 def test_a_default_context_of_another_size_is_continued(tmp_path: Path) -> None:
     file = ResultFile(tmp_path / "run.json")
     loaded = {"file": "m", "sha256": "0", "quantization": "Q4_0"}
-    file.save({"kind": "run", "provenance": HERE | {"model": loaded}, "runs": [], "histories": {}}, now=True)
+    file.save(
+        {
+            "kind": "run",
+            "complete": False,
+            "provenance": HERE | {"model": loaded},
+            "runs": [],
+            "histories": {},
+        },
+        now=True,
+    )
     for engine in ({"context": 8, "threads": 1}, None):  # None: not loaded yet
         assert resume(file, "run", HERE | {"engine": engine}) is not None
 

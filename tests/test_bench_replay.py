@@ -134,11 +134,11 @@ def test_missing_sizes_are_interpolated_and_a_dear_size_is_padded_to_a_cheaper_o
     path = tmp_path / "jagged.json"
     path.write_text(json.dumps({"ratio": {"1": 1, "2": 1.5, "3": 2.2, "4": 1.7, "8": 3.7}}))
     curve = read_curve(path)
-    assert curve.cost(1) == 1.0
-    assert curve.cost(3) == 1.7
-    assert curve.cost(6) == pytest.approx(2.7)
-    assert curve.cost(16) == pytest.approx(7.4)
-    assert np.all(np.diff(curve.cost_array()) >= 0)
+    assert curve.costs[1] == 1.0
+    assert curve.costs[3] == 1.7
+    assert curve.costs[6] == pytest.approx(2.7)
+    assert curve.costs[16] == pytest.approx(7.4)
+    assert np.all(np.diff(curve.costs) >= 0)
 
 
 def test_a_result_of_the_curve_command_is_a_curve_too(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_result_of_the_curve_command_is_a_curve_too(tmp_path: Path) -> None:
     chosen = {"flash_attention": False, "cache_type": "f16"}
     path = tmp_path / "here.json"
     path.write_text(json.dumps({"kind": "curve", "curves": entries, "chosen": chosen}))
-    assert read_curve(path).cost(2) == 1.4
+    assert read_curve(path).costs[2] == 1.4
     assert read_curve(path).plain_seconds == 0.03
 
 

@@ -151,7 +151,7 @@ def test_a_rate_becomes_the_frequency_and_follows_a_change() -> None:
 
 
 def lesson(weights: Weights, rates: Rates, weigh: int, rate: int, times: int = 300) -> dict[int, float]:
-    """One source always right, another always wrong, both of the same repute; what is believed afterwards."""
+    """One source always right, another always wrong, both with the same hit rate at first; the weights afterwards."""
     rng = np.random.default_rng(0)
     for _ in range(times):
         right, wrong = rng.choice(1000, 2, replace=False).tolist()
@@ -183,7 +183,7 @@ def test_a_source_that_is_always_wrong_loses_its_weight() -> None:
     assert np.array_equal(rates, reputed())
 
 
-def test_a_source_that_is_always_wrong_loses_its_repute() -> None:
+def test_a_source_that_is_always_wrong_ends_with_a_low_hit_rate() -> None:
     weights, rates = start_weights(), reputed()
     after = lesson(weights, rates, weigh=0, rate=1)
     assert after[1] > after[2]

@@ -68,7 +68,7 @@ def test_what_it_nearly_said_comes_true_and_is_believed() -> None:
     assert known.get(NEVER, 0.0) < 0.1
 
 
-def test_what_a_step_shows_does_not_foretell_its_own_tokens() -> None:
+def test_what_a_step_shows_does_not_predict_its_own_tokens() -> None:
     """Else this source would be right at every token it was judged by, and wrong where it drafts."""
     drafter = auto()
     begin(drafter, ids(1, 2, 3))

@@ -17,7 +17,8 @@ import pytest
 import strangers
 
 from aded_local import files as folders
-from aded_local.drafters import ahead, kernels_are_kept, make_drafter
+from aded_local.drafters import kernels_are_kept, make_drafter
+from aded_local.drafters.ngram import ahead
 from aded_local.files import complaint
 from aded_local.kernels import kept
 
@@ -213,7 +214,7 @@ def test_one_that_is_killed_lets_the_next_one_in(folder: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from aded_local.drafters import kept\n"
+        "from aded_local.kernels import kept\n"
         "with kept.alone(Path(sys.argv[1])):\n"
         "    print('in', flush=True)\n"
         "    time.sleep(60)\n"

@@ -1,6 +1,6 @@
-"""What a memory belongs to: the tokenizer, which gives its ids a meaning, and the model, which said it.
+"""Identifies a model and its tokenizer, to which a memory belongs: token ids mean nothing with another tokenizer.
 
-Both are read from the GGUF's metadata alone, so that all quantizations of one model share a memory.
+Both are read from the GGUF's metadata only, so that all quantizations of a model share a memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SUFFIX = ".memory"
 KEY_DIGITS = 12
 """Hexadecimal digits in a file's name: 48 bits, for the few models a person has."""
 
-LONGEST_NAME = 48
+LONGEST_SLUG = 48
 """Characters of the readable part of a file's name."""
 
 _NAMES = ("general.name", "general.basename", "general.finetune", "general.size_label", "general.version")
 _SHAPE = ("block_count", "embedding_length", "feed_forward_length")
-"""Told apart by these where a converter wrote no name, or the same for every size."""
+"""These distinguish models to which a converter gave no name, or the same name for every size."""
 
 _VOCABULARY = ("tokens", "token_type", "merges")
 _QUANTIZATION = re.compile(
@@ -106,15 +106,15 @@ def _first_name(named: dict[str, str]) -> str:
 
 
 def _plain_stem(path: Path) -> str:
-    """A file's name without what tells quantizations and parts apart."""
+    """A file's name without the parts for quantization and number of the file."""
     stem = _SPLIT.sub("", path.name.removesuffix(".gguf"))
     return _QUANTIZATION.sub("", stem) or stem
 
 
 def _slug(name: str) -> str:
-    # Some converters wrote the path of a folder.
+    # Some converters write the path of a folder.
     last = re.split(r"[/\\]", name.strip().rstrip("/\\"))[-1]
-    return re.sub(r"[^a-z0-9.]+", "-", last.lower()).strip("-.")[:LONGEST_NAME].strip("-.") or "model"
+    return re.sub(r"[^a-z0-9.]+", "-", last.lower()).strip("-.")[:LONGEST_SLUG].strip("-.") or "model"
 
 
 def _tokenizer_hash(header: GGUFHeader) -> str:

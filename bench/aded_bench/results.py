@@ -129,7 +129,8 @@ def taking_over(file: ResultFile) -> Iterator[None]:
     except ADEDError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise StoreError(f"{file.path} is damaged: {error!r}; remove it") from None
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        raise StoreError(f"{file.path} is damaged: {why}; remove it") from None
 
 
 def sha256(path: Path) -> str:

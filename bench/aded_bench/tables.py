@@ -77,15 +77,22 @@ def show(
         caption: below it.
         console: where to; standard output when None.
     """
+    out = console or _standard_output()
     table = Table(title=Text(visible(title), "table.title"))
     table.caption = None if caption is None else Text(visible(caption), "table.caption")
     columns = {name: [cell(value) for value in frame[name]] for name in frame}
     for name, cells in columns.items():
         is_number = all(text[:1] in "0123456789+-–" for text in cells)  # also of no text at all
-        table.add_column(Text(visible(str(name))), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(
+            Text(visible(str(name))),
+            justify="right" if is_number else "left",
+            no_wrap=is_number
+            and out.width >= PIPED_WIDTH,  # where it is narrow, a figure is folded, never cut
+            overflow="fold",
+        )
     for row in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, row))
-    (console or _standard_output()).print(table)
+    out.print(table)
 
 
 _standard_output = console  # ``show`` has an argument of that name

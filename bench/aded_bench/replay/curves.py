@@ -45,7 +45,11 @@ class NamedCurve:
     path: Path
 
     @cached_property
-    def _cost(self) -> npt.NDArray[np.float64]:
+    def costs(self) -> npt.NDArray[np.float64]:
+        """Relative cost by tokens, float64 ``(LARGEST_PASS + 1,)``, rising from 2; below 1 where the file says so.
+
+        Index 0 is 0. Do not write to it.
+        """
         sizes = sorted(self.ratio)
         every = np.arange(LARGEST_PASS + 1)
         cost = np.interp(every, sizes, [self.ratio[n] for n in sizes])
@@ -56,14 +60,6 @@ class NamedCurve:
         cost[2:] = np.minimum.accumulate(cost[:1:-1])[::-1]
         cost[0] = 0.0
         return cost
-
-    def cost_array(self) -> npt.NDArray[np.float64]:
-        """Relative cost by tokens, float64 ``(LARGEST_PASS + 1,)``, rising from 2; index 0 is 0. Do not write to it."""
-        return self._cost
-
-    def cost(self, n_tokens: int) -> float:
-        """Relative cost of a pass over ``n_tokens``, ``LARGEST_PASS`` at most; below 1 where the file says so."""
-        return float(self._cost[n_tokens])
 
     def engine_curve(self) -> CostCurve:
         """The same as the engine's own curve, independent of the cells."""

@@ -70,12 +70,9 @@ class Judged:
         if not self._depths:
             return []
         depths = np.minimum(np.concatenate(self._depths), DEEPEST)
-        proposed = np.bincount(depths, minlength=DEEPEST + 1)
-        accepted = np.bincount(depths[np.concatenate(self._hits)], minlength=DEEPEST + 1)
-        return [
-            {"depth": int(depth), "proposed": int(proposed[depth]), "accepted": int(accepted[depth])}
-            for depth in np.flatnonzero(proposed)
-        ]
+        hits = pandas.Series(np.concatenate(self._hits)).groupby(depths).agg(proposed="size", accepted="sum")
+        listed: list[dict[str, int]] = hits.rename_axis("depth").reset_index().to_dict("records")
+        return listed
 
     def calibration(self) -> dict[str, Any] | None:
         """Expected calibration error (mean distance of predicted and observed, weighted by count) and the bins."""
@@ -86,20 +83,11 @@ class Judged:
         if not len(hits):
             return None
         nodes = pandas.DataFrame({"predicted": predicted.astype(np.float64), "observed": hits})
-        place = np.minimum((predicted * BINS).astype(int), BINS - 1)
-        bins = nodes.groupby(place).mean().assign(count=nodes.groupby(place).size())
+        by_place = nodes.groupby(np.minimum((predicted * BINS).astype(int), BINS - 1))
+        bins = by_place.mean().assign(count=by_place.size())
         error = ((bins["predicted"] - bins["observed"]).abs() * bins["count"]).sum() / len(nodes)
-        listed = [
-            {
-                "low": place / BINS,
-                "high": (place + 1) / BINS,
-                "count": int(row["count"]),
-                "predicted": float(row["predicted"]),
-                "observed": float(row["observed"]),
-            }
-            for place, row in bins.iterrows()
-        ]
-        return {"ece": float(error), "bins": listed}
+        bins = bins.assign(low=bins.index / BINS, high=(bins.index + 1) / BINS)
+        return {"ece": float(error), "bins": bins.to_dict("records")}
 
 
 def walk(tree: DraftTree, recorded: Recorded, at: int) -> tuple[list[int], list[int]]:
@@ -183,7 +171,7 @@ class Sweep:
         measured = self.times if method.times is None else None
 
         def seconds(n_tokens: int, n_cells: int) -> float:
-            return 0.0 if curve is None else curve.cost(n_tokens) * curve.plain_seconds
+            return 0.0 if curve is None else float(curve.costs[n_tokens]) * curve.plain_seconds
 
         for index, recorded in enumerate(trace.answers):
             for nodes in replay_answer(method.planner, recorded, seconds, most, self.judged, measured):
@@ -199,9 +187,7 @@ class Sweep:
 
     def on(self, curve: NamedCurve, seed: int) -> dict[str, Any]:
         """The row's entry for a curve: ``schema.Figures``."""
-        answers = self._answers.assign(
-            plain=self._answers["tokens"], cost=self.sizes @ curve.cost_array()[1:]
-        )
+        answers = self._answers.assign(plain=self._answers["tokens"], cost=self.sizes @ curve.costs[1:])
         passes, nodes = int(self.sizes.sum()), int((self.sizes @ np.arange(LARGEST_PASS)).sum())
         return {
             "passes": passes,
