@@ -19,7 +19,7 @@ from aded_local.errors import StoreError
 if TYPE_CHECKING:
     from aded_local.llama.gguf import GGUFHeader
 
-SUFFIX = ".memory"
+SUFFIX = ".sqlite"
 
 KEY_DIGITS = 12
 """Hexadecimal digits in a file's name: 48 bits, for the few models a person has."""
@@ -58,16 +58,16 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """Readable and unique: ``tinyllama-1.1b-chat-0123456789ab.memory``."""
+        """Readable and unique: ``tinyllama-1.1b-chat-0123456789ab.sqlite``."""
         return f"{self.name}-{self.key}{SUFFIX}"
 
     def labels(self) -> dict[str, str]:
-        """As in the header of a file; ``from_labels`` reads it back."""
+        """As a file keeps them; ``from_labels`` reads it back."""
         return {"name": self.name, "tokenizer": self.tokenizer, "model": self.model, "key": self.key}
 
     @classmethod
     def from_labels(cls, labels: dict[str, str]) -> Identity:
-        """What a file's header says.
+        """What a file says.
 
         Raises:
             KeyError: something is missing.
@@ -76,7 +76,7 @@ class Identity:
 
     @classmethod
     def from_file_name(cls, path: Path) -> Identity | None:
-        """As much as the name says: for a file whose header is damaged. None where it is no memory's name."""
+        """As much as the name says: for a file that does not say it any more. None where it is no memory's name."""
         found = _FILE_NAME.fullmatch(path.name.removesuffix(SUFFIX)) if path.suffix == SUFFIX else None
         return cls(found["name"], "", "", found["key"]) if found else None
 
