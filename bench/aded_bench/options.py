@@ -10,14 +10,13 @@ from typing import Any
 
 import click
 
+from aded_cli.display import error
+from aded_cli.display import say as say
 from aded_local.errors import StoreError
-from aded_local.shown import one_line, visible
+from aded_local.starting import EXIT_INTERRUPTED
 from aded_models import find
 
 PROGRAM = "aded-bench"
-EXIT_BAD_INPUT = 2
-EXIT_STOPPED = 130
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 PATH = click.Path(path_type=Path)
 
 
@@ -37,12 +36,7 @@ GGUF = ModelFile()
 
 def note(message: str) -> None:
     """A line on standard error, beside the results."""
-    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
-
-
-def say(message: str) -> None:
-    """A line on standard output."""
-    click.echo(visible(message))
+    error(message, program=PROGRAM)
 
 
 def model_path(given: Path | None) -> Path:
@@ -121,4 +115,4 @@ def finish(complete: bool, failure: str | None = None) -> None:
         raise StoreError(f"{failure}; the results are printed above")
     if not complete:
         note("stopped; this is what there was")
-        sys.exit(EXIT_STOPPED)
+        sys.exit(EXIT_INTERRUPTED)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from aded_local.errors import ADEDError, DeviceError, OptionError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from aded_bench.run.server import ServerArm
     from aded_local import LocalADED
     from aded_local.result import Reply
 
@@ -102,10 +101,6 @@ class Answer:
         """Tokens after the first per second after the first; 0 for an answer of one token."""
         rest = self.generated - 1
         return rest / self.decode_seconds if rest > 0 and self.decode_seconds > 0 else 0.0
-
-
-Arm: TypeAlias = "LocalArm | LlamaArm | ServerArm"
-"""A way of generating: answers each prompt in a fresh conversation, forgets what it learnt, and is closed."""
 
 
 class LocalArm:
@@ -325,18 +320,6 @@ def open_local(
     llm = LocalADED(model, draft=preset_of(name), exact=exact, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
-
-
-def open_arm(name: str, setup: Setup, *, exact: bool = False, server: Path | None = None) -> Arm:
-    """The arm of any method, with what all arms share; a server starts with its first question."""
-    if name in (PEER, LOOKUP):
-        return LlamaArm(setup, lookup=name == LOOKUP)
-    if name in SERVER_METHODS:
-        from aded_bench.run.server import ServerArm
-
-        assert server is not None
-        return ServerArm(name, server, setup)
-    return open_local(name, setup.model, exact=exact, setup=setup)
 
 
 def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -24,18 +24,16 @@ from aded_bench.run.arms import (
     OWN,
     SERVER_METHODS,
     Answer,
-    Arm,
     LocalArm,
     Setup,
     logits_setup,
-    open_arm,
     open_local,
 )
 from aded_bench.run.figures import evaluate, frame_of
 from aded_bench.run.memory import Meter, cache_megabytes
 from aded_bench.run.server import KEPT, Binary, ServerArm
+from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, start
 from aded_bench.run.start import Plan as CommonPlan
-from aded_bench.run.start import Step, peer_may_fail, start
 from aded_bench.run.suites import Conversation, Question, fingerprint
 from aded_local.errors import OptionError
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aded_bench.results import ResultFile
-from aded_bench.run.arms import PEER, Arm, LlamaArm, Setup, logits_setup, open_arm, open_local
+from aded_bench.run.arms import PEER, LlamaArm, Setup, logits_setup, open_local
+from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, start
 from aded_bench.run.start import Plan as CommonPlan
-from aded_bench.run.start import Step, peer_may_fail, start
 from aded_bench.run.suites import Conversation, Question, fingerprint
 
 WIDTH = 8  # tokens per pass of the wider decoding a parting is looked at with; drafts are about that long

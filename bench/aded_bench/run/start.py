@@ -6,12 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aded_bench.results import ResultFile, provenance, resume, taking_over
-from aded_bench.run.arms import OWN, PEER_FAILURES, LocalArm, Setup
+from aded_bench.run.arms import (
+    LOOKUP,
+    OWN,
+    PEER,
+    PEER_FAILURES,
+    SERVER_METHODS,
+    LlamaArm,
+    LocalArm,
+    Setup,
+    open_local,
+)
+from aded_bench.run.server import ServerArm
 from aded_bench.run.suites import Conversation, Question, prepare
 from aded_local.errors import OptionError
+
+Arm: TypeAlias = LocalArm | LlamaArm | ServerArm
+"""A way of generating: answers each prompt in a fresh conversation, forgets what it learnt, and is closed."""
 
 Step = Callable[[str], None]
 """Told after each answer, with a word on what comes next."""
@@ -85,6 +99,16 @@ def start(
     if not prepared[0][0]:
         raise OptionError("no prompt can be answered: " + "; ".join(result["skipped"].values()))
     return [questions for questions, _ in prepared]
+
+
+def open_arm(name: str, setup: Setup, *, exact: bool = False, server: Path | None = None) -> Arm:
+    """The arm of any method, with what all arms share; a server starts with its first question."""
+    if name in (PEER, LOOKUP):
+        return LlamaArm(setup, lookup=name == LOOKUP)
+    if name in SERVER_METHODS:
+        assert server is not None
+        return ServerArm(name, server, setup)
+    return open_local(name, setup.model, exact=exact, setup=setup)
 
 
 @contextmanager
