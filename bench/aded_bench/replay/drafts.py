@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from aded_local.step import Beginning, StepResult
 
 from aded_bench.replay.curves import LARGEST_PASS, NamedCurve
 from aded_bench.replay.drafter_settings import DrafterSettings, Variant, open_drafter
@@ -17,6 +16,7 @@ from aded_bench.replay.traces import Recorded, Trace
 from aded_local.drafters import PRESETS, Drafter
 from aded_local.speed.budget import Guard
 from aded_local.speed.planner import AutoPlanner, Limits, PlainPlanner, Planner, WholePlanner
+from aded_local.step import Beginning, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray, chain
 
 MOST_NODES: Final = LARGEST_PASS - 1

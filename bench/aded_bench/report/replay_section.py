@@ -38,7 +38,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """One way of drafting under one curve, or on one body; ``figures`` are ``schema.Decoded`` at least."""
+    """One way of drafting under one curve, or on one body; ``figures`` are ``schema.Swept`` at least."""
 
     method: str
     setting: str
