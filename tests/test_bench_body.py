@@ -39,6 +39,7 @@ def test_a_tokenizer_alone_gets_random_weights(tmp_path: Path, tiny: Path) -> No
     found = Source(out)
     assert found.vocabulary == Source(tiny).vocabulary
     assert found.value("tokenizer.ggml.bos_token_id") == 1
+    assert found.global_tensors == ["token_embd.weight", "output_norm.weight", "output.weight"]
     assert np.abs(found.matrix("blk.1.ffn_down.weight")).max() > 0
     assert np.isfinite(logits(out)).all()
     for wrong, complaint in (

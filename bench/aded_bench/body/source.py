@@ -104,11 +104,9 @@ class Source:
 
     @property
     def global_tensors(self) -> list[str]:
-        """Tensors outside the layers that the network has."""
-        given = (
-            name not in OPTIONAL_TENSORS if self.random else name in self.tensors for name in GLOBAL_TENSORS
-        )
-        return [name for name, is_given in zip(GLOBAL_TENSORS, given, strict=True) if is_given]
+        """Tensors outside the layers that the network has; random weights have an output matrix of their own."""
+        known = GLOBAL_TENSORS[:3] if self.random else self.tensors
+        return [name for name in GLOBAL_TENSORS if name in known]
 
     @property
     def epsilon(self) -> float:
