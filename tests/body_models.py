@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFWriter, TokenType
 
-from aded_bench.body.build import Shape
+from aded_bench.body.placement import Shape
 from aded_bench.body.source import Dimensions
 
 BODY = Shape(width=256, layers=3, kv_width=64, feed_forward=384)

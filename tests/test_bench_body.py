@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from body_models import BODY, SMALL, greedy, logits, write_llama
 from click.testing import CliRunner
 from gguf import GGUFWriter
 
-from aded_bench.body.build import Shape, build, place
+from aded_bench.body.build import build
+from aded_bench.body.placement import Shape, place
 from aded_bench.body.source import Dimensions, Source
 from aded_bench.main import main
 from aded_local.errors import ModelFormatError, ModelKindError, ModelNotFoundError, OptionError, StoreError
@@ -37,6 +39,7 @@ def test_a_tokenizer_alone_gets_random_weights(tmp_path: Path, tiny: Path) -> No
     found = Source(out)
     assert found.vocabulary == Source(tiny).vocabulary
     assert found.value("tokenizer.ggml.bos_token_id") == 1
+    assert found.global_tensors == ["token_embd.weight", "output_norm.weight", "output.weight"]
     assert np.abs(found.matrix("blk.1.ffn_down.weight")).max() > 0
     assert np.isfinite(logits(out)).all()
     for wrong, complaint in (
@@ -135,11 +138,11 @@ def test_other_files_are_refused(tmp_path: Path, tiny: Path) -> None:
 def test_a_model_that_may_not_be_read_is_one_line(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, *_: object) -> None:  # as root, permissions refuse nothing
+    def refuse(*_: object, **__: object) -> None:  # as root, permissions refuse nothing
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ModelNotFoundError, match=r"tiny.gguf cannot be read: Permission denied"):
+    monkeypatch.setattr(builtins, "open", refuse)
+    with pytest.raises(ModelNotFoundError, match=r"tiny.gguf may not be read"):
         build(tiny, tmp_path / "body.gguf", BODY, "test", "q4_0")
 
 

@@ -14,8 +14,8 @@ from body_models import SMALL, greedy, logits, write_llama
 from click.testing import CliRunner
 from gguf import GGUFReader, GGUFWriter
 
-from aded_bench.body.build import SHAPES, Shape, body_dimensions, build, describe, place
-from aded_bench.body.placement import departures, random_dimensions
+from aded_bench.body.build import build, describe
+from aded_bench.body.placement import SHAPES, Shape, body_dimensions, departures, place, random_dimensions
 from aded_bench.body.source import Dimensions, Source
 from aded_bench.commands.body import command
 from aded_bench.main import main

@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from aded_bench import curve
-from aded_bench.curve import Plan, run
-from aded_bench.curve_entries import curves_of, entry_of
+from aded_bench.curve import Plan, entry_of, run
 from aded_bench.curve_table import print_curves
 from aded_bench.main import main
 from aded_bench.results import ResultFile
@@ -261,12 +260,11 @@ def test_square_brackets_in_names_and_reasons_are_no_markup() -> None:
     assert out.getvalue().count("x[/b].gguf") == 2 and "no [/i] here" in out.getvalue()
 
 
-@pytest.mark.parametrize(
-    "change", [{"milliseconds": None}, {"low": {}}, {"rounds": "many"}, {"note": 3}, {"ratio": {"1": "x"}}]
-)
-def test_damaged_curves_are_not_continued(change: dict[str, Any]) -> None:
-    sound = entry_of((False, "f16"), 256, {1: [0.1]})
-    assert curves_of({"curves": [sound]}, ResultFile(None)) == [sound]
-    for damaged in (sound | change, {}):
+def test_damaged_curves_are_not_continued(tiny: dict[str, Path], tmp_path: Path) -> None:
+    plan = Plan(tiny["llama"], **QUICK | OFF_F16 | {"sizes": (1, 2), "keep": False}, exact=False)
+    file = ResultFile(tmp_path / "curve.json")
+    result = run(plan, file)
+    for change in ({"milliseconds": None}, {"rounds": "many"}, {"note": 3}, {"ratio": {"1": "x"}}):
+        file.save(result | {"curves": [result["curves"][0] | change]}, now=True)
         with pytest.raises(StoreError, match="damaged"):
-            curves_of({"curves": [damaged]}, ResultFile(None))
+            run(plan, file)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
+from fake_arms import FakeArm
 from rich.console import Console
 
 from aded_bench.main import main
@@ -33,66 +34,21 @@ from aded_bench.run.arms import (
     PEER,
     SERVER_METHODS,
     UNKNOWN_TOKEN,
-    Answer,
     LlamaArm,
     LocalArm,
     Setup,
-    lookup_setup,
+    logits_setup,
     open_local,
-    setup_of,
 )
 from aded_bench.run.figures import same_tokens
 from aded_bench.run.memory import Meter
-from aded_bench.run.server import KEPT, Binary, ServerArm, inspect
+from aded_bench.run.server import KEPT, ServerArm, inspect
 from aded_bench.run.tables import print_run
 from aded_local import LocalADED
 from aded_local.errors import DeviceError, OptionError, StoreError
 
-DESCRIPTION = {
-    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0,
-}  # fmt: skip
+SHELL = suites.find(suites.SHELL, None, Path("any.gguf"))
 SPEC_BENCH = Path(__file__).parents[2] / "shared" / "prompts" / "spec_bench.jsonl.gz"
-
-
-class FakeLocal:
-    def description(self) -> dict[str, Any]:
-        return DESCRIPTION
-
-    def end_tokens(self) -> frozenset[int]:
-        return frozenset({0})
-
-
-class FakeArm:
-    """Answers with tokens that depend on the prompt alone; remembers what it was asked."""
-
-    def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
-        self.name, self.log, self.llm = name, log, FakeLocal()
-        self.stop_after: int | None = None
-        self.fail = False
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        return list("|".join(message["content"] for message in messages).encode())
-
-    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
-        self.log.append(("history", bytes(prompt).decode()))
-        return f"<{len(prompt)}>"
-
-    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
-        if self.stop_after is not None and len(self.log) >= self.stop_after:
-            raise KeyboardInterrupt
-        if self.fail:
-            raise RuntimeError("llama_decode returned 1")
-        self.log.append((self.name, bytes(prompt).decode()))
-        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
-        seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
-        took = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
-        return Answer(tokens, True, 9, 0.1, took, 4, 6, 4, seconds, {"median": 9.0})
-
-    def forget(self) -> None:
-        self.log.append((self.name, "forget"))
-
-    def close(self) -> None:
-        self.log.append((self.name, "close"))
 
 
 @pytest.fixture
@@ -106,8 +62,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return arm
 
     monkeypatch.setattr(bench, "open_local", make)
-    monkeypatch.setattr(bench, "LlamaArm", lambda *_: make(PEER))
-    monkeypatch.setattr(bench, "plain_beside", lambda _lead: make("off"))
+    monkeypatch.setattr(bench, "open_arm", make)
+    monkeypatch.setattr(FakeArm, "plain", lambda _lead: make("off"))
     monkeypatch.setattr(bench, "cache_megabytes", lambda *_: None)
     return state
 
@@ -120,7 +76,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def plan(model: Path, **changes: Any) -> bench.Plan:
-    measured, warming = suites.load(suites.SHELL, None, 4, 6, 0)
+    measured, warming = suites.load(SHELL, 4, 6, 0)
     given = {"methods": ("off", "auto", PEER), "measured": measured, "warming": warming} | changes
     return bench.Plan(model=model, suite="shell", max_tokens=16, repeat=2, seed=0, **given)
 
@@ -189,7 +145,7 @@ def test_every_arm_ends_with_the_engines_tokens(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off") as llm:
         ends = llm.end_tokens()
         first = next(iter(llm.generate([5, 6], max_tokens=1, temperature=0.0).tokens))
-        setup = setup_of(tiny["llama"], LocalArm("off", llm))
+        setup = LocalArm("off", llm).setup(tiny["llama"])
     assert ends and setup.ends == ends
     arm = LlamaArm(replace(setup, ends=frozenset({first})))  # which the metadata does not name
     answer = arm.answer([5, 6], 8, 0.0, 0)
@@ -266,7 +222,7 @@ def test_other_prompts_under_the_same_name_are_another_run(
 ) -> None:
     file = ResultFile(tmp_path / "run.json")
     bench.run(plan(model), file)
-    others = suites.warming(suites.SHELL, None, 6, 1, without=[])
+    others = suites.load(SHELL, 0, 6, 1)[1]
     for change in ({"warming": others}, {"warm_suite": "shell"}):
         with pytest.raises(OptionError, match="other settings"):
             bench.run(plan(model, **change), file)
@@ -319,12 +275,12 @@ def test_prompt_lookup_gets_the_context_it_needs_or_is_missing(
 ) -> None:
     path = next(iter(tiny.values()))
     setup = Setup(path, 4096, 1, False, "f16")
-    assert lookup_setup(setup, 300)[0].n_ctx == 512
-    assert lookup_setup(setup, 10_000)[0].n_ctx == 4096
-    assert lookup_setup(setup, 300)[1] is None
+    assert logits_setup(setup, 300).n_ctx == 512
+    assert logits_setup(setup, 10_000).n_ctx == 4096
     memory = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    assert "GB" in (lookup_setup(setup, 300)[1] or "")
+    with pytest.raises(DeviceError, match="GB are free"):
+        logits_setup(setup, 300)
 
 
 # --- suites ------------------------------------------------------------------------------------------
@@ -352,6 +308,8 @@ def test_a_file_of_prompts_messages_and_turns(tmp_path: Path) -> None:
         ('{"text": "hello"}', "one of prompt, messages and turns"),
         ('{"prompt": 3}', "prompt must hold text"),
         ('{"turns": []}', "turns must hold text"),
+        ('{"messages": "hello"}', "must be objects"),
+        ('{"messages": []}', "must be objects"),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "a role is one of"),
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "must be the user's"),
         ('{"id": "line-1", "prompt": "x"}', "occurs twice"),
@@ -381,33 +339,33 @@ def test_damaged_gzip_is_one_clear_error(tmp_path: Path) -> None:
 def test_fewer_prompts_are_spread_over_categories(tmp_path: Path) -> None:
     rows = [{"prompt": f"{c}{i}", "category": c} for c in "abc" for i in range(20)]
     path = write_lines(tmp_path / "suite.jsonl", rows)
-    measured, warming = suites.load(str(path), None, 6, 9, 0)
+    suite = suites.find(str(path), None, path)
+    measured, warming = suites.load(suite, 6, 9, 0)
     assert [c.category for c in measured] == list("aabbcc")
     assert len(warming) == 9 and not {c.id for c in measured} & {c.id for c in warming}
-    assert suites.load(str(path), None, 6, 9, 0) == [measured, warming]
-    assert suites.load(str(path), None, 6, 0, 1)[0] != measured
-    assert len(suites.load(str(path), None, None, 0, 0)[0]) == 60
+    assert suites.load(suite, 6, 9, 0) == (measured, warming)
+    assert suites.load(suite, 6, 0, 1)[0] != measured
+    assert len(suites.load(suite, None, 0, 0)[0]) == 60
     with pytest.raises(OptionError, match="60 are there"):
-        suites.load(str(path), None, 61, 0, 0)
+        suites.load(suite, 61, 0, 0)
 
 
 def test_spec_bench_without_its_file_says_where_it_is() -> None:
     with pytest.raises(OptionError, match=r"question\.jsonl"):
-        suites.load(suites.SPEC_BENCH, None, 3, 0, 0)
+        suites.find(suites.SPEC_BENCH, None, Path("any.gguf"))
 
 
 def test_spec_bench_is_read_plain_or_gzipped(tmp_path: Path) -> None:
     row = {"question_id": 81, "category": "writing", "turns": ["a", "b"]}
     path = tmp_path / "question.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(row).encode()))
-    assert suites.load(suites.SPEC_BENCH, path, None, 0, 0)[0][0].id == "81"
-    with pytest.raises(OptionError, match="it must have turns"):
-        suites.load(suites.SPEC_BENCH, write_lines(tmp_path / "other.jsonl", [{"prompt": "x"}]), None, 0, 0)
+    suite = suites.find(suites.SPEC_BENCH, path, path)
+    assert (suite.name, suites.load(suite, None, 0, 0)[0][0].id) == (suites.SPEC_BENCH, "81")
 
 
 @pytest.mark.skipif(not SPEC_BENCH.exists(), reason="../shared/prompts/spec_bench.jsonl.gz is not here")
 def test_the_real_spec_bench_has_thirteen_categories() -> None:
-    measured, _ = suites.load(suites.SPEC_BENCH, SPEC_BENCH, 13, 0, 0)
+    measured, _ = suites.load(suites.find(suites.SPEC_BENCH, SPEC_BENCH, SPEC_BENCH), 13, 0, 0)
     assert len({conversation.category for conversation in measured}) == 13
 
 
@@ -441,9 +399,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 if "--version" in sys.argv:
     sys.exit(print("version: 0.5 (stand-in)"))
-if "--help" in sys.argv:
-    sys.exit(print("--spec-type none,ngram-mod,ngram-cache    types"))
 option = lambda name: sys.argv[sys.argv.index(name) + 1]
+if option("--spec-type") not in ("none", "ngram-mod", "ngram-cache"):
+    sys.exit("error: unknown speculative type")
 if option("--spec-type") == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
     sys.exit("E srv load_model: no room for the cache")
 
@@ -540,11 +498,9 @@ def test_a_server_that_does_not_start_shows_its_last_error(stand_in: Path) -> No
 def test_a_binary_is_looked_at_before_the_run(stand_in: Path, tmp_path: Path) -> None:
     binary = inspect(stand_in)
     assert binary.version == "0.5 (stand-in)"
-    assert binary.missing("server") is binary.missing("server-ngram-mod") is None
-    assert "no --spec-type ngram-simple" in (binary.missing("server-ngram-simple") or "")
     plain = tmp_path / "notes.txt"
     plain.write_text("hello")
-    for path, why in ((tmp_path / "absent", "there is no llama-server"), (plain, "not executable")):
+    for path, why in ((tmp_path / "absent", "No such file"), (plain, "does not run")):
         with pytest.raises(OptionError, match=why):
             inspect(path)
 
@@ -625,7 +581,7 @@ def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> Non
             assert ratio["pairs"] == ratio["same_tokens"] == 2
     assert found["summary"]["empty"]["methods"]["llama-cpp-lookup"]["tokens_per_pass"] >= 1
     assert found["arms"]["off"]["shares_weights_with"] == "auto"
-    assert "missing: server-ngram-simple" in result.stdout
+    assert "missing: server-ngram-simple: " in result.stdout and "unknown speculative type" in result.stdout
     assert "missing: server-ngram-cache: " in result.stdout and "no room for the cache" in result.stdout
 
 
@@ -663,9 +619,3 @@ def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> Non
     assert result.exit_code == 2
     assert result.stderr.startswith("aded-bench: ")
     assert result.stderr.count("\n") == 1
-
-
-def test_a_binary_without_a_type_is_named_for_that_method(model: Path) -> None:
-    binary = Binary(model, "1", frozenset({"none"}))
-    missing = plan(model, methods=("off", "server", "server-ngram-mod"), server=binary).unavailable()
-    assert list(missing) == ["server-ngram-mod"]

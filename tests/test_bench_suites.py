@@ -14,10 +14,13 @@ from aded_bench.run import suites
 from aded_local.errors import ModelNotFoundError, OptionError
 from aded_models import builtin_path, draft_path
 
+ANY = Path("absent.gguf")  # a model that is not looked at where a suite is named
+CHAT, SHELL = (suites.find(name, None, ANY) for name in (suites.CHAT, suites.SHELL))
+
 
 @pytest.fixture(scope="module")
 def chat() -> list[suites.Conversation]:
-    return suites.load(suites.CHAT, None, None, 0, 0)[0]
+    return suites.load(CHAT, None, 0, 0)[0]
 
 
 def test_chat_has_eight_categories_of_five_conversations(chat: list[suites.Conversation]) -> None:
@@ -38,15 +41,15 @@ def test_every_conversation_has_a_second_turn_and_nothing_is_said_twice(
 
 
 def test_a_few_are_one_or_more_of_each_category(chat: list[suites.Conversation]) -> None:
-    few = suites.load(suites.CHAT, None, 8, 0, 0)[0]
+    few = suites.load(CHAT, 8, 0, 0)[0]
     assert len({conversation.category for conversation in few}) == 8
-    assert suites.load(suites.CHAT, None, 8, 0, 0)[0] == few
+    assert suites.load(CHAT, 8, 0, 0)[0] == few
     with pytest.raises(OptionError, match="40 are there"):
-        suites.load(suites.CHAT, None, 41, 0, 0)
+        suites.load(CHAT, 41, 0, 0)
 
 
 def test_warm_ones_are_others_and_all_are_used(chat: list[suites.Conversation]) -> None:
-    measured, warming = suites.load(suites.CHAT, None, None, 16, 0)
+    measured, warming = suites.load(CHAT, None, 16, 0)
     assert (len(measured), len(warming)) == (24, 16)
     assert {c.id for c in measured} | {c.id for c in warming} == {c.id for c in chat}
     for part, each in ((measured, 3), (warming, 2)):
@@ -54,19 +57,18 @@ def test_warm_ones_are_others_and_all_are_used(chat: list[suites.Conversation]) 
 
 
 def test_another_suite_to_learn_from_holds_nothing_that_is_measured() -> None:
-    measured = suites.load(suites.CHAT, None, 30, 0, 0)[0]
+    measured, same = suites.load(CHAT, 30, None, 0, CHAT)
     asked = {conversation.turns for conversation in measured}
-    same = suites.warming(suites.CHAT, None, None, 0, without=measured)
     assert len(same) == 10 and not asked & {conversation.turns for conversation in same}
-    assert len(suites.warming(suites.SHELL, None, None, 0, without=measured)) == suites.SHELL_PROMPTS
+    assert len(suites.load(CHAT, 30, None, 0, SHELL)[1]) == suites.SHELL_PROMPTS
 
 
 def test_models_that_know_the_shell_only_are_asked_about_it_and_others_chat(tiny: dict[str, Path]) -> None:
     for shell_only in (builtin_path(), draft_path()):
-        assert suites.suite_for(None, shell_only) == suites.SHELL
-    assert suites.suite_for(None, tiny["llama"]) == suites.CHAT
+        assert suites.find(None, None, shell_only) == SHELL
+    assert suites.find(None, None, tiny["llama"]) == CHAT
     with pytest.raises(ModelNotFoundError):
-        suites.suite_for(None, Path("absent.gguf"))
+        suites.find(None, None, ANY)
 
 
 def test_a_body_is_asked_what_its_source_is_asked(tmp_path: Path) -> None:
@@ -75,23 +77,16 @@ def test_a_body_is_asked_what_its_source_is_asked(tmp_path: Path) -> None:
 
     out = tmp_path / "body.gguf"
     build(draft_path(), out, None, "same", "q8_0")
-    assert suites.suite_for(None, out) == suites.SHELL
+    assert suites.find(None, None, out) == SHELL
 
 
-def test_what_is_named_is_taken_whatever_the_model() -> None:
-    absent = Path("absent.gguf")
-    assert suites.suite_for("chat", absent) == suites.CHAT
-    assert suites.suite_for("builtin", absent) == suites.suite_for("shell", absent) == suites.SHELL
-    assert suites.suite_for("./chat", absent) == "./chat"
-    assert suites.short_name("chat") == "chat" and suites.short_name("folder/chat.jsonl") == "chat.jsonl"
-
-
-def test_results_name_the_files_that_suites_are_read_from(tmp_path: Path) -> None:
-    own, questions = tmp_path / "own.jsonl", tmp_path / "question.jsonl"
-    names = (str(own), suites.CHAT, suites.SHELL, suites.SPEC_BENCH, None)
-    found = suites.inputs(names, questions)
-    assert {path.name for path in found} == {"own.jsonl", "chat.jsonl", "question.jsonl"}
-    assert suites.path_of(suites.CHAT, None).is_file()
+def test_what_is_named_is_taken_whatever_the_model(tmp_path: Path) -> None:
+    assert suites.find("builtin", None, ANY) == SHELL
+    file = suites.find("./chat", None, ANY)
+    assert (file.path, file.name, file.mixed) == (Path("chat"), "chat", False)
+    assert suites.find("folder/chat.jsonl", None, ANY).name == "chat.jsonl"
+    assert suites.find(suites.SPEC_BENCH, tmp_path, ANY).path == tmp_path
+    assert CHAT.path.is_file() and SHELL.path.is_file()
 
 
 def test_the_bench_asks_the_suite_that_is_named(tmp_path: Path) -> None:
@@ -116,3 +111,50 @@ def test_spec_benchs_file_is_no_use_to_another_suite(command: str) -> None:
     done = CliRunner().invoke(main, [command, "builtin", "--suite", "chat", "--data", "question.jsonl"])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert "spec-bench" in done.stderr
+
+
+# --- the suite `shell` -------------------------------------------------------------------------------
+
+SHARES = {"task": 0.60, "about": 0.14, "follow-up": 0.08, "long": 0.07}
+"""What most of the suite is, and how much of it."""
+
+
+def shell(count: int, warm: int = 0, seed: int = 0) -> tuple[list[suites.Conversation], ...]:
+    return suites.load(SHELL, count, warm, seed)
+
+
+def test_the_suite_is_the_same_for_a_seed_and_grows_at_its_end() -> None:
+    for seed in (0, 4):
+        assert shell(60, seed=seed)[0] == shell(240, seed=seed)[0][:60]
+    assert shell(60, seed=4) != shell(60, seed=5)
+
+
+def test_no_question_occurs_twice_so_slices_are_disjoint() -> None:
+    every = suites.read(SHELL.path)
+    assert len({(c.opening and c.opening[0]["content"], c.turns) for c in every}) == len(every) > 480
+    for seed in (0, 4):
+        measured, warming = shell(40, 200, seed)
+        assert (len(measured), len(warming)) == (40, 200)
+        assert not {c.id for c in measured} & {c.id for c in warming}
+
+
+def test_every_slice_holds_every_kind() -> None:
+    for seed in (0, 4):
+        for part in (shell(40, seed=seed)[0], shell(200, seed=seed)[0]):
+            counts = Counter(conversation.category for conversation in part)
+            assert set(counts) == {*SHARES, "off-topic", "non-ascii", "control"}
+            for kind, share in SHARES.items():
+                assert counts[kind] == pytest.approx(share * len(part), abs=2)
+
+
+def test_only_follow_ups_have_something_before_them() -> None:
+    for conversation in shell(240)[0]:
+        roles = [message["role"] for message in conversation.opening]
+        assert roles == (["user", "assistant"] if conversation.category == "follow-up" else [])
+
+
+def test_more_prompts_than_there_are_is_an_error() -> None:
+    with pytest.raises(OptionError, match="prompts asked for"):
+        shell(10_000)
+    with pytest.raises(OptionError, match="prompts asked for"):
+        shell(400, 400)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from aded_bench.curve_entries import name_of
-from aded_bench.tables import literal
+from aded_bench.curve import name_of
+from aded_bench.extra import pandas
+from aded_bench.tables import literal, show
 
 
 def print_curves(result: dict[str, Any], out: Console) -> None:
@@ -16,16 +16,21 @@ def print_curves(result: dict[str, Any], out: Console) -> None:
     of_all = f"{result['provenance']['model']['file']}, {result['provenance']['engine']['threads']} threads"
     for entry in result["curves"]:
         setting = (entry["flash_attention"], entry["cache_type"])
-        title = f"{of_all}, {name_of(setting)}, after {entry['prefix']} cells"
+        heading = f"{of_all}, {name_of(setting)}, after {entry['prefix']} cells"
         if result["chosen"] == {"flash_attention": setting[0], "cache_type": setting[1]}:
-            title += " (the engine's choice)"
+            heading += " (the engine's choice)"
         if entry["note"] is not None:
-            out.print(literal(f"{title}: {entry['note']}"), highlight=False)
-            continue
-        table = Table("tokens", "ms", "ratio", "quartiles", "exact")
-        for n, milliseconds in entry["milliseconds"].items():
-            exact = "-" if entry["exact"] is None else "yes" if int(n) in entry["exact"] else "no"
-            quartiles = f"{entry['low'][n]:.2f} to {entry['high'][n]:.2f}"
-            table.add_row(n, f"{milliseconds:.2f}", f"{entry['ratio'][n]:.2f}", quartiles, exact)
-        out.print(literal(title), highlight=False)
-        out.print(table)
+            heading += f": {entry['note']}"
+        out.print(literal(heading), highlight=False)  # not the table's title, which would be as narrow
+        if entry["milliseconds"]:
+            frame = pandas.DataFrame(entry["milliseconds"].items(), columns=["tokens", "ms"])
+            found = {key: frame["tokens"].map(entry[key]) for key in ("ratio", "low", "high")}
+            frame = frame.assign(
+                ms=frame["ms"].map("{:.2f}".format),
+                ratio=found["ratio"].map("{:.2f}".format),
+                quartiles=[f"{a:.2f} to {b:.2f}" for a, b in zip(found["low"], found["high"], strict=True)],
+                exact="-",
+            )
+            if entry["exact"] is not None:
+                frame["exact"] = ["yes" if int(n) in entry["exact"] else "no" for n in frame["tokens"]]
+            show(frame, "", console=out)

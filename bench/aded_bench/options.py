@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 
+from aded_cli.display import error
+from aded_cli.display import say as say
 from aded_local.errors import StoreError
-from aded_local.shown import one_line, visible
+from aded_local.starting import EXIT_INTERRUPTED
 from aded_models import find
 
 PROGRAM = "aded-bench"
-EXIT_BAD_INPUT = 2
-EXIT_STOPPED = 130
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 PATH = click.Path(path_type=Path)
 
 
@@ -35,12 +36,7 @@ GGUF = ModelFile()
 
 def note(message: str) -> None:
     """A line on standard error, beside the results."""
-    click.echo(f"{PROGRAM}: {one_line(message)}", err=True)
-
-
-def say(message: str) -> None:
-    """A line on standard output."""
-    click.echo(visible(message))
+    error(message, program=PROGRAM)
 
 
 def model_path(given: Path | None) -> Path:
@@ -63,36 +59,46 @@ def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
 
 
 MODEL = click.argument("model", required=False, type=GGUF, metavar="[MODEL]")
-N_PREDICT = click.option(
-    "-n",
-    "--predict",
-    "max_tokens",
-    default=96,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Tokens per answer.",
-)
-THREADS = click.option(
-    "-t", "--threads", type=click.IntRange(1), help="CPU threads.  [default: physical cores]"
-)
+N_PREDICT = click.option("-n", "--predict", "max_tokens", default=96, show_default=True, type=click.IntRange(1),
+                         help="Tokens per answer.")  # fmt: skip
+THREADS = click.option("-t", "--threads", type=click.IntRange(1),
+                       help="CPU threads.  [default: physical cores]")  # fmt: skip
 CONTEXT = click.option("-c", "--ctx-size", "n_ctx", type=click.IntRange(256), help="Tokens of context.")
-SEED = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 2),
-    default=0,
-    show_default=True,
-    help="Of the suite's prompts and of sampling.",
-)
-SUITE = click.option(
-    "--suite",
-    metavar="NAME|FILE",
-    help="chat, shell, spec-bench, or JSONL of prompts or conversations."
-    "  [default: shell for the built-in model, chat for others]",
-)
-DATA = click.option(
-    "--data", type=PATH, metavar="FILE", help="Spec-Bench's question.jsonl, for --suite spec-bench."
-)
+SEED = click.option("--seed", type=click.IntRange(0, 2**32 - 2), default=0, show_default=True,
+                    help="Of the suite's prompts and of sampling.")  # fmt: skip
+SUITE = click.option("--suite", metavar="NAME|FILE",
+                     help="chat, shell, spec-bench, or JSONL of prompts or conversations."
+                     "  [default: shell for the built-in model, chat for others]")  # fmt: skip
+DATA = click.option("--data", type=PATH, metavar="FILE",
+                    help="Spec-Bench's question.jsonl, for --suite spec-bench.")  # fmt: skip
 JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
+
+
+def measure(
+    name: str,
+    bench: ModuleType,
+    plan: Any,
+    json_path: Path | None,
+    print_result: Callable[[dict[str, Any], Any], None],
+) -> None:
+    """Run a measurement with a progress bar, keep its result, and print it.
+
+    Args:
+        bench: has ``total_steps(plan)`` and ``run(plan, file, step)``.
+        json_path: where the result goes; None for nowhere.
+
+    Raises:
+        ADEDError: what ``run`` raises, or the result file was not written.
+    """
+    from aded_bench.progress import steps_progress
+    from aded_bench.results import ResultFile
+    from aded_bench.tables import console
+
+    file = ResultFile(json_path)
+    with steps_progress(name, bench.total_steps(plan)) as step:
+        result = bench.run(plan, file, step)
+    print_result(result, console())
+    finish(result["complete"], file.failure)
 
 
 def finish(complete: bool, failure: str | None = None) -> None:
@@ -109,4 +115,4 @@ def finish(complete: bool, failure: str | None = None) -> None:
         raise StoreError(f"{failure}; the results are printed above")
     if not complete:
         note("stopped; this is what there was")
-        sys.exit(EXIT_STOPPED)
+        sys.exit(EXIT_INTERRUPTED)

@@ -22,33 +22,15 @@ from pathlib import Path
 
 from aded_bench.body.file import SPACE_RESERVE, BodyWriter, Progress
 from aded_bench.body.placement import (
-    SHAPES,
     Shape,
     body_dimensions,
     departures,
     keeps_blocks,
-    place,
     random_dimensions,
 )
-from aded_bench.body.source import Dimensions, Source, Tokenizer
+from aded_bench.body.source import Dimensions, Source
 from aded_bench.results import check_output
 from aded_local.errors import OptionError, StoreError
-
-__all__ = [
-    "SAME_SHAPE",
-    "SHAPES",
-    "TEST_TYPES",
-    "TYPES",
-    "Body",
-    "Shape",
-    "body_dimensions",
-    "build",
-    "describe",
-    "place",
-]
-
-SAME_SHAPE = "same"
-"""No body at all: the source itself, written in the type asked for. For comparison in tests."""
 
 TYPES = ("q4_0", "q8_0", "bf16", "q4_k_m")
 TEST_TYPES = ("f32",)
@@ -75,7 +57,7 @@ class Body:
     Attributes:
         dimensions: of the network in the file.
         departures: where it is not of the shape asked for, because the source needs more; phrases for people.
-        own_text: whether its weights are those of ``SAME_SHAPE`` in the same type, so that it says the same
+        own_text: whether its weights are those of the source in the same type, so that it says the same
             within rounding. K-quants put other values together in a wider row, and llama.cpp mixes their
             types by the number of layers.
     """
@@ -100,7 +82,7 @@ def build(
     """Write ``out``: the model of ``source_path`` in a body.
 
     Args:
-        shape: the body's size; None writes the source's own shape (see ``SAME_SHAPE``).
+        shape: the body's size; None writes the source itself in the type asked for, to compare a body with.
         name: what to call the shape in metadata and messages.
         file_type: one of ``TYPES`` (or ``TEST_TYPES``).
         seed: of the added weights.
@@ -115,13 +97,15 @@ def build(
     """
     if file_type not in TYPES + TEST_TYPES:
         raise OptionError(f"unknown type {file_type!r}; choose from {', '.join(TYPES)}")
-    _check_destination(source_path, out)
-    source: Source | Tokenizer
+    check_output(out)
+    with contextlib.suppress(OSError):  # a source that cannot be looked at is refused when it is opened
+        if out.exists() and source_path.samefile(out):
+            raise OptionError("the body would overwrite the model it is made from")
     if tokenizer_only:
         if shape is None:
             raise OptionError("a tokenizer alone has no shape of its own; give one")
-        source = Tokenizer(source_path, random_dimensions(shape))
-        _check_rows(source.dimensions, file_type, BLOCKS.get(file_type, 1), "body")
+        source = Source(source_path, random_dimensions(shape))
+        _check_rows(source.dimensions, file_type, "body")
         made = Body(source.dimensions)
     else:
         source = Source(source_path)
@@ -147,14 +131,13 @@ def build(
 
 def _body(source: Dimensions, shape: Shape | None, name: str, file_type: str) -> Body:
     """The body around ``source``, whose rows are checked for ``file_type``."""
-    block = BLOCKS.get(file_type, 1)
     if shape is None and file_type in LAYOUT_TYPE:  # llama.cpp takes other types where rows are no multiples
         return Body(source)
-    _check_rows(source, file_type, block)
+    _check_rows(source, file_type, "model")
     if shape is None:
         return Body(source)
-    body = body_dimensions(source, shape, name, block)
-    _check_rows(body, file_type, block, "body")
+    body = body_dimensions(source, shape, name, BLOCKS.get(file_type, 1))
+    _check_rows(body, file_type, "body")
     own_text = file_type not in LAYOUT_TYPE or (
         source.layers == body.layers
         and all(n % SUPER_BLOCK == 0 for d in (source, body) for n in (d.width, d.feed_forward))
@@ -163,22 +146,10 @@ def _body(source: Dimensions, shape: Shape | None, name: str, file_type: str) ->
     return Body(body, departures(body, shape), own_text)
 
 
-def _check_destination(source: Path, out: Path) -> None:
-    check_output(out)
-    same = False
-    with contextlib.suppress(OSError):  # a source that cannot be looked at is refused when it is opened
-        same = source.exists() and out.exists() and source.samefile(out)
-    if same:
-        raise OptionError("the body would overwrite the model it is made from")
-
-
-def _check_rows(d: Dimensions, file_type: str, block: int, whose: str = "model") -> None:
+def _check_rows(d: Dimensions, file_type: str, whose: str) -> None:
     """Refuse rows that are not made of whole blocks."""
-    for what, length in (
-        ("width", d.width),
-        ("feed-forward length", d.feed_forward),
-        ("length of all query heads together", d.heads * d.head_dim),
-    ):
+    block, rows = BLOCKS.get(file_type, 1), {"width": d.width, "feed-forward length": d.feed_forward}
+    for what, length in (rows | {"length of all query heads together": d.heads * d.head_dim}).items():
         if length % block:
             reason = f"not a multiple of {block}, {file_type}'s block"
             raise OptionError(f"the {whose}'s {what} {length} is {reason}; try bf16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,12 +26,16 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     return found
 
 
+def _kinds(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else listed(context, parameter, value)
+
+
 def _attention(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[bool, ...] | None:
-    if value is None:
+    names = _kinds(context, parameter, value)
+    if names is None:
         return None
-    names = listed(context, parameter, value)
     if not names or any(name not in ATTENTION for name in names):
         raise click.BadParameter(f"{value!r} is not off, on or off,on")
     return tuple(ATTENTION[name] for name in dict.fromkeys(names))
@@ -42,27 +47,12 @@ def _attention(
     "--sizes", callback=_numbers, metavar="LIST", help="Tokens per pass.  [default: the engine's 18]"
 )
 @click.option("--all", "every", is_flag=True, help=f"All sizes from 1 to {LARGEST}.")
-@click.option(
-    "--prefix",
-    "prefixes",
-    default="256,1536",
-    show_default=True,
-    callback=_numbers,
-    metavar="LIST",
-    help="Tokens in the cache before.",
-)
-@click.option(
-    "--attention",
-    callback=_attention,
-    metavar="LIST",
-    help="Flash attention off, on, or off,on.  [default: what the engine chooses among]",
-)
-@click.option(
-    "--cache",
-    "caches",
-    metavar="LIST",
-    help="Of f16, bf16, q8_0, f32.  [default: what the engine chooses among]",
-)
+@click.option("--prefix", "prefixes", default="256,1536", show_default=True, callback=_numbers, metavar="LIST",
+              help="Tokens in the cache before.")  # fmt: skip
+@click.option("--attention", callback=_attention, metavar="LIST",
+              help="Flash attention off, on, or off,on.  [default: what the engine chooses among]")  # fmt: skip
+@click.option("--cache", "cache_types", callback=_kinds, metavar="LIST",
+              help="Of f16, bf16, q8_0, f32.  [default: what the engine chooses among]")  # fmt: skip
 @click.option(
     "--exact/--no-exact", default=True, help="Which sizes equal one-token decoding to the last bit."
 )
@@ -76,16 +66,10 @@ def command(
     model: Path | None,
     sizes: tuple[int, ...] | None,
     every: bool,
-    prefixes: tuple[int, ...],
-    attention: tuple[bool, ...] | None,
-    caches: str | None,
-    exact: bool,
-    rounds: int,
-    keep: bool,
     png_path: Path | None,
     threads: int | None,
-    n_ctx: int | None,
     json_path: Path | None,
+    **measured: Any,
 ) -> None:
     """Measure the cost of verifying n tokens, by attention, cache type and cells before them.
 
@@ -102,30 +86,17 @@ def command(
     from aded_local.errors import OptionError
     from aded_local.speed.probe import SIZES
 
-    if png_path is not None and importlib.util.find_spec("matplotlib") is None:
-        raise OptionError("--png needs matplotlib: install aded-local[bench]")
     if png_path is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise OptionError("--png needs matplotlib: install aded-local[bench]")
         check_output(png_path)
         if png_path.suffix.lower() != ".png":
             raise click.UsageError(f"--png writes a PNG: call the file {png_path.with_suffix('.png').name}")
-        if png_path == json_path:
-            raise click.UsageError("--png and --json name the same file")
     file = ResultFile(json_path)
     if every and sizes is not None:
         raise click.UsageError("--all and --sizes exclude each other")
-    kinds = None if caches is None else tuple(part.strip() for part in caches.split(",") if part.strip())
-    plan = bench.Plan(
-        model=model_path(model),
-        sizes=tuple(range(1, LARGEST + 1)) if every else sizes or SIZES,
-        prefixes=prefixes,
-        attention=attention,
-        cache_types=kinds,
-        exact=exact,
-        rounds=rounds,
-        n_threads=threads,
-        n_ctx=n_ctx,
-        keep=keep,
-    )
+    sizes = tuple(range(1, LARGEST + 1)) if every else sizes or SIZES
+    plan = bench.Plan(model_path(model), sizes, n_threads=threads, **measured)
     with steps_progress("curve", bench.total_steps(plan)) as step:
         result = bench.run(plan, file, step, note)
     print_curves(result, console())

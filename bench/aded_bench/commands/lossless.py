@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,8 +16,8 @@ from aded_bench.options import (
     SEED,
     SUITE,
     THREADS,
-    finish,
     listed,
+    measure,
     model_path,
 )
 
@@ -37,30 +38,13 @@ def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
 @MODEL
 @SUITE
 @DATA
-@click.option(
-    "--prompts",
-    "count",
-    type=click.IntRange(1),
-    help=f"How many, evenly over categories.  [default: {SHELL_PROMPTS} of shell, all of another]",
-)
+@click.option("--prompts", "count", type=click.IntRange(1),
+              help=f"How many, evenly over categories.  [default: {SHELL_PROMPTS} of shell, else all]")  # fmt: skip
 @click.option("--exact", is_flag=True, help="Compare auto --exact with off --exact.")
-@click.option(
-    "--draft",
-    "presets",
-    default="auto,paper",
-    show_default=True,
-    callback=listed,
-    metavar="LIST",
-    help="Draft presets to compare with off.",
-)
-@click.option(
-    "--temps",
-    default="0,0.8",
-    show_default=True,
-    callback=_temperatures,
-    metavar="LIST",
-    help="Temperatures; 0 is greedy.",
-)
+@click.option("--draft", "presets", default="auto,paper", show_default=True, callback=listed, metavar="LIST",
+              help="Draft presets to compare with off.")  # fmt: skip
+@click.option("--temps", "temperatures", default="0,0.8", show_default=True, callback=_temperatures,
+              metavar="LIST", help="Temperatures; 0 is greedy.")  # fmt: skip
 @click.option("--peer/--no-peer", default=True, help="Compare greedy off with llama_cpp.Llama too.")
 @N_PREDICT
 @THREADS
@@ -72,49 +56,33 @@ def command(
     suite: str | None,
     data: Path | None,
     count: int | None,
-    exact: bool,
     presets: tuple[str, ...],
-    temps: tuple[float, ...],
-    peer: bool,
-    max_tokens: int,
     threads: int | None,
-    n_ctx: int | None,
-    seed: int,
     json_path: Path | None,
+    **planned: Any,
 ) -> None:
     """Compare token sequences: each draft preset with plain decoding, and that with llama_cpp.Llama.
 
     An interrupted run with --json goes on where it stopped.
     """
-    from aded_bench.progress import steps_progress
-    from aded_bench.results import ResultFile
     from aded_bench.run import lossless as bench
     from aded_bench.run import suites
     from aded_bench.run.arms import check_methods
-    from aded_bench.tables import console, print_lossless
+    from aded_bench.tables import print_lossless
 
     suites.check_data(data, suite)
     presets = check_methods(presets, ("auto", "paper"))
     model = model_path(model)
-    suite = suites.suite_for(suite, model)
-    if count is None and suite == suites.SHELL:
+    asked = suites.find(suite, data, model)
+    if count is None and asked.mixed:
         count = SHELL_PROMPTS
     plan = bench.Plan(
         model=model,
-        suite=suites.short_name(suite),
-        conversations=suites.load(suite, data, count, 0, seed)[0],
+        suite=asked.name,
+        conversations=suites.load(asked, count, 0, planned["seed"])[0],
         presets=presets,
-        temperatures=temps,
-        max_tokens=max_tokens,
-        seed=seed,
-        exact=exact,
-        peer=peer,
-        inputs=suites.inputs((suite,), data),
+        inputs=(asked.path,),
         n_threads=threads,
-        n_ctx=n_ctx,
+        **planned,
     )
-    file = ResultFile(json_path)
-    with steps_progress("lossless", bench.total_steps(plan)) as step:
-        result = bench.run(plan, file, step)
-    print_lossless(result, console())
-    finish(result["complete"], file.failure)
+    measure("lossless", bench, plan, json_path, print_lossless)

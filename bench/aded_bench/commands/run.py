@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,8 +17,8 @@ from aded_bench.options import (
     SEED,
     SUITE,
     THREADS,
-    finish,
     listed,
+    measure,
     model_path,
 )
 
@@ -26,24 +27,12 @@ from aded_bench.options import (
 @MODEL
 @SUITE
 @DATA
-@click.option(
-    "--prompts",
-    "count",
-    type=click.IntRange(1),
-    help="How many, evenly over categories.  [default: 40 of shell, all of another]",
-)
-@click.option(
-    "--warm",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Add a second pass, in which these many other prompts are answered first.",
-)
-@click.option(
-    "--warm-suite",
-    metavar="NAME|FILE",
-    help="Where those come from; all of it (40 of shell) without --warm.  [default: the suite itself]",
-)
+@click.option("--prompts", "count", type=click.IntRange(1),
+              help="How many, evenly over categories.  [default: 40 of shell, else all]")  # fmt: skip
+@click.option("--warm", type=click.IntRange(0), default=0, show_default=True,
+              help="Add a second pass, in which these many other prompts are answered first.")  # fmt: skip
+@click.option("--warm-suite", metavar="NAME|FILE",
+              help="Where those come from; without --warm all of it (40 of shell).  [default: the suite]")  # fmt: skip
 @click.option(
     "--methods",
     default="all",
@@ -54,22 +43,11 @@ from aded_bench.options import (
     "-mod, -cache (these are all), and auto-no-top-k, which learns only from what was said.",
 )
 @click.option("--llama-server", type=PATH, metavar="PATH", help="llama.cpp's server, for the server methods.")
-@click.option(
-    "--repeat",
-    default=3,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Sweeps per pass; a prompt's figure is their median.",
-)
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1),
+              help="Sweeps per pass; a prompt's figure is their median.")  # fmt: skip
 @click.option("--fresh-each", is_flag=True, help="In the first pass, forget before every prompt.")
-@click.option(
-    "--temp",
-    "temperature",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 10),
-    help="0 is greedy; above, our own methods only.",
-)
+@click.option("--temp", "temperature", default=0.0, show_default=True, type=click.FloatRange(0, 10),
+              help="0 is greedy; above, our own methods only.")  # fmt: skip
 @N_PREDICT
 @THREADS
 @CONTEXT
@@ -84,55 +62,39 @@ def command(
     warm_suite: str | None,
     methods: tuple[str, ...],
     llama_server: Path | None,
-    repeat: int,
-    fresh_each: bool,
-    temperature: float,
-    max_tokens: int,
     threads: int | None,
-    n_ctx: int | None,
-    seed: int,
     json_path: Path | None,
+    **planned: Any,
 ) -> None:
     """Measure tokens/s end to end beside all peers, interleaved by prompt: with an empty store, then warm.
 
     An interrupted run with --json goes on where it stopped. See docs/benchmarks.md.
     """
-    from aded_bench.progress import steps_progress
-    from aded_bench.results import ResultFile
     from aded_bench.run import loop as bench
     from aded_bench.run import suites
     from aded_bench.run.arms import ALL, METHODS, check_methods
     from aded_bench.run.server import inspect
     from aded_bench.run.tables import print_run
-    from aded_bench.tables import console
 
-    file = ResultFile(json_path)
     suites.check_data(data, suite, warm_suite)
-    chosen = ALL if methods == ("all",) else check_methods(methods, METHODS)
+    methods = ALL if methods == ("all",) else check_methods(methods, METHODS)
     model = model_path(model)
-    suite = suites.suite_for(suite, model)
-    measured, warming = suites.load(suite, data, count, 0 if warm_suite else warm, seed)
-    if warm_suite:
-        warm_suite = suites.suite_for(warm_suite, model)
-        warming = suites.warming(warm_suite, data, warm or None, seed, without=measured)
+    asked = suites.find(suite, data, model)
+    other = suites.find(warm_suite, data, model) if warm_suite else None
+    learnt = warm or None if other else warm
+    measured, warming = suites.load(asked, count, learnt, planned["seed"], other)
+    server = inspect(llama_server) if llama_server else None
+    inputs = [asked.path, *([other.path] if other else []), *([server.path] if server else [])]
     plan = bench.Plan(
         model=model,
-        suite=suites.short_name(suite),
+        suite=asked.name,
         measured=measured,
         warming=warming,
-        warm_suite=suites.short_name(warm_suite) if warm_suite else None,
-        methods=chosen,
-        max_tokens=max_tokens,
-        repeat=repeat,
-        seed=seed,
-        temperature=temperature,
-        fresh_each=fresh_each,
-        server=inspect(llama_server) if llama_server else None,
-        inputs=suites.inputs((suite, warm_suite), data),
+        warm_suite=other.name if other else None,
+        methods=methods,
+        server=server,
+        inputs=tuple(dict.fromkeys(inputs)),
         n_threads=threads,
-        n_ctx=n_ctx,
+        **planned,
     )
-    with steps_progress("run", bench.total_steps(plan)) as step:
-        result = bench.run(plan, file, step)
-    print_run(result, console())
-    finish(result["complete"], file.failure)
+    measure("run", bench, plan, json_path, print_run)

@@ -10,36 +10,29 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
-from aded_local.errors import ADEDError, OptionError
+from aded_local.errors import ADEDError, DeviceError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from aded_local import LocalADED
+    from aded_local.result import Reply
 
 PEER = "llama-cpp"
 LOOKUP = "llama-cpp-lookup"
 SERVER = "server"
-PRESETS = ("off", "auto", "paper")
 NO_TOP_K = "auto-no-top-k"
-OWN = (*PRESETS, NO_TOP_K)
+OWN = ("off", "auto", "paper", NO_TOP_K)
 """Our own methods: presets, and `auto` that learns from what was said alone, not from what the target found likely."""
-SERVER_METHODS = (
-    SERVER,
-    *(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache")),
-)
+NGRAM_SERVERS = tuple(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache"))
+SERVER_METHODS = (SERVER, *NGRAM_SERVERS)
 METHODS = (*OWN, PEER, LOOKUP, *SERVER_METHODS)
 ALL = tuple(method for method in METHODS if method != NO_TOP_K)
 """Without arms that only take a part away from another; they are measured when named."""
-LEARNERS = (
-    "auto",
-    NO_TOP_K,
-    "paper",
-    *(f"{SERVER}-ngram-{kind}" for kind in ("map-k", "map-k4v", "mod", "cache")),
-)
+LEARNERS = ("auto", NO_TOP_K, "paper", *NGRAM_SERVERS[1:])
 """Methods whose answer may depend, in its speed, on the prompts before."""
 
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
@@ -49,7 +42,12 @@ PEER_FAILURES = (ADEDError, RuntimeError, ValueError, MemoryError)
 
 BATCH = 512  # tokens per prefill pass: llama.cpp's default, and the engine's
 GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type in ggml.h, for cache types
-TOP_K, TOP_P, MIN_P = 40, 0.95, 0.05  # llama.cpp's default sampler chain, given to every arm explicitly
+SAMPLING: dict[str, Any] = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0}
+"""llama.cpp's default sampler chain, given explicitly."""
+
+LOOKUP_TOKENS = 10  # LlamaPromptLookupDecoding's num_pred_tokens, as its documentation sets it
+CONTEXT_STEP = 256  # cells: llama.cpp pads a context to that
+LOGITS_MEMORY_SHARE = 0.5  # of what is free; the other arms need some too
 
 
 @dataclass(frozen=True)
@@ -105,26 +103,8 @@ class Answer:
         return rest / self.decode_seconds if rest > 0 and self.decode_seconds > 0 else 0.0
 
 
-class Arm(Protocol):
-    """A way of generating."""
-
-    name: str
-
-    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
-        """Generate after ``prompt`` in a fresh conversation."""
-        ...
-
-    def forget(self) -> None:
-        """Forget all that was learnt from earlier prompts."""
-        ...
-
-    def close(self) -> None:
-        """Free the model."""
-        ...
-
-
 class LocalArm:
-    """Our engine with one draft preset.
+    """Our engine with one of our own methods.
 
     Args:
         name: of ``OWN``.
@@ -133,41 +113,37 @@ class LocalArm:
     """
 
     def __init__(self, name: str, llm: LocalADED, *, owner: bool = True) -> None:
-        self.name = name
-        self.preset = preset_of(name)
-        self.llm = llm
-        self.owner = owner
+        self.name, self.preset = name, preset_of(name)
+        self.llm, self.owner = llm, owner
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
-        self.llm.reset()
-        self.llm.use_draft(self.preset)
+        """Generate after ``prompt`` in a fresh conversation."""
+        self._begin(self.preset)
         started = time.perf_counter()
-        reply = self.llm.generate(
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            top_k=TOP_K,
-            top_p=TOP_P,
-            min_p=MIN_P,
-            repeat_penalty=1.0,
-        )
+        reply = self._reply(prompt, max_tokens, temperature, seed)
         wall = time.perf_counter() - started
-        stats = reply.stats.to_dict()
-        drafting = {"median": stats.get("draft_microseconds"), "p99": stats.get("draft_microseconds_p99")}
+        stats = reply.stats
         return Answer(
             tokens=list(reply.tokens),
             ended=reply.finish_reason == "stop",
-            generated=stats["generated_tokens"],
-            first_seconds=stats["time_to_first_token"],
+            generated=stats.generated_tokens,
+            first_seconds=stats.time_to_first_token,
             # From outside, so that nothing the engine does between its own clocks is left out.
-            decode_seconds=wall - stats["time_to_first_token"],
-            passes=stats["target_passes"],
-            drafted=stats["drafted"],
-            accepted=stats["accepted"],
-            seconds=dict(stats["seconds"]),
-            draft_microseconds={key: value for key, value in drafting.items() if value is not None},
+            decode_seconds=wall - stats.time_to_first_token,
+            passes=stats.target_passes,
+            drafted=stats.drafted,
+            accepted=stats.accepted,
+            seconds=dict(stats.seconds),
+            draft_microseconds={"median": stats.draft_microseconds, "p99": stats.draft_microseconds_p99},
         )
+
+    def _begin(self, preset: str) -> None:
+        self.llm.reset()
+        self.llm.use_draft(preset)
+
+    def _reply(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Reply:
+        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed} | SAMPLING
+        return self.llm.generate(prompt, **options)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation through the model's own chat template."""
@@ -175,32 +151,56 @@ class LocalArm:
 
     def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
         """The text plain decoding answers, for the turns that follow."""
-        self.llm.reset()
-        self.llm.use_draft("off")
-        options = {"top_k": TOP_K, "top_p": TOP_P, "min_p": MIN_P, "repeat_penalty": 1.0}
-        return self.llm.generate(
-            prompt, max_tokens=max_tokens, temperature=temperature, seed=seed, **options
-        ).text
+        self._begin("off")
+        return self._reply(prompt, max_tokens, temperature, seed).text
+
+    def setup(self, model: Path) -> Setup:
+        """What the other arms of the run share with this one."""
+        description = self.llm.description()
+        layers = description["gpu_layers"]
+        return Setup(
+            model=model,
+            n_ctx=int(description["context"]),
+            n_threads=int(description["threads"]),
+            flash_attention=bool(description["flash_attention"]),
+            cache_type=str(description["cache_type"]),
+            n_gpu_layers=-1 if layers == "all" else int(layers),
+            ends=self.llm.end_tokens(),
+        )
+
+    def plain(self) -> LocalArm:
+        """Plain decoding on the weights and in the context of this arm, which stays their owner."""
+        return LocalArm("off", self.llm, owner=False)
 
     def forget(self) -> None:
+        """Forget all that was learnt from earlier prompts."""
         if self.name != "off":
             self.llm.forget_statistics()
 
     def close(self) -> None:
+        """Free the model, unless another arm owns it."""
         if self.owner:
             self.llm.close()
 
 
 class LlamaArm:
-    """`llama_cpp.Llama`, plain generation; greedy only, since its seeds mean another thing."""
+    """`llama_cpp.Llama`, plain or with its prompt lookup; greedy only, since its seeds mean another thing.
 
-    name = PEER
+    Args:
+        lookup: with `LlamaPromptLookupDecoding` as its documentation sets it up: 2-grams, 10 tokens.
+        all_logits: keep the logits of every token, n_ctx × n_vocab × 4 bytes (see ``logits_setup``); lookup does.
+    """
 
-    def __init__(self, setup: Setup, *, all_logits: bool = False, draft_model: Any = None) -> None:
+    def __init__(self, setup: Setup, *, lookup: bool = False, all_logits: bool = False) -> None:
         import llama_cpp
+        from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
         from aded_local.llama.interrupts import held_back
 
+        self.name = LOOKUP if lookup else PEER
+        self.ends = setup.ends
+        self._lookup = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP_TOKENS) if lookup else None
+        self._drafts: list[int] = []  # the length of each draft of this answer
         with held_back():
             self.llm: Any = llama_cpp.Llama(
                 str(setup.model),
@@ -212,17 +212,24 @@ class LlamaArm:
                 flash_attn=setup.flash_attention,
                 type_k=GGML_TYPES[setup.cache_type],
                 type_v=GGML_TYPES[setup.cache_type],
-                logits_all=all_logits,
-                draft_model=draft_model,
+                logits_all=all_logits or lookup,
+                draft_model=self._draft if lookup else None,
                 no_perf=True,
                 verbose=False,
             )
-        self.ends = setup.ends
+
+    def _draft(self, tokens: npt.NDArray[np.intc], /, **options: Any) -> npt.NDArray[np.intc]:
+        assert self._lookup is not None
+        found: npt.NDArray[np.intc] = self._lookup(tokens, **options)
+        self._drafts.append(len(found))
+        return found
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
+        """Generate greedily after ``prompt`` in a fresh conversation."""
         if temperature:
             raise OptionError(f"{self.name} is compared greedily only")
         self.llm.reset()
+        self._drafts.clear()
         tokens: list[int] = []
         clock = time.perf_counter
         started = first = last = clock()
@@ -235,13 +242,17 @@ class LlamaArm:
             if token in self.ends or len(tokens) >= room:
                 break
         ended = bool(tokens) and tokens[-1] in self.ends
-        kept = tokens[:-1] if ended else tokens
-        return Answer(kept, ended, len(tokens), first - started, last - first, passes=max(0, len(tokens) - 1))
+        found = Answer(tokens[:-1] if ended else tokens, ended, len(tokens), first - started, last - first)
+        # A draft is asked for before every pass but the prompt's; a pass yields one token more than it accepts.
+        found.passes = len(self._drafts) if self._lookup else max(0, len(tokens) - 1)
+        found.drafted, found.accepted = sum(self._drafts), max(0, len(tokens) - 1 - found.passes)
+        return found
 
     def forget(self) -> None:
-        """Plain decoding learns nothing."""
+        """Nothing is learnt from earlier prompts."""
 
     def close(self) -> None:
+        """Free the model."""
         self.llm.close()
 
     def text(self, token: int) -> str:
@@ -259,72 +270,40 @@ class LlamaArm:
 
         self.llm.reset()
         self.llm.eval(list(prompt))
-        # The last pass is a full one, so that the logits wanted come from the kernels of that width.
-        odd = len(answer) % width
-        for start, end in _spans(odd, len(answer), width):
+        # The first pass takes what is over, so that the logits wanted come from the kernels of that width.
+        start = 0
+        for end in range(len(answer) % width or width, len(answer) + 1, width):
             self.llm.eval(list(answer[start:end]))
+            start = end
         return np.array(self.llm.scores[len(prompt) + len(answer) - 1], np.float32)
 
 
-class LookupArm(LlamaArm):
-    """`llama_cpp.Llama` with its prompt lookup, as its documentation sets it up: 2-grams, 10 tokens.
-
-    It needs the logits of every token: n_ctx × n_vocab × 4 bytes, so its context is no larger than the prompts
-    need (``lookup_setup``).
-    """
-
-    name = LOOKUP
-    drafted_at_most = 10  # LlamaPromptLookupDecoding's num_pred_tokens
-
-    def __init__(self, setup: Setup) -> None:
-        from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-
-        self._lookup = LlamaPromptLookupDecoding(num_pred_tokens=self.drafted_at_most)
-        self._drafts: list[int] = []  # the length of each draft of this answer
-        super().__init__(setup, all_logits=True, draft_model=self._draft)
-
-    def _draft(self, tokens: npt.NDArray[np.intc], /, **options: Any) -> npt.NDArray[np.intc]:
-        found: npt.NDArray[np.intc] = self._lookup(tokens, **options)
-        self._drafts.append(len(found))
-        return found
-
-    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
-        self._drafts.clear()
-        found = super().answer(prompt, max_tokens, temperature, seed)
-        # It is asked for a draft before every pass but the prompt's; a pass yields one token more than it accepts.
-        found.passes, found.drafted = len(self._drafts), sum(self._drafts)
-        found.accepted = max(0, found.generated - 1 - found.passes)
-        return found
-
-
-LOOKUP_CONTEXT_STEP = 256  # cells: llama.cpp pads a context to that
-LOOKUP_MEMORY_SHARE = 0.5  # of what is free; the other arms need some too
-
-
-def lookup_setup(setup: Setup, longest: int) -> tuple[Setup, str | None]:
-    """The setup of an arm that keeps all logits, as ``LookupArm`` does, and why it cannot be had here, or None.
+def logits_setup(setup: Setup, longest: int) -> Setup:
+    """The setup of an arm that keeps the logits of every token: a context no larger than needed.
 
     Args:
         longest: tokens of the longest prompt and its answer.
+
+    Raises:
+        DeviceError: they would take more memory than is free.
     """
     import psutil
 
     from aded_local.llama.gguf import read_header
 
-    needed = longest + LookupArm.drafted_at_most + 1
-    n_ctx = min(setup.n_ctx, -(-needed // LOOKUP_CONTEXT_STEP) * LOOKUP_CONTEXT_STEP)
+    needed = longest + LOOKUP_TOKENS + 1
+    n_ctx = min(setup.n_ctx, -(-needed // CONTEXT_STEP) * CONTEXT_STEP)
     vocabulary = read_header(setup.model).array_length("tokenizer.ggml.tokens") or 0
     needed_bytes, free = n_ctx * vocabulary * 4, psutil.virtual_memory().available
-    reason = None
-    if needed_bytes > LOOKUP_MEMORY_SHARE * free:
+    if needed_bytes > LOGITS_MEMORY_SHARE * free:
         what = f"logits of {n_ctx} tokens × {vocabulary} need {needed_bytes / 1e9:.1f} GB"
-        reason = f"{what}; {free / 1e9:.1f} GB are free"
-    return replace(setup, n_ctx=n_ctx), reason
+        raise DeviceError(f"{what}; {free / 1e9:.1f} GB are free")
+    return replace(setup, n_ctx=n_ctx)
 
 
-def _spans(odd: int, end: int, width: int) -> list[tuple[int, int]]:
-    first = [(0, odd)] if odd else []
-    return first + [(start, start + width) for start in range(odd, end, width)]
+def preset_of(name: str) -> str:
+    """The draft preset of one of our own methods."""
+    return "auto" if name == NO_TOP_K else name
 
 
 def open_local(
@@ -334,42 +313,13 @@ def open_local(
     from aded_local import LocalADED
 
     if setup is not None:
-        options |= {
-            "n_ctx": setup.n_ctx,
-            "n_threads": setup.n_threads,
-            "flash_attention": setup.flash_attention,
-            "cache_type": setup.cache_type,
-        }
+        shared = ("n_ctx", "n_threads", "flash_attention", "cache_type")
+        options |= {key: getattr(setup, key) for key in shared}
     if name == NO_TOP_K:
         options["top_k_learning"] = False
     llm = LocalADED(model, draft=preset_of(name), exact=exact, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
-
-
-def preset_of(name: str) -> str:
-    """The draft preset of one of our own methods."""
-    return "auto" if name == NO_TOP_K else name
-
-
-def plain_beside(lead: Arm) -> LocalArm:
-    """Plain decoding on the weights and in the context of ``lead``, one of our own arms."""
-    return LocalArm("off", cast(LocalArm, lead).llm, owner=False)
-
-
-def setup_of(model: Path, lead: LocalArm) -> Setup:
-    """The setup of a loaded engine, for the other arms."""
-    description = lead.llm.description()
-    layers = description["gpu_layers"]
-    return Setup(
-        model=model,
-        n_ctx=int(description["context"]),
-        n_threads=int(description["threads"]),
-        flash_attention=bool(description["flash_attention"]),
-        cache_type=str(description["cache_type"]),
-        n_gpu_layers=-1 if layers == "all" else int(layers),
-        ends=lead.llm.end_tokens(),
-    )
 
 
 def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

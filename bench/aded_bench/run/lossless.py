@@ -8,75 +8,57 @@ kernels, and candidates closer than what the kernels differ by may change places
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from aded_bench.results import ResultFile, provenance, resume, taking_over
-from aded_bench.run.arms import (
-    PEER,
-    PEER_FAILURES,
-    Arm,
-    LlamaArm,
-    Setup,
-    lookup_setup,
-    open_local,
-    setup_of,
-)
-from aded_bench.run.suites import Conversation, Question, fingerprint, prepare
-from aded_local.errors import DeviceError, OptionError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from aded_bench.results import ResultFile
+from aded_bench.run.arms import PEER, LlamaArm, Setup, logits_setup, open_local
+from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, start
+from aded_bench.run.start import Plan as CommonPlan
+from aded_bench.run.suites import Conversation, Question, fingerprint
 
 WIDTH = 8  # tokens per pass of the wider decoding a parting is looked at with; drafts are about that long
-Answers = dict[str, dict[str, Any]]
-"""By ``arm|temperature|prompt id``: ``tokens`` and ``ended``."""
+ATTENTION_STEP = 512  # KV cells at which llama.cpp's attention changes kernels (ggml-cpu/ops.cpp)
 LOGITS = "logits where answers part"
 """Under ``missing``, where nobody could look at the partings again."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to compare.
+@dataclass(frozen=True, kw_only=True)
+class Plan(CommonPlan):
+    """What to compare: draft presets, and plain llama_cpp (``peer``), with plain decoding at each temperature."""
 
-    Attributes:
-        suite: its name, for the result.
-        inputs: files that decide the result.
-    """
-
-    model: Path
-    suite: str
     conversations: Sequence[Conversation]
     presets: tuple[str, ...]
     temperatures: tuple[float, ...]
-    max_tokens: int
-    seed: int
     exact: bool
     peer: bool = True
-    inputs: tuple[Path, ...] = ()
-    n_threads: int | None = None
-    n_ctx: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The part of the plan a resumed run must share."""
-        return {
+        """The part of the plan that a resumed run must share."""
+        return super().settings() | {
             "presets": list(self.presets),
             "temperatures": list(self.temperatures),
-            "max_tokens": self.max_tokens,
-            "seed": self.seed,
             "exact": self.exact,
-            "suite": self.suite,
             "prompts": len(self.conversations),
             "prompts_sha256": fingerprint(self.conversations),
-            "n_threads": self.n_threads,
-            "n_ctx": self.n_ctx,
         }
 
+    def work(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Methods in their order, and at which temperatures each answers."""
+        greedy = tuple(t for t in self.temperatures if t == 0)
+        peer = [(PEER, greedy)] if self.peer and greedy else []
+        return [(name, self.temperatures) for name in (*self.presets, "off")] + peer
 
-def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note: None) -> dict[str, Any]:
+
+def total_steps(plan: Plan) -> int:
+    """How often ``run`` calls ``step``, if no prompt is left out."""
+    questions = sum(len(conversation.turns) for conversation in plan.conversations)
+    histories = questions - len(plan.conversations)
+    return histories + sum(len(temperatures) for _, temperatures in plan.work()) * questions
+
+
+def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[str, Any]:
     """Answer, compare, explain; the result as plain data, with ``complete`` False after Ctrl-C.
 
     Arms are loaded one after the other, so that a big model is in memory once. The first drafting preset
@@ -85,149 +67,103 @@ def run(plan: Plan, file: ResultFile, step: Callable[[str], None] = lambda note:
     Raises:
         ADEDError: the model cannot be used, no prompt fits, or ``file`` holds another run.
     """
-    answers: Answers = {}
-    missing: dict[str, str] = {}
-    histories: dict[str, str] = {}
     result: dict[str, Any] = {
         "kind": "lossless",
         "complete": False,
         "suite": plan.suite,
-        "answers": answers,
-        "histories": histories,
-        "missing": missing,
+        "answers": {},
+        "histories": {},
+        "missing": {},
     }
-    questions: list[Question] = []
-    first = open_local(
+
+    def take_over(earlier: dict[str, Any]) -> None:
+        for key, answer in earlier["answers"].items():
+            tokens, ended = answer["tokens"], answer["ended"]
+            if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
+                raise TypeError("tokens are whole numbers")
+            result["answers"][key] = {"tokens": tokens, "ended": bool(ended)}
+
+    lead = open_local(
         plan.presets[0], plan.model, exact=plan.exact, n_threads=plan.n_threads, n_ctx=plan.n_ctx
     )
-    arm: Arm = first
+    arm: Arm = lead
+    questions: list[Question] = []
     try:
-        description = first.llm.description()
-        setup = setup_of(plan.model, first)
-        here = provenance(plan.settings(), model=plan.model, description=description, inputs=plan.inputs)
-        if earlier := resume(file, "lossless", here):
-            with taking_over(file):
-                answers |= {key: _checked(answer) for key, answer in earlier["answers"].items()}
-                histories |= {name: str(text) for name, text in earlier["histories"].items()}
-        result["provenance"] = here
-        questions, result["skipped"] = prepare(
-            first,
-            plan.conversations,
-            histories,
-            n_ctx=setup.n_ctx,
-            max_tokens=plan.max_tokens,
-            temperature=0.0,
-            seed=plan.seed,
-            step=step,
-        )
-        if not questions:
-            raise OptionError("no prompt can be answered: " + "; ".join(result["skipped"].values()))
+        setup = lead.setup(plan.model)
+        (questions,) = start(plan, lead, setup, (plan.conversations,), result, file, take_over, step)
         result["prompts"] = [
             {"id": q.id, "kind": q.category, "tokens": len(q.tokens), "text": q.text} for q in questions
         ]
-        for name, temperatures in _work(plan):
-            try:
+        for name, temperatures in plan.work():
+            with peer_may_fail(name, result["missing"]):
                 if name != arm.name:
                     arm.close()
-                    arm = _open(plan, name, setup)
+                    arm = open_arm(name, setup, exact=plan.exact)
                 for temperature in temperatures:
-                    for index, question in enumerate(questions):
-                        key = _key(name, temperature, question)
-                        if key not in answers:
-                            seed = plan.seed + index
-                            found = arm.answer(question.tokens, plan.max_tokens, temperature, seed)
-                            answers[key] = {"tokens": found.tokens, "ended": found.ended}
-                            file.save(result)
-                        step(f"{name}, temperature {temperature:g}")
-            except PEER_FAILURES as error:
-                if name != PEER:
-                    raise
-                missing[PEER] = _reason(error)
-        complete = True
+                    _answer_all(plan, arm, temperature, questions, result, file, step)
+        result["complete"] = True
     except KeyboardInterrupt:
-        complete = False
+        if "provenance" not in result:
+            raise
     finally:
         arm.close()
-    if "provenance" not in result:
-        raise KeyboardInterrupt
     compare(plan, result, questions)
     # Saved before the partings are looked at: another decoder is loaded for that, and it may fail.
     file.save(result, now=True)
     try:
-        explain(plan, result, questions, setup)
+        with peer_may_fail(LOGITS, result["missing"]):
+            explain(plan, result, questions, setup)
     except KeyboardInterrupt:
-        complete = False
-    except PEER_FAILURES as error:
-        missing[LOGITS] = _reason(error)
-    result["complete"] = complete
+        result["complete"] = False
     file.save(result, now=True)
     return result
 
 
-def total_steps(plan: Plan) -> int:
-    """How often ``run`` calls ``step``, if no prompt is left out."""
-    questions = sum(len(conversation.turns) for conversation in plan.conversations)
-    histories = questions - len(plan.conversations)
-    return histories + sum(len(temperatures) for _, temperatures in _work(plan)) * questions
-
-
-def _work(plan: Plan) -> list[tuple[str, tuple[float, ...]]]:
-    greedy = tuple(t for t in plan.temperatures if t == 0)
-    peer = [(PEER, greedy)] if plan.peer and greedy else []
-    return [(name, plan.temperatures) for name in (*plan.presets, "off")] + peer
+def _answer_all(
+    plan: Plan,
+    arm: Arm,
+    temperature: float,
+    questions: Sequence[Question],
+    result: dict[str, Any],
+    file: ResultFile,
+    step: Step,
+) -> None:
+    for index, question in enumerate(questions):
+        key = _key(arm.name, temperature, question)
+        if key not in result["answers"]:
+            found = arm.answer(question.tokens, plan.max_tokens, temperature, plan.seed + index)
+            result["answers"][key] = {"tokens": found.tokens, "ended": found.ended}
+            file.save(result)
+        step(f"{arm.name}, temperature {temperature:g}")
 
 
 def _key(name: str, temperature: float, question: Question) -> str:
     return f"{name}|{temperature:g}|{question.id}"
 
 
-def _open(plan: Plan, name: str, setup: Setup) -> Arm:
-    return LlamaArm(setup) if name == PEER else open_local(name, plan.model, exact=plan.exact, setup=setup)
-
-
-def _checked(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer of an earlier run; KeyError or TypeError where it is none."""
-    found: dict[str, Any] = {"tokens": list(answer["tokens"]), "ended": bool(answer["ended"])}
-    if not all(isinstance(token, int) for token in found["tokens"]):
-        raise TypeError("tokens are whole numbers")
-    return found
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(f"{error or type(error).__name__}".split())
-
-
 def compare(plan: Plan, result: dict[str, Any], questions: Sequence[Question]) -> None:
     """Fill in ``comparisons``, and where answers part ``partings``, from the answers there are."""
-    answers: Answers = result["answers"]
-    result["comparisons"], result["partings"] = comparisons, partings = [], []
-    for name, temperatures in _work(plan):
-        for temperature in temperatures if name != "off" else ():
-            identical = total = crossing = 0
-            for question in questions:
-                found = answers.get(_key(name, temperature, question))
-                expected = answers.get(_key("off", temperature, question))
-                if found is None or expected is None:
-                    continue
-                total += 1
-                length = len(question.tokens)
-                crossing += length < 512 <= length + len(expected["tokens"])
-                if found == expected:
-                    identical += 1
-                    continue
-                position = parting_position(expected["tokens"], found["tokens"])
-                where = {"method": name, "temperature": temperature, "prompt": question.id}
-                partings.append(where | {"position": position, "cells": length + position})
-            comparisons.append(
-                {
-                    "method": name,
-                    "against": "off",
-                    "temperature": temperature,
-                    "identical": identical,
-                    "total": total,
-                    "crossing_512_cells": crossing,
-                }
+    result["comparisons"], result["partings"] = [], []
+    work = [(name, t) for name, temperatures in plan.work() if name != "off" for t in temperatures]
+    for name, temperature in work:
+        identical = total = crossing = 0
+        for question in questions:
+            found, expected = (
+                result["answers"].get(_key(arm, temperature, question)) for arm in (name, "off")
             )
+            if found is None or expected is None:
+                continue
+            total += 1
+            length = len(question.tokens)
+            crossing += length < ATTENTION_STEP <= length + len(expected["tokens"])
+            if found == expected:
+                identical += 1
+                continue
+            position = parting_position(expected["tokens"], found["tokens"])
+            where = {"method": name, "temperature": temperature, "prompt": question.id}
+            result["partings"].append(where | {"position": position, "cells": length + position})
+        row = {"method": name, "against": "off", "temperature": temperature, "identical": identical}
+        result["comparisons"].append(row | {"total": total, "crossing_512_cells": crossing})
 
 
 def explain(plan: Plan, result: dict[str, Any], questions: Sequence[Question], setup: Setup) -> None:
@@ -241,10 +177,7 @@ def explain(plan: Plan, result: dict[str, Any], questions: Sequence[Question], s
         return
     by_id = {question.id: question for question in questions}
     longest = max(len(by_id[row["prompt"]].tokens) for row in result["partings"]) + plan.max_tokens
-    setup, reason = lookup_setup(setup, longest)
-    if reason:
-        raise DeviceError(reason)
-    witness = LlamaArm(setup, all_logits=True)
+    witness = LlamaArm(logits_setup(setup, longest), all_logits=True)
     try:
         for row in result["partings"]:
             question = by_id[row["prompt"]]
@@ -257,54 +190,34 @@ def explain(plan: Plan, result: dict[str, Any], questions: Sequence[Question], s
         witness.close()
 
 
-class Witness(Protocol):
-    """What ``parting`` needs of a decoder; ``LlamaArm`` with all logits is one."""
-
-    ends: frozenset[int]
-
-    def logits(self, prompt: Sequence[int], answer: Sequence[int], width: int) -> npt.NDArray[np.float32]:
-        """Logits after prompt and answer, the answer decoded ``width`` tokens at a time."""
-        ...
-
-    def text(self, token: int) -> str:
-        """The token's text."""
-        ...
-
-
 def parting_position(expected: Sequence[int], found: Sequence[int]) -> int:
     """Index of the first token that differs; the shorter length where one is the other's beginning."""
     pairs = enumerate(zip(expected, found, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
 
 
-def parting(witness: Witness, prompt: list[int], expected: list[int], found: list[int]) -> dict[str, Any]:
+def parting(witness: LlamaArm, prompt: list[int], expected: list[int], found: list[int]) -> dict[str, Any]:
     """Where two answers part, and how close their candidates were there.
 
     ``difference`` is the largest change of any logit between one-token and wider decoding; two candidates are
     ``within_rounding`` when what separates them is no more than both could move. (With a temperature the draw
     decides, not the order of the two, so read their logits beside ``difference`` there.)
     """
-    import numpy as np
-
     position = parting_position(expected, found)
     shared = expected[:position]
-    one = witness.logits(prompt, shared, 1)
-    wide = witness.logits(prompt, shared, min(WIDTH, max(1, len(shared))))
+    widths = {"one": 1, "wide": min(WIDTH, max(1, len(shared)))}
+    logits = {name: witness.logits(prompt, shared, width) for name, width in widths.items()}
     # The end token is not part of an answer: the shorter answer chose the likeliest of them.
-    end = max(witness.ends, key=lambda token: float(one[token])) if witness.ends else 0
+    end = max(witness.ends, key=lambda token: float(logits["one"][token])) if witness.ends else 0
     candidates = [tokens[position] if position < len(tokens) else end for tokens in (expected, found)]
-    difference = float(np.abs(one - wide).max())
-    margins = {name: float(v[candidates[0]] - v[candidates[1]]) for name, v in (("one", one), ("wide", wide))}
+    difference = float(abs(logits["one"] - logits["wide"]).max())
+    margins = {name: float(v[candidates[0]] - v[candidates[1]]) for name, v in logits.items()}
     return {
         "position": position,
         "cells": len(prompt) + position,
         "candidates": [
-            {
-                "token": token,
-                "text": witness.text(token),
-                "one": float(one[token]),
-                "wide": float(wide[token]),
-            }
+            {"token": token, "text": witness.text(token)}
+            | {name: float(v[token]) for name, v in logits.items()}
             for token in candidates
         ],
         "margin": margins,

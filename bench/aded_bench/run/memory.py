@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 CELL_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}  # per element; q8_0 has a scale per 32
+
+ATTENTION = ("head_count", "head_count_kv", "key_length", "value_length")
+KEYS = ("block_count", "embedding_length", *(f"attention.{key}" for key in ATTENTION))
+"""In a GGUF's header, after the architecture's name."""
 
 
 class Meter:
@@ -43,15 +48,10 @@ def cache_megabytes(model: Path, n_ctx: int, cache_type: str) -> float | None:
     from aded_local.llama.gguf import read_header
 
     header = read_header(model)
-    keys = ("block_count", "attention.head_count", "embedding_length")
-    layers, heads, width = (header.metadata.get(f"{header.architecture}.{key}") for key in keys)
-    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(width, int) and heads):
+    known: dict[str, Any] = {key: header.metadata.get(f"{header.architecture}.{key}") for key in KEYS}
+    layers, width, heads, kv_heads, *lengths = known.values()
+    try:  # lists of numbers by layer, and what is absent, are of other types
+        values = sum(length or width // heads for length in lengths)
+        return float(float(n_ctx) * layers * (kv_heads or heads) * values * CELL_BYTES[cache_type] / 1e6)
+    except (TypeError, ZeroDivisionError):
         return None
-    kv_heads = header.metadata.get(f"{header.architecture}.attention.head_count_kv", heads)
-    sizes = [
-        header.metadata.get(f"{header.architecture}.attention.{kind}_length", width // heads)
-        for kind in ("key", "value")
-    ]
-    if not isinstance(kv_heads, int) or not all(isinstance(size, int) for size in sizes):
-        return None
-    return float(n_ctx * layers * kv_heads * sum(sizes) * CELL_BYTES[cache_type] / 1e6)

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +31,8 @@ HOST = "127.0.0.1"
 START_SECONDS = 600.0  # to load a model from a slow disk
 STOP_SECONDS = 10.0  # before it is killed: it has nothing to save
 ANSWER_SECONDS = 600.0  # between two tokens, a prompt's prefill included
-PROBE_SECONDS = 30.0  # for --version and --help
-POLL_SECONDS = 0.05
+PROBE_SECONDS = 30.0  # for --version
+HEALTH_SECONDS, POLL_SECONDS = 5.0, 0.05  # to wait for a sign that it is ready, and between two looks
 
 # The kernel ends the server when the bench dies, however it dies. Set by a short program that then becomes the
 # server, since code between fork and exec is unsafe in a process with threads.
@@ -54,26 +56,16 @@ KEPT = {
 }
 """What each keeps from prompt to prompt, by llama.cpp's common/speculative.cpp and ngram-map.cpp of 0.3.36."""
 
+# Whatever proxy the user's environment names: the server is on this machine.
+_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 @dataclass(frozen=True)
 class Binary:
-    """A llama-server that runs here.
-
-    Attributes:
-        version: its own words.
-        types: of speculative decoding that it knows.
-    """
+    """A llama-server that runs here, and its version in its own words."""
 
     path: Path
     version: str
-    types: frozenset[str]
-
-    def missing(self, method: str) -> str | None:
-        """Why ``method`` cannot be had from this binary, or None."""
-        kind = method.removeprefix(f"{SERVER}-")
-        if method == SERVER or kind in self.types:
-            return None
-        return f"{self.path.name} ({self.version}) has no --spec-type {kind}"
 
 
 def inspect(path: Path) -> Binary:
@@ -83,35 +75,16 @@ def inspect(path: Path) -> Binary:
         OptionError: there is none, or it is no llama-server that runs here.
     """
     path = path.expanduser().absolute()
-    if not path.is_file():
-        raise OptionError(f"there is no llama-server at {path}")
-    if not os.access(path, os.X_OK):
-        raise OptionError(f"{path} is not executable")
-    version = re.search(r"version: *(.+)", _said(path, "--version"))
-    types = re.search(r"--spec-type +(\S+)", _said(path, "--help"))
-    if version is None:
-        raise OptionError(f"{path} does not answer --version as llama-server does")
-    return Binary(path, version[1].strip(), frozenset(types[1].split(",") if types else ()))
-
-
-def _said(path: Path, option: str) -> str:
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     try:
-        done = subprocess.run(
-            [path, option],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PROBE_SECONDS,
-            env=_environment(),
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise OptionError(f"{path} does not run: {error}") from None
-    said = (done.stdout + done.stderr).decode("utf-8", errors="replace")
-    if done.returncode != 0:
-        raise OptionError(
-            f"{path} {option} failed (exit code {done.returncode}): {_last_line(said) or 'no word'}"
-        )
-    return said
+        done = subprocess.run([path, "--version"], **options, timeout=PROBE_SECONDS, env=_environment())
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise OptionError(f"{path} does not run: {getattr(error, 'strerror', None) or error}") from None
+    said = done.stdout + done.stderr
+    version = re.search(r"version: *(.+)", said)
+    if done.returncode != 0 or version is None:
+        raise OptionError(f"{path} does not answer --version as llama-server does: {_last_line(said)}")
+    return Binary(path, version[1].strip())
 
 
 def _environment() -> dict[str, str]:
@@ -123,7 +96,7 @@ def _last_line(text: str) -> str:
     """The last line that says anything, an error line before all others."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\bE\b|error|fail", line)]
-    return (errors or lines or [""])[-1][:300]
+    return (errors or lines or ["no word"])[-1][:300]
 
 
 class ServerArm:
@@ -137,14 +110,13 @@ class ServerArm:
 
     def __init__(self, name: str, binary: Path, setup: Setup) -> None:
         self.name, self.binary, self.setup = name, binary, setup
-        self.port = 0
+        self._url = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
     def command(self, port: int) -> list[str]:
         """The server's command line."""
         s = self.setup
-        kind = "none" if self.name == SERVER else self.name.removeprefix(f"{SERVER}-")
         options = {
             "--model": s.model,
             "--host": HOST,
@@ -161,7 +133,7 @@ class ServerArm:
             "--cache-type-v": s.cache_type,
             "--fit": "off",  # or it changes what was not asked for
             "--cache-ram": 0,
-            "--spec-type": kind,
+            "--spec-type": "none" if self.name == SERVER else self.name.removeprefix(f"{SERVER}-"),
         }
         words = [str(word) for pair in options.items() for word in pair]
         return [str(self.binary), *words, "--swa-full", "--no-cache-prompt", "--no-ui", "--offline"]
@@ -175,57 +147,45 @@ class ServerArm:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        self.port = _free_port()
-        words = self.command(self.port)
+        with socket.socket() as free:
+            free.bind((HOST, 0))
+            port = free.getsockname()[1]
+        self._url = f"http://{HOST}:{port}"
+        words = self.command(port)
         if sys.platform == "linux":
             words = [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), *words]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - nameless, so it goes with the two processes
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": self._log}
+        atexit.register(self.close)
         try:
             # A session of its own: Ctrl-C is ours to handle, and then the server is stopped in order.
-            self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                env=_environment(),
-                start_new_session=True,
-            )
-            atexit.register(self.close)
+            self._process = subprocess.Popen(words, **pipes, env=_environment(), start_new_session=True)
             self._wait_until_ready()
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise DeviceError(f"{self.name}: {self.binary} does not start: {error}") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, OSError):
+                raise DeviceError(f"{self.name}: {self.binary} does not start: {error}") from None
             raise
 
     def _wait_until_ready(self) -> None:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             self._require_alive("did not start")
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
-                try:
-                    connection.request("GET", "/health")
-                    if connection.getresponse().status == http.client.OK:
-                        self._require_alive("did not start")
-                        return
-                finally:
-                    connection.close()
+            with (
+                contextlib.suppress(OSError, http.client.HTTPException),
+                _http.open(f"{self._url}/health", timeout=HEALTH_SECONDS),
+            ):
+                self._require_alive("did not start")  # else another program has its port
+                return
             time.sleep(POLL_SECONDS)
         raise DeviceError(f"{self.name}: {self.binary} was not ready after {START_SECONDS:.0f} s")
 
     def _require_alive(self, what: str) -> None:
         code = self._process.poll() if self._process else None
-        if code is not None or self._process is None:
-            raise DeviceError(f"{self.name}: {self.binary} {what} (exit code {code}): {self._last_word()}")
-
-    def _last_word(self) -> str:
-        """What an ended server said last."""
-        if self._log is None:
-            return "no word"
-        self._log.seek(0)
-        return _last_line(self._log.read().decode("utf-8", errors="replace")) or "no word"
+        if code is not None and self._log is not None:
+            self._log.seek(0)
+            said = _last_line(self._log.read().decode("utf-8", errors="replace"))
+            raise DeviceError(f"{self.name}: {self.binary} {what} (exit code {code}): {said}")
 
     def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
         """Generate greedily after ``prompt``; ids of tokens that end inside a character are not sent.
@@ -237,30 +197,26 @@ class ServerArm:
         if temperature:
             raise OptionError(f"{self.name} is compared greedily only")
         self.start()
-        body = {
-            "prompt": list(prompt),
-            "n_predict": max_tokens,
-            "temperature": 0.0,
-            # The likeliest token and nothing else, as the other arms choose it.
-            "samplers": ["top_k"],
-            "top_k": 1,
-            "return_tokens": True,
-            "cache_prompt": False,
-            "stream": True,
-        }
         try:
-            return self._read_answer(body)
+            return self._read_answer(list(prompt), max_tokens)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise DeviceError(f"{self.name}: its answer is not llama-server's: {error!r}") from None
 
-    def _read_answer(self, body: dict[str, Any]) -> Answer:
+    def _read_answer(self, prompt: list[int], max_tokens: int) -> Answer:
         """The answer as its events tell it."""
+        # The likeliest token and nothing else, as the other arms choose it.
+        body = {
+            "prompt": prompt,
+            "n_predict": max_tokens,
+            "temperature": 0.0,
+            "samplers": ["top_k"],
+            "top_k": 1,
+        }
         clock = time.perf_counter
-        started = clock()
-        first: float | None = None
+        started, first = clock(), None
         tokens: dict[int, int] = {}
         last: dict[str, Any] = {}
-        for event in self._events(body):
+        for event in self._events(body | {"return_tokens": True, "cache_prompt": False, "stream": True}):
             if first is None:
                 first = clock()
             if event.get("stop"):
@@ -283,8 +239,7 @@ class ServerArm:
             generated=generated,
             first_seconds=max(0.0, total - decode),
             decode_seconds=decode,
-            # A pass yields one token more than it accepts.
-            passes=max(0, generated - 1 - accepted),
+            passes=max(0, generated - 1 - accepted),  # a pass yields one token more than it accepts
             drafted=int(timings.get("draft_n", 0)),
             accepted=accepted,
             own_tokens_per_second=timings.get("predicted_per_second"),
@@ -292,39 +247,35 @@ class ServerArm:
 
     def _events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The server-sent events of one completion, as they arrive."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_SECONDS)
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._url}/completion", json.dumps(body).encode(), headers)
         try:
-            connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                said = response.read(2000).decode("utf-8", errors="replace")
-                raise DeviceError(f"{self.name}: the server refuses (HTTP {response.status}): {said}")
-            while line := response.readline():
-                if line.startswith(b"data: {"):
-                    event = json.loads(line[len(b"data: ") :])
-                    if "error" in event:  # in mid-stream the status was sent long ago
-                        raise DeviceError(f"{self.name}: the server gives up: {_message(event['error'])}")
-                    yield event
-                elif line.startswith(b"error:"):
-                    raise DeviceError(f"{self.name}: {line.decode('utf-8', errors='replace')}")
+            with _http.open(request, timeout=ANSWER_SECONDS) as response:
+                for line in response:
+                    if line.startswith(b"data: {"):
+                        event = json.loads(line[len(b"data: ") :])
+                        if error := event.get("error"):  # in mid-stream the status was sent long ago
+                            said = error.get("message", error) if isinstance(error, dict) else error
+                            raise DeviceError(f"{self.name}: the server gives up: {str(said)[:300]}")
+                        yield event
+        except urllib.error.HTTPError as error:
+            said = error.read(2000).decode("utf-8", errors="replace")
+            raise DeviceError(f"{self.name}: the server refuses (HTTP {error.code}): {said}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._require_alive("ended during an answer")
             raise DeviceError(f"{self.name}: no answer over HTTP: {error}") from None
-        finally:
-            connection.close()
 
     def memory(self) -> dict[str, float]:
         """Of the process, in MB: ``resident`` now and, on Linux, at its ``peak``; {} while it does not run."""
         import psutil
 
-        if self._process is None:
-            return {}
         found: dict[str, float] = {}
         with contextlib.suppress(psutil.Error, OSError):
-            found["resident"] = psutil.Process(self._process.pid).memory_info().rss / 1e6
-            status = Path(f"/proc/{self._process.pid}/status")
-            if peak := re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else ""):
-                found["peak"] = int(peak[1]) * 1024 / 1e6
+            if self._process is not None:
+                found["resident"] = psutil.Process(self._process.pid).memory_info().rss / 1e6
+                status = Path(f"/proc/{self._process.pid}/status").read_text()
+                if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                    found["peak"] = int(peak[1]) * 1024 / 1e6
         return found
 
     def forget(self) -> None:
@@ -335,28 +286,15 @@ class ServerArm:
         """Stop the process and remove its log; always, and more than once if need be."""
         process, self._process = self._process, None
         log, self._log = self._log, None
+        atexit.unregister(self.close)
         try:
             if process is not None and process.poll() is None:
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_SECONDS)
         finally:
-            if process is not None:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-                atexit.unregister(self.close)
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
             if log is not None:
                 log.close()
-
-
-def _message(error: Any) -> str:
-    """What an error of the server says: it is text, or an object with a message."""
-    return str(error.get("message", error) if isinstance(error, dict) else error)[:300]
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        port: int = found.getsockname()[1]
-        return port

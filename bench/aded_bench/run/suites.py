@@ -11,27 +11,28 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any
 
-from aded_bench.run.prompts import Message, split
 from aded_local.errors import OptionError, PromptError, TemplateError
 
+if TYPE_CHECKING:
+    from aded_bench.run.arms import LocalArm
+
+Message = dict[str, str]
 CHAT, SHELL, SPEC_BENCH = "chat", "shell", "spec-bench"
-FORMER: Final[Mapping[str, str]] = MappingProxyType({"builtin": SHELL})
-"""Names that suites had before, and still answer to."""
-CHAT_FILE = "chat.jsonl"  # beside this module
-SHELL_PROMPTS = 40  # where no number is given; a file is taken whole
+SHIPPED = (CHAT, SHELL)
+"""Suites whose files lie beside this module, written for this bench. ``shell`` asks what people ask a model that knows
+shell commands, in words that its training did not have; a part of it breaks programs: control texts, other scripts, and
+pasted texts, most of which end a little below 512 KV cells, where llama.cpp's attention changes kernels."""
+FORMER_SHELL = "builtin"  # what that suite was called before, and still answers to
+SHELL_PROMPTS = 40  # where no number is given; another suite is taken whole
 SHELL_MODELS = "tldr-"  # how the models that know shell commands only call themselves, in whatever body
 ROLES = ("system", "user", "assistant")
-WHERE_SPEC_BENCH_IS = (
-    "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
-    "(github.com/hemingkx/Spec-Bench), plain or gzipped"
-)
 
 
 @dataclass(frozen=True)
@@ -66,64 +67,106 @@ class Question:
     tokens: list[int]
 
 
-def suite_for(given: str | None, model: Path) -> str:
-    """The suite that was asked for under its present name; without a wish, the one a model can answer.
+@dataclass(frozen=True)
+class Suite:
+    """Where conversations are read from.
+
+    Attributes:
+        name: in results; of a file without its folder.
+        mixed: it keeps its own mixture of kinds; else as many of each category are taken.
+    """
+
+    name: str
+    path: Path
+    mixed: bool = False
+
+
+def find(given: str | None, data: Path | None, model: Path) -> Suite:
+    """The suite that was asked for; without a wish, the one a model can answer.
+
+    Args:
+        given: ``chat``, ``shell``, ``spec-bench``, or a JSONL file.
+        data: Spec-Bench's file.
 
     Raises:
+        OptionError: Spec-Bench without its file.
         ModelError: nothing was asked for, and the model's header cannot be read.
     """
-    if given is not None:
-        return FORMER.get(given, given)
-    from aded_local.llama.gguf import read_header
+    if given is None:
+        from aded_local.llama.gguf import read_header
 
-    name = read_header(model).metadata.get("general.name")
-    return SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT
+        name = read_header(model).metadata.get("general.name")
+        given = SHELL if isinstance(name, str) and name.startswith(SHELL_MODELS) else CHAT
+    given = SHELL if given == FORMER_SHELL else given
+    if given in SHIPPED:
+        return Suite(given, Path(str(files("aded_bench.run") / f"{given}.jsonl")), mixed=given == SHELL)
+    if given != SPEC_BENCH:
+        return Suite(Path(given).name, Path(given).expanduser())
+    if data is None:
+        raise OptionError(
+            "the suite spec-bench needs --data FILE: data/spec_bench/question.jsonl of the Spec-Bench project "
+            "(github.com/hemingkx/Spec-Bench), plain or gzipped"
+        )
+    return Suite(SPEC_BENCH, data.expanduser())
 
 
-def load(name: str, data: Path | None, count: int | None, warm: int, seed: int) -> list[list[Conversation]]:
+def check_data(data: Path | None, *suites: str | None) -> None:
+    """Refuse a file of Spec-Bench's that would not be read, with OptionError: none of the suites is that."""
+    if data is not None and SPEC_BENCH not in suites:
+        raise OptionError(f"--data is for --suite {SPEC_BENCH}; name another file with --suite")
+
+
+def load(
+    suite: Suite, count: int | None, warm: int | None, seed: int, warm_suite: Suite | None = None
+) -> tuple[list[Conversation], list[Conversation]]:
     """The conversations to measure, and disjoint ones to learn from.
 
     Args:
-        name: ``chat``, ``shell``, ``spec-bench``, or a JSONL file.
-        data: Spec-Bench's file.
-        count: conversations measured; None for all of a file (``chat`` is one), 40 of ``shell``.
-        warm: others.
+        count: conversations measured; None for all but the others, of ``shell`` for 40.
+        warm: others; None for all there are, of ``shell`` for 40.
+        warm_suite: where the others come from, if from another suite.
 
     Raises:
-        OptionError: no such suite, a line that is none, or not that many conversations.
+        OptionError: a file or a line of it is no suite, or there are not that many conversations.
     """
-    if name == SHELL:
-        slices = split([SHELL_PROMPTS if count is None else count, warm], seed)
-        return [
-            [Conversation(p.id, p.kind, p.messages[:-1], (p.messages[-1]["content"],)) for p in part]
-            for part in slices
-        ]
-    every = read(path_of(name, data), needs_turns=name == SPEC_BENCH)
-    wanted = max(0, len(every) - warm) if count is None else count
-    measured = spread(every, wanted, seed)
-    taken = {conversation.id for conversation in measured}
-    return [measured, spread([c for c in every if c.id not in taken], warm, seed)]
+    every = read(suite.path)
+    if count is None:
+        count = SHELL_PROMPTS if suite.mixed else max(0, len(every) - (0 if warm_suite else warm or 0))
+    measured = pick(every, count, seed, mixed=suite.mixed)
+    if warm_suite is None:
+        taken = {conversation.id for conversation in measured}
+        others = [c for c in every if c.id not in taken]
+    else:  # two files may use the same ids
+        asked = {conversation.turns for conversation in measured}
+        others = [replace(c, id=f"warm {c.id}") for c in read(warm_suite.path) if c.turns not in asked]
+    mixed = (warm_suite or suite).mixed
+    if warm is None:
+        warm = SHELL_PROMPTS if mixed else len(others)
+    return measured, pick(others, warm, seed, mixed=mixed)
 
 
-def warming(
-    name: str, data: Path | None, count: int | None, seed: int, *, without: Sequence[Conversation]
-) -> list[Conversation]:
-    """Conversations of another suite to learn from; those measured are not among them.
+def pick(conversations: Sequence[Conversation], count: int, seed: int, *, mixed: bool) -> list[Conversation]:
+    """``count`` conversations: evenly over categories, or in the file's own mixture of them (``mixed``).
+
+    Mixed ones are in the file's order for seed 0. Others always are, and the seed says which are taken.
 
     Raises:
-        OptionError: as ``load``.
+        OptionError: there are not that many.
     """
-    asked = {conversation.turns for conversation in without}
-    if name == SHELL:
-        # The measured ones may be of this suite too, so take all that may be needed, then sort out.
-        found = load(SHELL, None, (count or SHELL_PROMPTS) + len(without), 0, seed)[0]
-        chosen = [c for c in found if c.turns not in asked][: count or SHELL_PROMPTS]
-    else:
-        found = read(path_of(name, data), needs_turns=name == SPEC_BENCH)
-        every = [c for c in found if c.turns not in asked]
-        chosen = spread(every, len(every) if count is None else count, seed)
-    # Two files may use the same ids.
-    return [replace(conversation, id=f"warm {conversation.id}") for conversation in chosen]
+    if not 0 <= count <= len(conversations):
+        raise OptionError(f"{count} prompts asked for; {len(conversations)} are there")
+    places: dict[str, list[int]] = {}
+    for index, conversation in enumerate(conversations):
+        places.setdefault(conversation.category, []).append(index)
+    for category, pool in places.items() if seed or not mixed else ():
+        random.Random(f"{category} {seed}").shuffle(pool)
+    if mixed:
+        # Each place in the file goes to another conversation of its kind, so every slice has the same mixture.
+        turns = {category: iter(pool) for category, pool in places.items()}
+        return [conversations[next(turns[c.category])] for c in conversations[:count]]
+    ranks = zip_longest(*places.values())
+    chosen = [index for rank in ranks for index in rank if index is not None][:count]
+    return [conversations[index] for index in sorted(chosen)]
 
 
 def fingerprint(conversations: Sequence[Conversation]) -> str:
@@ -132,62 +175,7 @@ def fingerprint(conversations: Sequence[Conversation]) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def short_name(name: str) -> str:
-    """A suite's name in results: of a file without its folder."""
-    return name if name in (CHAT, SHELL, SPEC_BENCH) else Path(name).name
-
-
-def inputs(names: Sequence[str | None], data: Path | None) -> tuple[Path, ...]:
-    """The files that suites are read from, for a result to name."""
-    read_from = {name for name in names if name is not None and name != SHELL}
-    return tuple(path_of(name, data) for name in sorted(read_from))
-
-
-def check_data(data: Path | None, *names: str | None) -> None:
-    """Refuse a file of Spec-Bench's where none of the suites is that.
-
-    Raises:
-        OptionError: the file would not be read.
-    """
-    if data is not None and SPEC_BENCH not in names:
-        raise OptionError(f"--data is for --suite {SPEC_BENCH}; name another file with --suite")
-
-
-def path_of(name: str, data: Path | None) -> Path:
-    """The file of a suite that is one.
-
-    Raises:
-        OptionError: Spec-Bench without its file.
-    """
-    if name == CHAT:
-        return Path(str(files("aded_bench.run") / CHAT_FILE))
-    if name != SPEC_BENCH:
-        return Path(name).expanduser()
-    if data is None:
-        raise OptionError(WHERE_SPEC_BENCH_IS)
-    return data.expanduser()
-
-
-def spread(conversations: Sequence[Conversation], count: int, seed: int) -> list[Conversation]:
-    """``count`` of them, evenly over categories, in the file's order.
-
-    Raises:
-        OptionError: there are not that many.
-    """
-    if not 0 <= count <= len(conversations):
-        raise OptionError(f"{count} prompts asked for; {len(conversations)} are there")
-    pools: dict[str, list[int]] = {}
-    for index, conversation in enumerate(conversations):
-        pools.setdefault(conversation.category, []).append(index)
-    for category, pool in pools.items():
-        random.Random(f"{category} {seed}").shuffle(pool)
-    chosen: list[int] = []
-    for rank in range(max(map(len, pools.values()), default=0)):
-        chosen += [pool[rank] for pool in pools.values() if rank < len(pool)]
-    return [conversations[index] for index in sorted(chosen[:count])]
-
-
-def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
+def read(path: Path) -> list[Conversation]:
     """Conversations of a JSONL file, plain or gzipped; see docs/benchmarks.md for the keys.
 
     Raises:
@@ -205,7 +193,7 @@ def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
         if not line.strip():
             continue
         try:
-            conversation = _conversation(json.loads(line), number, needs_turns)
+            conversation = _conversation(json.loads(line), number)
             if conversation.id in found:
                 raise ValueError(f"the id {conversation.id} occurs twice")
         except (ValueError, RecursionError) as error:
@@ -218,54 +206,39 @@ def read(path: Path, *, needs_turns: bool = False) -> list[Conversation]:
     return list(found.values())
 
 
-def _conversation(row: Any, number: int, needs_turns: bool) -> Conversation:
+def _conversation(row: Any, number: int) -> Conversation:
     """One line; ValueError says what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("a line must be a JSON object")
     given = [key for key in ("prompt", "messages", "turns") if key in row]
-    if len(given) != 1 or (needs_turns and given != ["turns"]):
-        raise ValueError("it must have " + ("turns" if needs_turns else "one of prompt, messages and turns"))
-    name = row.get("id", row.get("question_id", f"line-{number}"))
-    category = row.get("category", "all")
+    if len(given) != 1:
+        raise ValueError("it must have one of prompt, messages and turns")
+    name, category = row.get("id", row.get("question_id", f"line-{number}")), row.get("category", "all")
     if not isinstance(name, str | int) or not isinstance(category, str):
         raise ValueError("id must be text or a number, category text")
     opening: tuple[Message, ...] = ()
     turns = row.get("turns", [row.get("prompt")])
     if given == ["messages"]:
-        *before, last = _messages(row["messages"])
+        messages = row["messages"] if isinstance(row["messages"], list) else [None]
+        *before, last = [_message(found) for found in messages or [None]]
+        if last["role"] != "user":
+            raise ValueError("the last message must be the user's")
         opening, turns = tuple(before), [last["content"]]
     if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
         raise ValueError(f"{given[0]} must hold text")
     return Conversation(str(name), category, opening, tuple(turns))
 
 
-def _messages(found: Any) -> list[Message]:
-    if not isinstance(found, list) or not found:
-        raise ValueError("messages must be a list of objects with role and content")
-    for message in found:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ValueError("every message needs a role and a content that is text")
-        if message.get("role") not in ROLES:
-            raise ValueError(f"a role is one of {', '.join(ROLES)}")
-    if found[-1]["role"] != "user":
-        raise ValueError("the last message must be the user's")
-    return [{"role": m["role"], "content": m["content"]} for m in found]
-
-
-class Speaker(Protocol):
-    """What ``prepare`` needs of an arm; ``LocalArm`` is one."""
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation."""
-        ...
-
-    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
-        """Plain decoding's answer."""
-        ...
+def _message(found: Any) -> Message:
+    if not isinstance(found, dict) or not isinstance(found.get("content"), str):
+        raise ValueError("messages must be objects with a role and a content that is text")
+    if found.get("role") not in ROLES:
+        raise ValueError(f"a role is one of {', '.join(ROLES)}")
+    return {"role": found["role"], "content": found["content"]}
 
 
 def prepare(
-    speaker: Speaker,
+    speaker: LocalArm,
     conversations: Sequence[Conversation],
     histories: dict[str, str],
     *,

@@ -1,0 +1,79 @@
+"""A way of generating for the bench's tests: answers at once, and remembers what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_bench.run.arms import Answer, Setup
+
+DESCRIPTION = {
+    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu"
+}  # fmt: skip
+
+
+class FakeLocal:
+    """LocalADED as far as the arms need it."""
+
+    def description(self) -> dict[str, Any]:
+        return DESCRIPTION
+
+
+class FakeArm:
+    """Answers with tokens that depend on the prompt alone, unless told to differ.
+
+    Attributes:
+        wrong_at: index of a token that is another.
+        stop_after: length of the log at which Ctrl-C comes.
+        fail: raises what llama-cpp-python would.
+    """
+
+    ends = frozenset({0})
+
+    def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
+        self.name, self.log, self.llm = name, log, FakeLocal()
+        self.wrong_at: int | None = None
+        self.stop_after: int | None = None
+        self.fail = False
+
+    def setup(self, model: Path) -> Setup:
+        return Setup(model, 4096, 1, False, "f16", ends=self.ends)
+
+    def plain(self) -> FakeArm:
+        return FakeArm("off", self.log)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        return list("|".join(message["content"] for message in messages).encode())
+
+    def speak(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> str:
+        self.log.append(("history", bytes(prompt).decode()))
+        return f"<{len(prompt)}>"
+
+    def answer(self, prompt: Sequence[int], max_tokens: int, temperature: float, seed: int) -> Answer:
+        if self.stop_after is not None and len(self.log) >= self.stop_after:
+            raise KeyboardInterrupt
+        if self.fail:
+            raise RuntimeError("llama_decode returned 1")
+        self.log.append((self.name, bytes(prompt).decode()))
+        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
+        if self.wrong_at is not None:
+            tokens[self.wrong_at] += 1
+        seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
+        took = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
+        return Answer(tokens, True, 9, 0.1, took, 4, 6, 4, seconds, {"median": 9.0})
+
+    def forget(self) -> None:
+        self.log.append((self.name, "forget"))
+
+    def close(self) -> None:
+        self.log.append((self.name, "close"))
+
+    def text(self, token: int) -> str:
+        return f"<{token}>"
+
+    def logits(self, prompt: Sequence[int], answer: Sequence[int], width: int) -> npt.NDArray[np.float32]:
+        return np.arange(60, dtype=np.float32) * 0.01 + (0.02 if width > 1 else 0.0)
