@@ -11,12 +11,15 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from aded_local.errors import BusyError
 from aded_local.llama.loading import is_forked, require_not_forked
-from aded_local.scheduler import Turns
+from aded_local.scheduler import Scheduler
+
+WAITING_POLL = 0.1
+"""Seconds after which a session that waits for another's answer looks whether its own was cancelled."""
 
 CLOSED = "this LocalADED is closed; make a new one"
 
@@ -31,10 +34,12 @@ class Use:
 
     Attributes:
         steps: what computes an answer; None for other uses, which do not pause.
+        owner: the session whose answer it is.
     """
 
-    def __init__(self, steps: Generator[Any, None, None] | None) -> None:
+    def __init__(self, steps: Generator[Any, None, None] | None, owner: object = None) -> None:
         self.steps = steps
+        self.owner = owner
         self.is_read_here()
 
     def is_read_here(self) -> None:
@@ -61,6 +66,10 @@ class Use:
         reader = None if self._task is None else self._task()
         return reader is None or reader.done() or reader is _task()
 
+    def ends_by_itself_for(self, owner: object) -> bool:
+        """Whether ``owner`` may wait for its end: another session's answer, which another thread reads."""
+        return owner is not None and self.owner not in (None, owner) and self._thread != threading.get_ident()
+
 
 def _task() -> Any:
     """The task of asyncio's that runs; None outside one."""
@@ -78,19 +87,17 @@ class Access:
     never asks for it, since a thread that is not there any more may have it.
 
     Args:
-        turns: whose turn it is, an answer's or a measurement's.
+        scheduler: whose turn it is, an answer's or a measurement's.
 
     Attributes:
         closed: nobody may use the model any more.
     """
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._changed = threading.Condition(threading.RLock())
         self._use: Use | None = None
         self._readers: dict[object, int] = {}
-        self._asked = 0
-        self._cancelled = 0
         self.closed = False
 
     def require_open(self) -> None:
@@ -127,23 +134,36 @@ class Access:
 
     # --- one use at a time -------------------------------------------------------------------------
 
-    def begin(self, steps: Generator[Any, None, None] | None = None, *, closing: bool = False) -> Use:
+    def begin(
+        self,
+        steps: Generator[Any, None, None] | None = None,
+        *,
+        owner: object = None,
+        give_up: Callable[[], bool] = lambda: False,
+        closing: bool = False,
+    ) -> Use:
         """Begin to use the model alone; ends an answer that was abandoned half read.
 
         Args:
             steps: what computes the answer.
+            owner: the session whose answer it is; it waits for those of other sessions in other threads.
+            give_up: asked while it waits; where it says so, the answer begins no more.
             closing: nobody else may begin from here on.
 
         Raises:
-            BusyError: somebody else uses it, or it is closed.
+            BusyError: somebody else uses it, it is closed, or the answer was given up.
             ForkedError: see ``require_open``.
         """
         self.require_open()
         use = self._use
         if use is not None and use.is_abandoned:
             self._end_early(use)
-        use = Use(steps)
+        use = Use(steps, owner)
         with self._changed:
+            while self._use is not None and self._use.ends_by_itself_for(owner):
+                if give_up():
+                    raise BusyError("this answer was cancelled while it waited for another session's")
+                self._changed.wait(WAITING_POLL)
             self.require_open()
             if self._use is not None:
                 raise BusyError(
@@ -153,7 +173,7 @@ class Access:
             self._use = use
             self.closed = closing
         try:
-            self._turns.begin_answer()
+            self._scheduler.begin_answer()
         except BaseException:
             with self._changed:
                 self._use, self.closed = None, False
@@ -166,8 +186,9 @@ class Access:
             return
         with self._changed:
             if self._use is use:
-                self._turns.end_answer()
+                self._scheduler.end_answer()
                 self._use = None
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -227,24 +248,28 @@ class Access:
             self.closed = False
             raise
 
-    # --- cancelling --------------------------------------------------------------------------------
+
+class Cancelling:
+    """Which of the answers asked for one after the other were cancelled; for one session.
+
+    ``cancel`` takes no lock: it may come from a signal's handler, in the midst of anything.
+    """
+
+    def __init__(self) -> None:
+        self._asking = threading.Lock()
+        self._asked = 0
+        self._cancelled = 0
 
     def ask(self) -> int:
-        """The number of an answer that is being asked for.
-
-        Raises:
-            BusyError, ForkedError: see ``require_open``.
-        """
-        self.require_open()
-        with self._changed:
+        """The number of an answer that is being asked for."""
+        with self._asking:
             self._asked += 1
             return self._asked
 
     def cancel(self) -> None:
         """Cancel every answer that was asked for so far."""
         if not is_forked():
-            with self._changed:
-                self._cancelled = self._asked
+            self._cancelled = self._asked
 
     def is_cancelled(self, number: int) -> bool:
         """Whether the answer of that number was cancelled."""

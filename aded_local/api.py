@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-import time
 import warnings
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from aded_local import request as options
-from aded_local.access import ENDED, Access
-from aded_local.chat.detokenize import TextStream
-from aded_local.chat.looking import analysed
-from aded_local.chat.rendering import Renderer, read_template
-from aded_local.chat.segments import text_tokens
-from aded_local.chat.template import ChatTemplate, Message
-from aded_local.decode import FINISHED_STOP, Tally, generate
+from aded_local import request
+from aded_local.chat.rendering import read_template
+from aded_local.chat.template import Message
+from aded_local.drafters import SEARCHES, Search
 from aded_local.engine import PRESETS, EngineOptions
-from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
+from aded_local.errors import BusyError, ContextOverflowError, OptionError
 from aded_local.llama import ALL_LAYERS
 from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
-from aded_local.request import Wanted
-from aded_local.result import Piece, Reply, Stats, joined, stats_of
-from aded_local.scheduler import Turns
+from aded_local.request import Options
+from aded_local.result import Piece, Reply, Stats
+from aded_local.scheduler import Scheduler
+from aded_local.session import Session
 from aded_local.shown import visible
-from aded_local.speed.planner import PlainPlanner, Planner
 
-__all__ = ["LocalADED", "Piece", "Reply", "Stats"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["LocalADED", "Piece", "Reply", "Session", "Stats"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-REMEMBERED_ANSWERS = 512
-"""Answers whose own token ids are kept, so that a later turn does not tokenize their text again."""
 
 
 def _warn(message: str) -> None:
@@ -85,6 +80,8 @@ class LocalADED:
             ids, in a private file in the user's data folder (see ``aded_local.memory``).
         store: a static store for this model's tokenizer, made by ``aded-store build``, to draft from as well.
         top_k_learning: learn from what the target found likely and did not say too, where that is cheap enough.
+        search: how the draft tree of ``auto`` grows: ``best-first``, the optimum for the estimated probabilities, or
+            ``puct``, the Monte Carlo tree search of the ADED paper. ``paper`` always searches by PUCT.
         chat_template: a Jinja template to use instead of the GGUF's: its text, or a ``Path`` of its file.
         verbose: llama.cpp's log on standard error.
         on_progress: told before measurements that somebody waits for (``exact``, ``prepare``).
@@ -113,6 +110,7 @@ class LocalADED:
         memory: bool = False,
         store: str | Path | None = None,
         top_k_learning: bool = True,
+        search: Search = "best-first",
         chat_template: str | Path | None = None,
         verbose: bool = False,
         on_progress: Callable[[str], None] | None = None,
@@ -127,23 +125,26 @@ class LocalADED:
             )
         if store is not None and not isinstance(store, (str, os.PathLike)):
             raise OptionError(f"store is {store!r}; it must be the path of a static store")
-        options.require_flags(
+        if search not in SEARCHES:
+            raise OptionError(f"search is {search!r}; it must be one of {', '.join(SEARCHES)}")
+        if search != "best-first" and draft != "auto":
+            raise OptionError(
+                f"draft={draft!r} has no choice of search; leave search out, or take draft='auto'"
+            )
+        request.require_flags(
             exact=exact,
             flash_attention=flash_attention,
             memory=memory,
             top_k_learning=top_k_learning,
             verbose=verbose,
         )
-        gpu_layers = options.layers(n_gpu_layers)
-        self._chat_template = None if chat_template is None else read_template(chat_template)
-        self._seed = options.seed_of(seed)
-        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
-        self._template: ChatTemplate | None = None
+        gpu_layers = request.layers(n_gpu_layers)
+        self._seed = request.seed_of(seed)
         how = EngineOptions(
             draft=draft,
             exact=exact,
-            n_ctx=options.context_size(n_ctx),
-            n_threads=options.threads(n_threads),
+            n_ctx=request.context_size(n_ctx),
+            n_threads=request.threads(n_threads),
             n_gpu_layers=ALL_LAYERS if gpu_layers is None else gpu_layers,
             flash_attention=flash_attention,
             cache_type=cache_type,
@@ -151,6 +152,8 @@ class LocalADED:
             memory=memory,
             store=None if store is None else Path(os.path.expanduser(store)),
             top_k=top_k_learning,
+            search=search,
+            chat_template=None if chat_template is None else read_template(chat_template),
         )
         from aded_models import find
 
@@ -159,12 +162,12 @@ class LocalADED:
         if found.note is not None:
             notice(found.note)
         self._engine = open_engine(found.path, how, on_progress or _quiet, notice)
-        self._target = self._engine.target
         self._model = self._engine.model
-        self._plain: Planner | None = None
+        self._access = self._engine.access
+        self._numbers = itertools.count()
+        self._first = Session(self._engine, next(self._numbers), self._seed)
         self._on_progress = on_progress or _quiet
-        self._access = Access(self._engine.turns)
-        self._dropped = weakref.finalize(self, _let_go, self._engine.turns, str(found.path))
+        self._dropped = weakref.finalize(self, _let_go, self._engine.scheduler, str(found.path))
         self._dropped.atexit = False
 
     # --- ready for drafting ---------------------------------------------------------------------
@@ -194,7 +197,7 @@ class LocalADED:
             Whether all is ready.
         """
         self._access.require_open()
-        timeout = options.seconds("timeout", timeout)
+        timeout = request.seconds("timeout", timeout)
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
             self._on_progress(preparation.describe())
@@ -232,30 +235,19 @@ class LocalADED:
         with self._access.closing() as is_first:
             if is_first:
                 self._dropped.detach()
-                if self._template is not None:
-                    self._template.close()
                 self._engine.close()
 
     def cancel(self) -> None:
-        """Stop the answers asked for so far, after the current step; from any thread or a signal handler.
-
-        That is the one under way, and one of which nothing has been read yet. Where there is none, nothing happens:
-        what is asked for later is answered.
-        """
-        self._access.cancel()
+        """Stop the answers asked for so far by this object's own calls; see ``Session.cancel``."""
+        self._first.cancel()
 
     def reset(self) -> None:
-        """Forget the conversation: cache and remembered answers. What the drafter learnt stays.
+        """Forget this object's own conversation; see ``Session.reset``.
 
         Raises:
             BusyError: a generation is running.
         """
-        with self._access.alone():
-            self._target.forget()
-            self._answers.clear()
-            self._engine.planner.reset_context()
-            if self._engine.memory is not None:
-                self._engine.memory.new_conversation()
+        self._first.reset()
 
     def forget_statistics(self) -> None:
         """Forget all the drafter learnt, as if newly made and without a memory.
@@ -282,226 +274,45 @@ class LocalADED:
                 f"this LocalADED was made with draft={opened!r}; it can use that or 'off', not {preset!r}"
             )
         with self._access.alone():
-            self._plain = None if preset == opened else PlainPlanner()
+            self._engine.plain = preset != opened
 
     # --- generating --------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> Reply:
-        """Continue ``prompt``; see ``stream`` for options and errors."""
-        return joined(self.stream(prompt, **options))
+    def session(self) -> Session:
+        """Another conversation on the same model, which takes turns with the others and keeps its own cache."""
+        self._access.require_open()
+        return Session(self._engine, next(self._numbers), self._seed)
 
-    @_reading
-    def stream(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repeat_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-    ) -> Iterator[Piece]:
-        """Continue ``prompt``, piece by piece.
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
+        """Continue ``prompt``; see ``Session.stream``, and ``request.Options`` for the options."""
+        return self._first.generate(prompt, **options)
 
-        Args:
-            prompt: text, in which control-token texts stay text; or token ids, which may be anything.
-            max_tokens: tokens wanted at most; None or -1 goes on until the model ends the answer or the context is
-                full, which may be thousands of tokens.
-            temperature, top_k, top_p, min_p, repeat_penalty: see ``Sampling``; None takes what the model
-                suggests (``general.sampling.*`` in the GGUF), else llama.cpp's default.
-            seed: of the random draws; None takes this object's, -1 draws one. The same seed gives the same answer with
-                ``exact`` or ``draft="off"`` in one setting of attention and cache; else drafts follow measured
-                times, and wider passes round differently.
-            stop: texts that end the answer and are not part of it; None for none.
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[Piece]:
+        """Continue ``prompt``, piece by piece; see ``Session.stream``, and ``request.Options`` for the options."""
+        return self._first.stream(prompt, **options)
 
-        An answer is computed as it is read. One that is left half read (a ``break``, with the iterator kept) ends when
-        the main thread, having read it, calls something else that needs the model; whoever reads on then meets a
-        BusyError. In other threads it has to be closed: ``iterator.close()``.
+    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
+        """Answer a conversation; see ``Session.stream_chat``, and ``request.Options`` for the options."""
+        return self._first.chat(messages, **options)
 
-        Raises:
-            PromptError, EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
-        """
-        number = self._access.ask()
-        wanted = self._wanted(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-        )
-        if isinstance(prompt, str):
-            tokens = text_tokens(prompt, self._model) if prompt else []
-        else:
-            tokens = options.token_ids(prompt, self._model.n_vocab)
-        return self._run(number, tokens, wanted, remember=False)
+    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[Piece]:
+        """Answer a conversation, piece by piece; see ``Session.stream_chat``, and ``request.Options``."""
+        return self._first.stream_chat(messages, **options)
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Reply:
-        """Answer a conversation; see ``stream_chat``."""
-        return joined(self.stream_chat(messages, **options))
-
-    @_reading
-    def stream_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repeat_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-    ) -> Iterator[Piece]:
-        """Answer a conversation, piece by piece, through the model's own chat template.
-
-        Args:
-            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
-                is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
-                earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
-                answer goes on right behind its content, trailing white space included.
-
-        Other options and errors as in ``stream``; and TemplateError.
-        """
-        number = self._access.ask()
-        wanted = self._wanted(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-            stop=stop,
-        )
-        return self._run(number, self.chat_tokens(messages), wanted, remember=True)
-
-    @_reading
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
-
-        Raises:
-            PromptError, TemplateError, BusyError
-        """
-        if self._template is None:
-            self._template = self._make_template()
-        if isinstance(messages, Sequence) and not messages:
-            raise EmptyPromptError("the conversation is empty; add a user message")
-        segments = self._template.render(messages, known_answers=self._answers)
-        return self._template.to_tokens(segments, self._model)
+        """The prompt a conversation becomes; see ``Session.chat_tokens``."""
+        return self._first.chat_tokens(messages)
 
     def count_chat_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
-        return len(self.chat_tokens(messages))
-
-    def _wanted(self, **given: Any) -> Wanted:
-        return options.wanted(self._model.suggested_sampling(), self._seed, **given)
-
-    def _run(self, number: int, tokens: list[int], wanted: Wanted, *, remember: bool) -> Iterator[Piece]:
-        if not tokens:
-            raise EmptyPromptError("the prompt is empty; write something to answer")
-        if len(tokens) >= self.n_ctx:
-            raise ContextOverflowError(
-                f"the prompt has {len(tokens)} tokens and the context holds {self.n_ctx}; "
-                "shorten it or raise -c (n_ctx)"
-            )
-        return self._read(self._steps(number, tokens, wanted, remember))
-
-    def _read(self, steps: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
-        """Hand out what ``steps`` computes, alone with the model until the last piece is there."""
-        use = self._access.begin(steps)
-        try:
-            while True:
-                use.is_read_here()
-                piece = next(steps, None)
-                if piece is None:
-                    raise BusyError(ENDED)
-                if piece.finish_reason is not None:
-                    break
-                yield piece
-        finally:
-            steps.close()
-            self._access.end(use)
-        self._engine.turns.leave_a_moment()
-        yield piece
-
-    def _steps(
-        self, number: int, tokens: list[int], wanted: Wanted, remember: bool
-    ) -> Generator[Piece, None, None]:
-        limit = min(wanted.max_tokens or self.n_ctx, self.n_ctx - len(tokens) + 1)
-        tally = Tally()
-        text = TextStream(self._model.piece, wanted.stop)
-        answer: list[int] = []
-        emitted: list[int] = []
-        written: list[str] = []
-        idle = pause = 0.0
-        last = ""
-        steps = generate(
-            self._target,
-            self._plain or self._engine.planner,
-            wanted.sampling,
-            tokens,
-            limit,
-            tally,
-            functools.partial(self._access.is_cancelled, number),
-        )
-        try:
-            for step in steps:
-                idle += pause  # only now: the time that is told of ends with the last step
-                emitted += step
-                spoken = [token for token in step if not self._model.is_end(token)]
-                answer += spoken
-                last = text.feed(spoken)
-                if text.stopped:
-                    tally.finish_reason = FINISHED_STOP
-                    break
-                written.append(last)
-                paused = time.perf_counter()
-                yield Piece(last, text.take_tokens())
-                pause = time.perf_counter() - paused
-        finally:
-            steps.close()
-            if emitted:
-                self._engine.remember(tokens, emitted)
-        last = last if text.stopped else text.flush()
-        if remember and not text.stopped:
-            self._remember("".join(written) + last, answer)
-        yield Piece(last, text.take_tokens(), tally.finish_reason, stats_of(tally, idle))
-
-    def _remember(self, text: str, answer: list[int]) -> None:
-        self._answers[text] = tuple(answer)
-        self._answers.move_to_end(text)
-        while len(self._answers) > REMEMBERED_ANSWERS:
-            self._answers.popitem(last=False)
-
-    def _make_template(self) -> ChatTemplate:
-        model = self._model
-        source = model.chat_template if self._chat_template is None else self._chat_template
-        bos, eos = model.token_text(model.bos), model.token_text(model.eos)
-        looking = None if source is None else analysed(source, {"bos_token": bos, "eos_token": eos})
-        # Its process starts while the vocabulary is read, which takes a third of a second where it is large.
-        renderer = None if looking is None else Renderer(looking.source, looking.original)
-        return ChatTemplate(
-            looking,
-            bos=bos,
-            eos=eos,
-            control_texts=model.control_texts,
-            defined_texts=model.defined_texts,
-            renderer=renderer,
-        )
+        return self._first.count_chat_tokens(messages)
 
     # --- what holds for the loaded model -------------------------------------------------------------
 
     @property
     def n_ctx(self) -> int:
         """Tokens of context."""
-        return self._target.context.n_ctx
+        return self._engine.n_ctx
 
     @_reading
     def description(self) -> dict[str, Any]:
@@ -524,10 +335,10 @@ class LocalADED:
             PromptError, ContextOverflowError, BusyError
         """
         with self._access.alone():
-            ids = options.token_ids(tokens, self._model.n_vocab)
+            ids = request.token_ids(tokens, self._model.n_vocab)
             if not ids or len(ids) > self.n_ctx:
                 raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
-            return self._target.logits_after(np.array(ids, np.int32))
+            return self._engine.target.logits_after(np.array(ids, np.int32))
 
     @_reading
     def end_tokens(self) -> frozenset[int]:
@@ -535,8 +346,8 @@ class LocalADED:
         return self._model.end_tokens
 
 
-def _let_go(turns: Turns, path: str) -> None:
+def _let_go(scheduler: Scheduler, path: str) -> None:
     """Nobody closed an object before it was dropped: whoever measures for it stops, and then nobody holds the model."""
     if not is_forked():
-        turns.close()
+        scheduler.close()
         warnings.warn(f"a LocalADED of {path} was dropped and not closed", ResourceWarning, stacklevel=2)

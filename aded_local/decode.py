@@ -1,7 +1,7 @@
-"""The loop: prefill, then draft, verify and accept until the answer is done.
+"""The loop: prefill, then step after step until the answer is done.
 
 Token ids in, token ids out; nothing here knows about text. What drafts may be anything that keeps to
-``drafting.Drafter``; what decides how much of a draft to verify is ``planning.Planner``.
+``drafters.Drafter``; what decides how much of a draft to verify is ``speed.planner.Planner``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,77 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from aded_local.llama import Sampling, Target
+from aded_local.llama import Sampler, Sampling, Target
 from aded_local.speed.planner import Planner
+from aded_local.step import Beginning, StepResult
 from aded_local.tree_sampling import sample_and_match
 
 FINISHED_STOP = "stop"
 FINISHED_LENGTH = "length"
 FINISHED_CANCELLED = "cancelled"
+
+clock = time.perf_counter
+
+
+def step(
+    target: Target,
+    planner: Planner,
+    root: int,
+    most_tokens: int,
+    sample: Callable[[int], int],
+    is_end: Callable[[int], bool],
+    *,
+    greedy: bool = False,
+) -> StepResult:
+    """Draft, verify, walk down the tree, keep the path: one pass of the target.
+
+    The caller hands the result to ``planner.observe`` before the next step.
+
+    Args:
+        root: the last accepted token, which the target has not decoded yet.
+        most_tokens: wanted at most, at least 1; the context has room for as many.
+        sample: chooses the target's token after a batch row.
+        is_end: whether a token ends the answer.
+        greedy: ``sample`` takes the likeliest token, so that one look at the logits serves both.
+
+    Raises:
+        DeviceError: llama.cpp refused; the cache is at odds with what is known of it.
+    """
+    started = clock()
+    n_cells = target.n_cells
+    tree = planner.plan(n_cells, most_tokens - 1)
+    planned = clock()
+    layout, verify_seconds = target.verify(root, tree)
+    verified = clock()
+    likely = planner.read(tree, layout.row_of, target.verified_logits)
+    read = clock()
+    if greedy and likely is not None:
+        sample = _looked_up(dict(zip((0, *layout.row_of), likely.tokens[:, 0].tolist(), strict=True)), sample)
+    match = sample_and_match(tree, layout.row_of, sample, is_end, most_tokens)
+    sampled = clock()
+    target.accept(root, tree, layout, match.path)
+    return StepResult(
+        tree,
+        match.tokens,
+        match.path,
+        n_cells,
+        likely,
+        search_seconds=planned - started,
+        verify_seconds=verify_seconds,
+        sample_seconds=sampled - read,
+        read_seconds=read - verified,
+        total_seconds=clock() - started,
+    )
+
+
+def _looked_up(likeliest: dict[int, int], sample: Callable[[int], int]) -> Callable[[int], int]:
+    """Chooses the likeliest token that was read for a row; -1 stands for rows that were not read."""
+
+    def look_up(row: int) -> int:
+        token = likeliest[row]
+        return token if token >= 0 else sample(row)
+
+    return look_up
 
 
 @dataclass
@@ -30,11 +92,11 @@ class Tally:
         reused_tokens: of those, already in the cache.
         generated_tokens: tokens the target chose, the end token included.
         passes: target passes after prefill.
-        drafted: nodes verified.
+        drafted: nodes proposed and verified.
         accepted: nodes the target agreed with.
-        prefill, draft, verify, sample, total: seconds; ``prefill`` is decoding and learning the prompt,
-            ``verify`` llama.cpp's decode and synchronize, ``draft`` all that drafting adds to a step (search,
-            budget, reading the target's likeliest tokens, learning).
+        prefill, draft, verify, sample, total: seconds; ``prefill`` is decoding and learning the prompt, ``verify``
+            llama.cpp's decode and synchronize, ``draft`` all that drafting adds to a step (search, budget, reading
+            the target's likeliest tokens, learning).
         first_token: seconds until the first token.
         draft_times: seconds of each step's drafting, in order.
         seed: of the random draws.
@@ -57,12 +119,25 @@ class Tally:
     seed: int = 0
     finish_reason: str = ""
 
+    def add(self, result: StepResult, learn_seconds: float) -> None:
+        """Count a step."""
+        draft_seconds = result.search_seconds + result.read_seconds + learn_seconds
+        self.passes += 1
+        self.generated_tokens += len(result.tokens)
+        self.drafted += result.n_drafted
+        self.accepted += len(result.path)
+        self.draft += draft_seconds
+        self.draft_times.append(draft_seconds)
+        self.verify += result.verify_seconds
+        self.sample += result.sample_seconds
+
 
 def generate(
     target: Target,
     planner: Planner,
     sampling: Sampling,
     prompt: list[int],
+    beginning: Beginning,
     max_tokens: int,
     tally: Tally,
     cancelled: Callable[[], bool],
@@ -77,11 +152,11 @@ def generate(
         planner: proposes what to verify.
         sampling: how the target chooses.
         prompt: at least one token id, fewer than the context holds.
+        beginning: what of the conversation the drafter knows, and what is new in the prompt.
         max_tokens: tokens wanted at most, at least 1.
         tally: filled in while running.
         cancelled: asked once per step, and before the first: then nothing is decoded.
     """
-    clock = time.perf_counter
     started = clock()
     sampler = target.sampler(sampling, prompt)
     is_end = target.model.is_end
@@ -93,68 +168,29 @@ def generate(
             settled = True
             return
         tally.reused_tokens, tally.prefill = target.prefill(prompt, cancelled)
-        if len(target.cached) < len(prompt):
-            settled = True
+        settled = target.n_cells < len(prompt)
+        if settled:
             tally.total = tally.first_token = clock() - started
             return
-        before = clock()
-        root = sampler.sample(-1)
-        after = clock()
-        # Learning the prompt belongs to reading it: a few microseconds per token that was prefilled.
-        planner.begin(np.array([*prompt, root], np.int32))
-        tally.sample += after - before
-        tally.first_token = clock() - started
-        tally.prefill += tally.first_token - (after - started)
-        tally.generated_tokens = 1
-        tally.total = tally.first_token
+        root = _first_token(sampler, planner, beginning, tally, started)
         settled = True
         yield [root]
 
-        while True:
-            if is_end(root):
-                tally.finish_reason = FINISHED_STOP
-            elif tally.generated_tokens >= max_tokens or target.room < 1:
-                tally.finish_reason = FINISHED_LENGTH
-            elif cancelled():
-                tally.finish_reason = FINISHED_CANCELLED
-            if tally.finish_reason:
-                break
+        while not (reason := _finished(target, root, max_tokens - tally.generated_tokens, is_end, cancelled)):
             settled = False
-            step_started = clock()
-            remaining = max_tokens - tally.generated_tokens
-            n_cells = target.context.n_past
-            tree = planner.plan(n_cells, min(target.room, remaining) - 1)
-            drafted_at = clock()
-            tree, layout, seconds = target.verify(root, tree)
-            verified_at = clock()
-            match = sample_and_match(tree, layout.row_of, sampler.sample, is_end, remaining)
-            sampled_at = clock()
-            # Before anything touches the memory again: the logits are llama.cpp's own buffer.
-            planner.see(tree, layout.row_of, target.verified_logits)
-            seen_at = clock()
-            target.accept(root, tree, layout, match.path)
-            accepted_at = clock()
-            root = match.tokens[-1]
-            planner.observe(
-                match.tokens,
-                n_nodes=len(tree),
-                n_cells=n_cells,
-                verify_seconds=seconds,
-                step_seconds=accepted_at - step_started,
+            most = min(target.room, max_tokens - tally.generated_tokens)
+            result = step(
+                target, planner, root, most, sampler.sample, is_end, greedy=sampling.is_plain_greedy
             )
+            accepted = clock()
+            planner.observe(result)
             ended = clock()
-            draft_seconds = drafted_at - step_started + seen_at - sampled_at + ended - accepted_at
-            tally.passes += 1
-            tally.generated_tokens += len(match.tokens)
-            tally.drafted += len(tree)
-            tally.accepted += len(match.path)
-            tally.draft += draft_seconds
-            tally.draft_times.append(draft_seconds)
-            tally.verify += seconds
-            tally.sample += sampled_at - verified_at
+            root = result.tokens[-1]
+            tally.add(result, ended - accepted)
             tally.total = ended - started
             settled = True
-            yield match.tokens
+            yield result.tokens
+        tally.finish_reason = reason
     finally:
         sampler.close()
         if not settled:
@@ -163,3 +199,29 @@ def generate(
         tally.total = max(tally.total, tally.first_token)
         if not tally.finish_reason:
             tally.finish_reason = FINISHED_CANCELLED
+
+
+def _first_token(
+    sampler: Sampler, planner: Planner, beginning: Beginning, tally: Tally, started: float
+) -> int:
+    before = clock()
+    root = sampler.sample(-1)
+    after = clock()
+    # Learning the prompt belongs to reading it: a few microseconds per token that is new.
+    planner.begin(beginning.and_then(root))
+    tally.sample += after - before
+    tally.first_token = tally.total = clock() - started
+    tally.prefill += tally.first_token - (after - started)
+    tally.generated_tokens = 1
+    return root
+
+
+def _finished(
+    target: Target, last: int, left: int, is_end: Callable[[int], bool], cancelled: Callable[[], bool]
+) -> str:
+    """Why the answer ends with its ``last`` token; empty where it goes on."""
+    if is_end(last):
+        return FINISHED_STOP
+    if left < 1 or target.room < 1:
+        return FINISHED_LENGTH
+    return FINISHED_CANCELLED if cancelled() else ""

@@ -6,18 +6,26 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import psutil
+
+from aded_local.access import Access
+from aded_local.chat.looking import analysed
+from aded_local.chat.rendering import Renderer
+from aded_local.chat.template import ChatTemplate
+from aded_local.drafters import Search
 from aded_local.errors import StoreError
-from aded_local.llama import ALL_LAYERS, Model, Target
+from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
 from aded_local.llama.loading import is_forked, waiting
 from aded_local.memory import ConversationMemory
-from aded_local.scheduler import Turns
+from aded_local.scheduler import Scheduler
 from aded_local.speed import device
 from aded_local.speed.cost_curve import CostCurve
-from aded_local.speed.planner import Planner
+from aded_local.speed.planner import Limits, PlainPlanner, Planner
 from aded_local.speed.preparation import Preparation
 from aded_local.speed.tuning import Tuner
+from aded_local.tree import IntArray
 
 PRESETS = ("auto", "paper", "off")
 """What ``draft`` may be."""
@@ -46,42 +54,134 @@ class EngineOptions:
     memory: bool = False
     store: Path | None = None
     top_k: bool = True
+    search: Search = "best-first"
+    chat_template: str | None = None
+
+
+SAVED_SHARE = 0.25
+"""Of the free memory, what the copy of one session's cells may take; else its tokens are decoded again. Chosen."""
+
+
+class Occupant(Protocol):
+    """Somebody whose tokens the cells can hold: a session."""
+
+    def leave(self) -> None:
+        """The cells go to another one now."""
+        ...
+
+    def come_back(self) -> None:
+        """Take the cells, which hold another one's tokens."""
+        ...
 
 
 @dataclass(slots=True)
 class Engine:
-    """What belongs to one loaded model.
+    """What belongs to one loaded model, whoever's turn it is.
 
     Attributes:
-        target: verifies; owns weights and context.
+        model: weights and vocabulary.
+        target: the context's cells, which hold one session at a time.
         planner: decides what to verify.
         curve: cost of a pass; None where nothing is drafted, and until it was measured.
         tuner: keeps the measurements.
         options: as opened.
         notice: told what went wrong without stopping anything.
+        scheduler: whose turn it is, an answer's or a measurement's.
+        access: who may use the model at all.
+        preparation: what is still made ready beside and between answers.
         memory: earlier conversations on disk; None where none are kept.
         forgetful: the memory refused an exchange, and that was told.
-        turns: whose turn it is, an answer's or a measurement's.
-        preparation: what is still made ready beside and between answers.
+        plain: decode plainly whatever the planner would do.
+        seated: the session whose tokens the cells hold; None before the first.
     """
 
+    model: Model
     target: Target
     planner: Planner
     curve: CostCurve | None
     tuner: Tuner
     options: EngineOptions
     notice: Say
-    turns: Turns
+    scheduler: Scheduler
+    access: Access
     preparation: Preparation
     memory: ConversationMemory | None = None
     forgetful: bool = False
+    plain: bool = False
+    seated: Occupant | None = None
+    _template: ChatTemplate | None = None
 
     @property
-    def model(self) -> Model:
-        return self.target.model
+    def n_ctx(self) -> int:
+        """Tokens of context."""
+        return self.target.context.n_ctx
+
+    @property
+    def planner_in_use(self) -> Planner:
+        """What plans the next answer."""
+        return PlainPlanner() if self.plain else self.planner
+
+    def template(self) -> ChatTemplate:
+        """The chat template, analysed when it is first needed.
+
+        Raises:
+            TemplateError: the model has none, or one that does not compile.
+        """
+        if self._template is None:
+            self._template = self._make_template()
+        return self._template
+
+    def _make_template(self) -> ChatTemplate:
+        model, given = self.model, self.options.chat_template
+        source = model.chat_template if given is None else given
+        bos, eos = model.token_text(model.bos), model.token_text(model.eos)
+        looking = None if source is None else analysed(source, {"bos_token": bos, "eos_token": eos})
+        # Its process starts while the vocabulary is read, which takes a third of a second where it is large.
+        renderer = None if looking is None else Renderer(looking.source, looking.original)
+        return ChatTemplate(
+            looking,
+            bos=bos,
+            eos=eos,
+            control_texts=model.control_texts,
+            defined_texts=model.defined_texts,
+            renderer=renderer,
+        )
+
+    def limits(self) -> Limits:
+        """What the target can verify in one pass, with the options as opened."""
+        target, exact = self.target, self.options.exact
+        is_chain = exact or target.drafting_shape == "chain"
+        sizes = (self.curve.exact if self.curve is not None else None) or [1]
+        return Limits(
+            nodes=target.largest_draft,
+            leaves=1 if is_chain else target.settings.n_sequences,
+            sizes=tuple(sizes) if exact else None,
+        )
+
+    # --- whose tokens the cells hold -----------------------------------------------------------------
+
+    def seat(self, session: Occupant) -> None:
+        """Give the cells to ``session``; those of the one before are copied aside."""
+        if self.seated is session:
+            return
+        if self.seated is not None:
+            self.seated.leave()
+            session.come_back()
+        self.seated = session
+
+    def copy_of_cells(self) -> SavedCells | None:
+        """A copy of what the cells hold; None where it would take too much of the free memory, or nothing is there."""
+        free = psutil.virtual_memory().available
+        if not self.target.cached or self.target.saved_size() > SAVED_SHARE * free:
+            return None
+        return self.target.save()
+
+    # --- ending --------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Stop what is made ready, write refined measurements back and free everything."""
+        if self._template is not None:
+            self._template.close()
         stopped = False
         try:
             stopped = self.preparation.close()
@@ -96,15 +196,27 @@ class Engine:
             if self.curve is not None:
                 self.tuner.save_refined(self.curve)
         finally:
+            self.planner.close()
             if stopped:  # else a pass still reads the weights, and they stay until the program ends
                 self.target.close()
+                self.model.close()
 
-    def remember(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Keep an exchange, as token ids, where a memory is. What goes wrong is told once and stops nothing."""
+    def remember(
+        self, prompt: IntArray, answer: Sequence[int], *, known: int, conversation: int, turn: int
+    ) -> None:
+        """Keep an exchange where a memory is. What goes wrong is told once and stops nothing.
+
+        Args:
+            prompt: all its token ids, int32 ``(n,)``.
+            answer: token ids that the model emitted.
+            known: so many tokens of the prompt were said before, in this conversation or at the beginning of another.
+            conversation: its number.
+            turn: how many exchanges of it came before.
+        """
         if self.memory is None or is_forked():  # a child that inherits an answer is not the one to keep it
             return
         try:
-            self.memory.remember(prompt, answer)
+            self.memory.remember(prompt.tolist(), answer, known=known, conversation=conversation, turn=turn)
         except StoreError as error:
             if not self.forgetful:
                 self.forgetful = True
@@ -169,10 +281,8 @@ class Engine:
         """Nodes that a pass may verify with these options."""
         if self.options.draft == "off":
             return 0
-        if not self.options.exact:
-            return self.target.largest_draft
-        sizes = (self.curve.exact if self.curve is not None else None) or [1]
-        return min(max(sizes) - 1, self.target.largest_draft)
+        limits = self.limits()
+        return limits.fitting(limits.nodes)
 
 
 def _memory_kind(model: Model) -> str:

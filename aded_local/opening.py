@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from aded_local.access import Access
 from aded_local.drafters import Drafter, kernels_are_kept, make_drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
@@ -18,7 +19,7 @@ from aded_local.memory import ConversationMemory, identity_of
 from aded_local.ngrams.phrases import kept_phrase_table
 from aded_local.ngrams.static import open_static
 from aded_local.ngrams.table import Table
-from aded_local.scheduler import Turns
+from aded_local.scheduler import Scheduler
 from aded_local.speed import device
 from aded_local.speed.joining import JoiningPlanner
 from aded_local.speed.planner import PlainPlanner, Planner, make_planner
@@ -170,17 +171,19 @@ def _open_context(
     if options.exact:
         tuner.settle()  # which words are said depends on it
     target = tuner.open()
-    turns = Turns()
-    tuner.on_busy = turns.hold_nobody_up
+    scheduler = Scheduler()
+    tuner.on_busy = scheduler.hold_nobody_up
     engine = Engine(
+        model,
         target,
         PlainPlanner(),
         None,
         tuner,
         options,
         notice,
-        turns,
-        Preparation(turns, notice),
+        scheduler,
+        Access(scheduler),
+        Preparation(scheduler, notice),
         memory,
         forgetful=data_problem() is not None,
     )
@@ -220,9 +223,9 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
     """Make the drafter, compiling it first, then measure; runs in a thread of its own."""
     preparation = engine.preparation
     started = time.perf_counter()
-    compile_beside(engine.turns)
+    compile_beside(engine.scheduler)
     if kept.FOLDER is None:
-        engine.turns.wait()  # a program that ends with its first answer need not begin with them
+        engine.scheduler.wait()  # a program that ends with its first answer need not begin with them
     with giving_way(), preparation.interruptible():
         drafter = _make_drafter(engine, earlier)
     preparation.compiled = time.perf_counter() - started
@@ -234,13 +237,13 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
 
 def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
     """Find setting and curve between answers, and let drafting join; runs in a thread of its own."""
-    tuner, turns = engine.tuner, engine.turns
+    tuner, scheduler = engine.tuner, engine.scheduler
     _settle(engine)
     settings = engine.target.settings
     engine.curve = engine.curve or tuner.kept_curve(settings)
     if tuner.curve_is_due(settings):
-        with turns.measuring():
-            engine.curve = tuner.measure_curve(settings, turns, engine.curve)
+        with scheduler.measuring():
+            engine.curve = tuner.measure_curve(settings, scheduler, engine.curve)
     _join(engine, joining, drafter)
 
 
@@ -252,19 +255,19 @@ def _join(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
 
 def _settle(engine: Engine) -> None:
     """Find the best setting between answers, and change to it where that is quick."""
-    tuner, turns, target = engine.tuner, engine.turns, engine.target
+    tuner, scheduler, target = engine.tuner, engine.scheduler, engine.target
     if tuner.settled:
         return
-    with turns.measuring():
-        best = tuner.settle(turns)
+    with scheduler.measuring():
+        best = tuner.settle(scheduler)
         same = (best.flash_attention, best.cache_type) == (
             target.settings.flash_attention,
             target.settings.cache_type,
         )
         if same:
             return
-        turns.wait()
-    with turns.exchanging():
+        scheduler.wait()
+    with scheduler.exchanging():
         cached = list(target.cached)
         if len(cached) * target.seconds_per_prompt_token > EXCHANGE_SECONDS:
             return
@@ -274,7 +277,7 @@ def _settle(engine: Engine) -> None:
         except DeviceError:
             target.reopen(before)
         if cached:
-            target.prefill(cached, lambda: turns.wanted)
+            target.prefill(cached, lambda: scheduler.wanted)
 
 
 def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
@@ -283,6 +286,7 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
     drafter = make_drafter(
         options.draft,
         n_vocab=model.n_vocab,
+        search=options.search,
         static=None if options.store is None else _static_table(options.store, model),
         phrases=_phrases(model, engine.notice) if options.draft == "auto" else None,
     )
@@ -293,14 +297,12 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
 
 def _make_planner(engine: Engine, drafter: Drafter) -> Planner:
     assert engine.curve is not None
-    target, options = engine.target, engine.options
+    options = engine.options
     return make_planner(
         options.draft,
         drafter,
         engine.curve,
-        chain_only=options.exact or target.drafting_shape == "chain",
-        largest=target.largest_draft,
-        exact=options.exact,
+        engine.limits(),
         top_k=options.top_k,
     )
 

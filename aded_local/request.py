@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 
@@ -32,9 +32,33 @@ YOU_CHOOSE: Final = -1
 """llama.cpp's number for "not limited" (``-n``), "random" (``--seed``) and its own choice of threads (``-t``)."""
 
 
+class Options(TypedDict, total=False):
+    """What may be asked of an answer; None, or leaving it out, leaves the choice open.
+
+    Attributes:
+        max_tokens: tokens wanted at most; without, or with -1, it goes on until the model ends the answer or the
+            context is full, which may be thousands of tokens.
+        temperature, top_k, top_p, min_p, repeat_penalty: see ``Sampling``; without, what the model suggests
+            (``general.sampling.*`` in the GGUF), else llama.cpp's default.
+        seed: of the random draws; without, the object's, and -1 draws one. The same seed gives the same answer with
+            ``exact`` or ``draft="off"`` in one setting of attention and cache; else drafts follow measured times, and
+            wider passes round differently.
+        stop: texts that end the answer and are not part of it.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+
+
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of one answer.
+class Request:
+    """What is asked of one answer, checked.
 
     Attributes:
         sampling: how its tokens are chosen.
@@ -43,8 +67,35 @@ class Wanted:
     """
 
     sampling: Sampling
-    max_tokens: int | None
-    stop: tuple[str, ...]
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: Options, suggested: Mapping[str, float], object_seed: int | None) -> Request:
+        """What the caller gave, else what the model suggests, else llama.cpp's default.
+
+        Args:
+            options: of the caller.
+            suggested: by the model's maker, by our names.
+            object_seed: what counts where the caller gave no seed.
+
+        Raises:
+            OptionError: one is out of range, or there is no such option.
+        """
+        known = Options.__annotations__
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise OptionError(f"there is no option {unknown[0]!r}; there are {', '.join(known)}")
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        max_tokens, stop = given.pop("max_tokens", None), given.pop("stop", None)
+        names = {field.name for field in fields(Sampling)}
+        chosen: dict[str, Any] = {name: value for name, value in suggested.items() if name in names}
+        seed = seed_of(given.pop("seed")) if "seed" in given else object_seed
+        return cls(
+            Sampling(**{**chosen, **given, "seed": seed}),
+            whole("max_tokens", max_tokens, 1, LARGEST_CONTEXT, you_choose=YOU_CHOOSE),
+            stop_texts(stop),
+        )
 
 
 def whole(name: str, value: object, low: int, high: int, *, you_choose: int | None = None) -> int | None:
@@ -124,36 +175,6 @@ def stop_texts(stop: str | Iterable[str] | None) -> tuple[str, ...]:
     if any(not isinstance(text, str) or not text for text in texts):
         raise OptionError(f"stop is {stop!r}; it must be texts that are not empty, or None")
     return texts
-
-
-def wanted(
-    suggested: Mapping[str, float],
-    object_seed: int | None,
-    *,
-    max_tokens: int | None,
-    seed: int | None,
-    stop: str | Sequence[str] | None,
-    **given: float | None,
-) -> Wanted:
-    """What an answer is to be: what the caller gave, else what the model suggests, else llama.cpp's default.
-
-    Args:
-        suggested: by the model's maker, by our names.
-        object_seed: what counts where ``seed`` is None.
-        given: the other attributes of ``Sampling``; None where a caller gave none.
-
-    Raises:
-        OptionError: one is out of range.
-    """
-    names = {field.name for field in fields(Sampling)}
-    chosen: dict[str, Any] = {name: value for name, value in suggested.items() if name in names}
-    chosen.update({name: value for name, value in given.items() if value is not None})
-    chosen["seed"] = object_seed if seed is None else seed_of(seed)
-    return Wanted(
-        Sampling(**chosen),
-        whole("max_tokens", max_tokens, 1, LARGEST_CONTEXT, you_choose=YOU_CHOOSE),
-        stop_texts(stop),
-    )
 
 
 def token_ids(prompt: Iterable[int], n_vocab: int) -> list[int]:

@@ -34,7 +34,7 @@ class Closed(Exception):
     """The model is being closed; whoever measures stops."""
 
 
-class Turns:
+class Scheduler:
     """Answers come first. Also the ``Gate`` of a probe."""
 
     def __init__(self) -> None:

@@ -30,12 +30,14 @@ class DraftTree:
         depths: 1 for children of the root, int32 ``(n,)``.
         probabilities: the drafter's estimate that the target's output runs through this node (the
             product of the conditional probabilities along its path), float32 ``(n,)``.
+        padding: the last so many nodes propose nothing: they fill a pass that is cheaper with more tokens in it.
     """
 
     tokens: IntArray
     parents: IntArray
     depths: IntArray
     probabilities: FloatArray
+    padding: int = 0
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -55,17 +57,35 @@ class DraftTree:
         path.reverse()
         return path
 
-    def main_chain(self) -> DraftTree:
-        """The likeliest path alone: the first child of the root, its first child, and so on."""
-        nodes: list[int] = []
-        last = ROOT
-        for node, parent in enumerate(self.parents.tolist()):
-            if parent == last:
-                nodes.append(node)
-                last = node
-        if len(nodes) == len(self):
+    def with_leaves(self, most: int) -> DraftTree:
+        """The tree without the branches that exceed ``most`` leaves; later branches go first.
+
+        Nodes come likeliest first, so the branch that is one too many is the least likely. With 1 the likeliest chain
+        is left: the first child of the root, its first child, and so on.
+        """
+        if len(self) <= most:
             return self
-        return chain(self.tokens[nodes], self.probabilities[nodes])
+        has_child = [False] * (len(self) + 1)
+        kept = [False] * len(self)
+        leaves = 0
+        for node, parent in enumerate(self.parents.tolist()):
+            if parent != ROOT and not kept[parent]:
+                continue
+            # The first child continues its parent's branch; the root's first child opens the first.
+            opens = 1 if has_child[parent] or (parent == ROOT and leaves == 0) else 0
+            if leaves + opens > most:
+                continue
+            leaves += opens
+            has_child[parent] = True
+            kept[node] = True
+        if all(kept):
+            return self
+        index = np.flatnonzero(kept).astype(np.int32)
+        places = np.full(len(self) + 1, ROOT, np.int32)
+        places[index] = np.arange(len(index), dtype=np.int32)
+        return DraftTree(
+            self.tokens[index], places[self.parents[index]], self.depths[index], self.probabilities[index]
+        )
 
     def padded(self, n: int) -> DraftTree:
         """This tree with nodes of probability 0 below its likeliest path, ``n`` nodes in all.
@@ -88,6 +108,7 @@ class DraftTree:
             np.concatenate([self.parents, parents]),
             np.concatenate([self.depths, depths.astype(np.int32)]),
             np.concatenate([self.probabilities, np.zeros(missing, np.float32)]),
+            padding=missing,
         )
 
     @property

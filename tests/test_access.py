@@ -12,12 +12,12 @@ import pytest
 
 from aded_local.access import Access, Use
 from aded_local.errors import BusyError
-from aded_local.scheduler import Turns
+from aded_local.scheduler import Scheduler
 
 
 @pytest.fixture
 def access() -> Access:
-    return Access(Turns())
+    return Access(Scheduler())
 
 
 def steps() -> Generator[int, None, None]:
@@ -184,14 +184,14 @@ def test_closing_is_refused_while_an_answer_runs_elsewhere(access: Access) -> No
 
 
 def test_an_interrupted_closing_leaves_the_model_open(access: Access) -> None:
-    class Interrupting(Turns):
+    class Interrupting(Scheduler):
         def begin_answer(self) -> None:
             raise KeyboardInterrupt
 
-    access._turns = Interrupting()
+    access._scheduler = Interrupting()
     with pytest.raises(KeyboardInterrupt), access.closing():
         pass
-    access._turns = Turns()
+    access._scheduler = Scheduler()
     access.end(access.begin())
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from aded_local import LocalADED, opening
 from aded_local.errors import DeviceError, OptionError
-from aded_local.scheduler import Closed, Turns
+from aded_local.scheduler import Closed, Scheduler
 from aded_local.speed import preparation as preparing
 from aded_local.speed.probe import Probe
 from aded_local.speed.tuning import CANDIDATES, Tuner, setting_name
@@ -218,7 +218,7 @@ def test_beside_other_programs_nobody_is_held_up(
         llm.prepare()
         assert llm.machine_is_busy
         assert "other programs" in llm.description()["preparation"]
-        assert not llm._engine.turns._generous
+        assert not llm._engine.scheduler._generous
 
 
 def test_kernels_that_cannot_be_kept_are_a_notice(
@@ -245,14 +245,14 @@ def test_the_compiling_child_does_not_look_in_the_folder_the_user_is_in(
     monkeypatch.setattr(preparing.subprocess, "Popen", start)
     monkeypatch.setattr(preparing, "FIRST_ANSWER_SECONDS", 0.0)
     monkeypatch.setattr(preparing, "COMPILING_LIMIT", 0.0)
-    preparing.compile_beside(Turns())
+    preparing.compile_beside(Scheduler())
     (command,) = started
     assert command[:-2] == trial.interpreter("")[:-2] and "-m" not in command
     assert command[2].startswith(trial.interpreter("")[2]) and "drafting.ahead" in command[2]
 
 
 def test_closing_ends_a_compiler_that_runs_in_this_process() -> None:
-    preparation = preparing.Preparation(Turns(), pytest.fail)
+    preparation = preparing.Preparation(Scheduler(), pytest.fail)
 
     def steps(_: preparing.Preparation) -> None:
         with preparation.interruptible():

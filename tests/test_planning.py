@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import FixedDrafter, beginning, take
 
 from aded_local.speed.cost_curve import CostCurve, from_measurements
-from aded_local.speed.planner import AutoPlanner, PaperPlanner
-from aded_local.tree import DraftTree, IntArray, chain
+from aded_local.speed.planner import AutoPlanner, Limits, WholePlanner
+from aded_local.tree import DraftTree, chain
 
 STEEP = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
-
-
-class FixedDrafter:
-    """Proposes the same tree each time and counts what it is told."""
-
-    name = "fixed"
-
-    def __init__(self, tree: DraftTree) -> None:
-        self.tree = tree
-        self.seen: list[list[int]] = []
-        self.drafts = 0
-
-    def begin(self, tokens: IntArray) -> None:
-        pass
-
-    def draft(self, max_nodes: int, cost: object = None) -> DraftTree:
-        self.drafts += 1
-        return self.tree.first(max_nodes)
-
-    def observe(self, accepted: IntArray) -> None:
-        self.seen.append(accepted.tolist())
-
-    def reset_context(self) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
 
 
 def sure_chain(n: int, probability: float = 0.95) -> DraftTree:
@@ -46,13 +22,11 @@ def sure_chain(n: int, probability: float = 0.95) -> DraftTree:
 
 
 def planner_for(
-    tree: DraftTree, curve: CostCurve, allowed: list[int] | None = None, chain_only: bool = False
+    tree: DraftTree, curve: CostCurve, *, sizes: Sequence[int] | None = None, leaves: int = 8
 ) -> tuple[AutoPlanner, FixedDrafter]:
     drafter = FixedDrafter(tree)
-    planner = AutoPlanner(
-        drafter, curve, largest=63, chain_only=chain_only, allowed=allowed, clock=lambda: 0.0
-    )
-    return planner, drafter
+    limits = Limits(63, leaves, None if sizes is None else tuple(sizes))
+    return AutoPlanner(drafter, curve, limits, clock=lambda: 0.0), drafter
 
 
 def test_a_sure_draft_is_verified_and_an_unlikely_one_is_not() -> None:
@@ -82,8 +56,8 @@ def test_only_allowed_sizes_are_verified_however_little_room_is_left(
 ) -> None:
     sizes = [1, *sorted(allowed)]
     curve = from_measurements({n: 1e-3 * cost for n, cost in enumerate(costs, 1)}, {}, 0)
-    planner, drafter = planner_for(sure_chain(length), curve, allowed=sizes, chain_only=True)
-    paper = PaperPlanner(drafter, largest=63, chain_only=True, allowed=sizes)
+    planner, drafter = planner_for(sure_chain(length), curve, sizes=sizes, leaves=1)
+    paper = WholePlanner(drafter, Limits(63, 1, tuple(sizes)))
     for each in (planner, paper):
         n = len(each.plan(256, limit))
         assert n <= limit and n + 1 in sizes
@@ -98,9 +72,9 @@ def test_the_limit_holds_even_for_padding(limit: int) -> None:
 def test_exact_sizes_are_kept_to() -> None:
     curve = from_measurements(STEEP, {}, 0)
     for length in range(1, 16):
-        planner, _ = planner_for(sure_chain(length), curve, allowed=[1, 2, 4], chain_only=True)
+        planner, _ = planner_for(sure_chain(length), curve, sizes=[1, 2, 4], leaves=1)
         assert len(planner.plan(256, 60)) + 1 in (1, 2, 4)
-        paper = PaperPlanner(FixedDrafter(sure_chain(length)), largest=63, chain_only=True, allowed=[1, 2, 4])
+        paper = WholePlanner(FixedDrafter(sure_chain(length)), Limits(63, 1, (1, 2, 4)))
         assert len(paper.plan(256, 60)) + 1 in (1, 2, 4)
 
 
@@ -111,7 +85,7 @@ def test_memory_that_cannot_branch_gets_the_likeliest_chain() -> None:
         np.array([1, 1, 2, 3], np.int32),
         np.array([0.9, 0.09, 0.85, 0.8], np.float32),
     )
-    tree = planner_for(star, from_measurements(STEEP, {}, 0), chain_only=True)[0].plan(256, 60)
+    tree = planner_for(star, from_measurements(STEEP, {}, 0), leaves=1)[0].plan(256, 60)
     assert tree.is_chain
     assert tree.tokens[:3].tolist() == [5, 7, 8]
 
@@ -119,13 +93,36 @@ def test_memory_that_cannot_branch_gets_the_likeliest_chain() -> None:
 def test_drafting_pauses_when_it_loses_and_goes_on_learning() -> None:
     """A draft that is never right stops being verified within a few steps; the drafter still hears every token."""
     planner, drafter = planner_for(sure_chain(8), from_measurements(STEEP, {}, 0))
-    verified = []
-    for _ in range(60):
-        tree = planner.plan(256, 60)
-        verified.append(len(tree))
-        seconds = float(from_measurements(STEEP, {}, 0).seconds(256)[len(tree) + 1])
-        planner.observe([99], n_nodes=len(tree), n_cells=256, verify_seconds=seconds, step_seconds=seconds)
-    assert verified[0] > 0
-    assert sum(n > 0 for n in verified) < 12
-    planner.begin(np.array([1], np.int32))
+    curve = from_measurements(STEEP, {}, 0)
+    passes = [len(take(planner, [99], lambda n: float(curve.seconds(256)[n]))) for _ in range(60)]
+    assert passes[0] > 0
+    assert sum(n > 0 for n in passes) < 12
+    planner.begin(beginning(1))
     assert [token for seen in drafter.seen for token in seen] == [99] * 60
+
+
+STAR = DraftTree(
+    np.arange(12, dtype=np.int32),
+    np.full(12, -1, np.int32),
+    np.ones(12, np.int32),
+    np.linspace(0.08, 0.07, 12).astype(np.float32),
+)
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 3, 8])
+def test_branches_that_the_target_has_no_room_for_are_not_priced(leaves: int) -> None:
+    """Some sizes are cheap: the size that is verified is one that was priced, not one that was left over."""
+    curve = from_measurements({1: 10e-3, 2: 40e-3, 3: 40e-3, 4: 40e-3, 8: 10.1e-3, 16: 10.2e-3}, {}, 0)
+    planner, drafter = planner_for(STAR, curve, leaves=leaves)
+    tree = planner.plan(256, 60)
+    assert drafter.verified == [tree]
+    assert len(tree) == 0 or curve.seconds(256)[len(tree) + 1] < 12e-3
+
+
+def test_the_drafter_is_told_of_the_tree_that_is_verified() -> None:
+    planner, drafter = planner_for(sure_chain(2), from_measurements(STEEP, {}, 0))
+    tree = planner.plan(256, 60)
+    assert drafter.verified == [tree] and tree.padding == 1
+    whole = WholePlanner(drafter, Limits(63, 8))
+    assert whole.plan(256, 1) is drafter.verified[-1]
+    assert len(whole.plan(256, 0)) == len(drafter.verified[-1]) == 0

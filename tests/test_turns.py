@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from aded_local.scheduler import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Turns
+from aded_local.scheduler import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Scheduler
 
 
 def test_a_measurement_waits_for_the_answer_and_a_quiet_moment() -> None:
-    turns = Turns()
+    turns = Scheduler()
     assert turns.wait() is False, "nobody is there"
     turns.begin_answer()
     assert not turns.undisturbed()
@@ -28,7 +28,7 @@ def test_a_measurement_waits_for_the_answer_and_a_quiet_moment() -> None:
 
 
 def test_an_answer_that_begins_disturbs_a_pass() -> None:
-    turns = Turns()
+    turns = Scheduler()
     turns.wait()
     turns.begin_answer()
     assert turns.wanted and not turns.undisturbed()
@@ -37,7 +37,7 @@ def test_an_answer_that_begins_disturbs_a_pass() -> None:
 
 
 def test_an_exchange_and_an_answer_exclude_each_other() -> None:
-    turns = Turns()
+    turns = Scheduler()
     order: list[str] = []
     entered = threading.Event()
 
@@ -58,7 +58,7 @@ def test_an_exchange_and_an_answer_exclude_each_other() -> None:
 
 
 def test_closing_ends_whoever_waits() -> None:
-    turns = Turns()
+    turns = Scheduler()
     turns.begin_answer()
     found: list[str] = []
 
@@ -85,7 +85,7 @@ def test_closing_ends_whoever_waits() -> None:
 
 
 def test_nobody_is_held_up_unless_somebody_measures() -> None:
-    turns = Turns()
+    turns = Scheduler()
     turns.begin_answer()
     turns._began -= 100.0
     turns.end_answer()
@@ -95,7 +95,7 @@ def test_nobody_is_held_up_unless_somebody_measures() -> None:
 
 
 def test_long_answers_leave_a_bounded_moment_that_another_answer_ends() -> None:
-    turns = Turns()
+    turns = Scheduler()
     with turns.measuring():
         turns.begin_answer()
         turns._began -= 1000.0
@@ -109,7 +109,7 @@ def test_long_answers_leave_a_bounded_moment_that_another_answer_ends() -> None:
 
 
 def test_short_answers_save_up_for_a_moment_worth_having() -> None:
-    turns = Turns()
+    turns = Scheduler()
     with turns.measuring():
         turns.begin_answer()
         turns.end_answer()
@@ -119,7 +119,7 @@ def test_short_answers_save_up_for_a_moment_worth_having() -> None:
 
 
 def test_an_exception_in_an_exchange_lets_answers_go_on() -> None:
-    turns = Turns()
+    turns = Scheduler()
     with pytest.raises(ValueError), turns.exchanging():
         raise ValueError
     turns.begin_answer()

@@ -28,6 +28,7 @@ from aded_local.tree import DraftTree, FloatArray, IntArray
 PRESETS = ("auto", "paper")
 Search = Literal["best-first", "puct"]
 """How the tree of ``auto`` grows."""
+SEARCHES: tuple[Search, ...] = ("best-first", "puct")
 
 
 class Drafter(Protocol):

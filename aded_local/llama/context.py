@@ -358,6 +358,35 @@ class Context:
         """llama.cpp's context, for the sampler chain of this package."""
         return self._handle
 
+    # --- leaving and coming back -------------------------------------------------------------
+
+    def state_size(self) -> int:
+        """Bytes of ``state``."""
+        return int(lib.llama_state_seq_get_size(self._handle, 0))
+
+    def state(self) -> npt.NDArray[np.uint8]:
+        """What the cells hold, as llama.cpp writes it: uint8 ``(n_bytes,)``."""
+        state = np.empty(self.state_size(), np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = lib.llama_state_seq_get_data(self._handle, pointer, state.size, 0)
+        return state[:written]
+
+    def restore(self, state: npt.NDArray[np.uint8], n_past: int) -> bool:
+        """Put a state back into empty cells; tells whether llama.cpp took it, and leaves them empty where not.
+
+        Args:
+            state: of a context with the same model and settings.
+            n_past: cells that were in use then.
+        """
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if n_past == 0 or not lib.llama_state_seq_set_data(self._handle, pointer, state.size, 0):
+            self.clear()
+            return n_past == 0
+        for sequence in range(1, self.settings.n_sequences):
+            lib.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
+        self.n_past = self._last_start = n_past  # snapshots of running states are not part of it
+        return True
+
     # --- for the probe -----------------------------------------------------------------------
 
     def fill_by_copy(self, n_cells: int) -> None:
@@ -366,9 +395,8 @@ class Context:
         The copies share positions with the originals, so the text they stand for makes no sense, but
         attention reads them all, which is what a cost probe needs. ``clear`` afterwards.
         """
-        size = int(lib.llama_state_seq_get_size(self._handle, 0))
-        buffer = (ctypes.c_uint8 * size)()
-        lib.llama_state_seq_get_data(self._handle, buffer, size, 0)
+        state = self.state()
+        buffer, size = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), state.size
         n_prefix = self.n_past
         cells = n_prefix
         while cells + n_prefix <= n_cells:

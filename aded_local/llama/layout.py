@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from aded_local.tree import ROOT, DraftTree
 
 
@@ -40,44 +38,11 @@ PLAIN = Layout([], [], [], True)
 """Of a tree without nodes."""
 
 
-def limit_leaves(tree: DraftTree, max_leaves: int) -> DraftTree:
-    """The tree without the branches that exceed ``max_leaves``; later branches go first.
-
-    Nodes come most probable first, so the branch that would be one too many is the least probable.
-    """
-    if len(tree) <= max_leaves:
-        return tree
-    has_child = [False] * (len(tree) + 1)
-    keep: list[int] = []
-    kept = [False] * len(tree)
-    leaves = 0
-    parents = tree.parents.tolist()
-    for node, parent in enumerate(parents):
-        if parent != ROOT and not kept[parent]:
-            continue
-        # The first child continues its parent's branch; the root's first child opens the first.
-        opens = 1 if has_child[parent] or (parent == ROOT and leaves == 0) else 0
-        if leaves + opens > max_leaves:
-            continue
-        leaves += opens
-        has_child[parent] = True
-        kept[node] = True
-        keep.append(node)
-    if len(keep) == len(tree):
-        return tree
-    index = np.array(keep, np.int32)
-    new_index = np.full(len(tree) + 1, ROOT, np.int32)
-    new_index[index] = np.arange(len(keep), dtype=np.int32)
-    return DraftTree(
-        tree.tokens[index], new_index[tree.parents[index]], tree.depths[index], tree.probabilities[index]
-    )
-
-
 def lay_out(tree: DraftTree, n_sequences: int) -> Layout:
     """Place ``tree`` in a batch of a context with ``n_sequences`` sequences.
 
     Raises:
-        ValueError: the tree has more leaves than there are sequences (see ``limit_leaves``).
+        ValueError: the tree has more leaves than there are sequences (see ``DraftTree.with_leaves``).
     """
     n = len(tree)
     everything = list(range(n_sequences))

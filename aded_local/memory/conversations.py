@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from aded_local.memory.records import (
     parse_header,
 )
 from aded_local.memory.writing import failure
-from aded_local.tree import IntArray
 
 FOLDER = "memory"
 """In the data folder."""
@@ -45,10 +43,6 @@ GRAM = 4
 OVERLAP = 16
 """Tokens kept before the place where a prompt leaves what was said before, so that what follows there is learnt: as
 many as the longest context a drafter looks at."""
-
-ENDING = 2
-"""Tokens by which a prompt may differ from the end of an earlier answer and still continue it: an end token that the
-chat template spells otherwise, or that a cancelled answer lacks."""
 
 
 def memory_folder() -> Path:
@@ -122,7 +116,6 @@ class ConversationMemory:
         self.path = memory_folder() / identity.file_name if path is None else path
         self._file = RecordFile(self.path, identity.labels())
         self._tokens = 0  # as last read, and appended since
-        self.new_conversation()
 
     @classmethod
     def open(cls, identity: Identity, notice: Callable[[str], None]) -> ConversationMemory | None:
@@ -218,48 +211,29 @@ class ConversationMemory:
 
     # --- writing -----------------------------------------------------------------------------------
 
-    def new_conversation(self) -> None:
-        """What is remembered next continues nothing."""
-        self._conversation = secrets.randbits(32)
-        self._turn = 0
-        self._context = np.zeros(0, np.int32)
-
-    def remember(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+    def remember(
+        self, prompt: Sequence[int], answer: Sequence[int], *, known: int, conversation: int, turn: int
+    ) -> None:
         """Append what was just said.
 
         Args:
-            prompt: token ids of the whole prompt. What the exchange before already held is not kept again.
+            prompt: token ids of the whole prompt.
             answer: token ids the model emitted.
+            known: so many tokens of the prompt were said before, and are not kept again.
+            conversation: its number.
+            turn: how many exchanges of it came before.
 
         Raises:
-            StoreError: it could not be written; the memory is as before, and the next exchange begins anew.
+            StoreError: it could not be written; the memory is as before.
         """
-        asked, said = np.array(prompt, np.int32), np.array(answer, np.int32)
-        new = asked
-        common = _common_prefix(self._context, asked)
-        continues = ENDING < common < len(asked) and common + ENDING >= len(self._context)
-        if continues:
-            new = asked[common:]
-        else:
-            self.new_conversation()
-            if common < len(asked):  # asked again word for word, it is kept word for word: see ``usefulness``
-                # Templates that leave out earlier thoughts, and questions below one long system prompt.
-                new = asked[max(0, common - OVERLAP) :]
-        exchange = Exchange(
-            prompt=new,
-            answer=said,
-            continues=continues,
-            when=int(time.time()),
-            conversation=self._conversation,
-            turn=self._turn,
+        asked = np.array(prompt, np.int32)
+        # Asked again word for word, it is kept word for word: see ``usefulness``.
+        start = known if turn else (0 if known == len(asked) else max(0, known - OVERLAP))
+        self.append(
+            Exchange(
+                asked[start:], np.array(answer, np.int32), turn > 0, int(time.time()), conversation, turn
+            )
         )
-        try:
-            self.append(exchange)
-        except StoreError:
-            self.new_conversation()
-            raise
-        self._turn += 1
-        self._context = np.concatenate((asked, said))
 
     def append(self, exchange: Exchange) -> None:
         """Append an exchange as it is, and prune when there are more than ``LARGEST_TOKENS`` then.
@@ -309,7 +283,6 @@ class ConversationMemory:
         Raises:
             StoreError: something could not be removed.
         """
-        self.new_conversation()
         self._tokens = 0
         return self._file.erase()
 
@@ -402,9 +375,3 @@ def _linked(exchanges: Sequence[Exchange]) -> list[Exchange]:
         before = exchange
         linked.append(exchange if follows or not exchange.continues else replace(exchange, continues=False))
     return linked
-
-
-def _common_prefix(one: IntArray, other: IntArray) -> int:
-    n = min(len(one), len(other))
-    different = np.flatnonzero(one[:n] != other[:n])
-    return int(different[0]) if len(different) else n

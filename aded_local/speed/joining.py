@@ -7,21 +7,24 @@ from collections.abc import Callable
 import numpy as np
 
 from aded_local.speed.planner import PlainPlanner, Planner
+from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
 
 class JoiningPlanner:
     """A planner that another one replaces as soon as it is there.
 
-    ``join`` may be called from any thread; the other planner takes over at the next step, and is told all that was
-    said meanwhile.
+    ``join`` may be called from any thread; the other planner takes over at the next step, and is told what was said
+    meanwhile in this conversation.
     """
 
     def __init__(self) -> None:
         """Plain for now."""
         self._active: Planner = PlainPlanner()
+        self._is_plain = True
         self._waiting: Planner | None = None
-        self._context: list[IntArray] = []
+        self._session = 0
+        self._said: list[IntArray] = []
 
     def join(self, planner: Planner) -> None:
         """Let ``planner`` take over at the next step."""
@@ -30,49 +33,41 @@ class JoiningPlanner:
     @property
     def joined(self) -> bool:
         """Whether the other planner is there."""
-        return self._waiting is not None or not isinstance(self._active, PlainPlanner)
+        return self._waiting is not None or not self._is_plain
 
     def _take_over(self) -> None:
         planner = self._waiting
         if planner is not None:
-            self._active, self._waiting = planner, None
-            if self._context:
-                planner.begin(np.concatenate(self._context))
-            self._context = []
+            self._active, self._waiting, self._is_plain = planner, None, False
+            if self._said:
+                planner.begin(Beginning(self._session, NO_TOKENS, np.concatenate(self._said)))
+            self._said = []
 
-    def begin(self, context: IntArray) -> None:
-        self._context = []
+    def begin(self, beginning: Beginning) -> None:
+        self._said = []
         self._take_over()
-        self._active.begin(context)
-        if isinstance(self._active, PlainPlanner):
-            self._context = [np.array(context, np.int32)]
+        if self._is_plain:
+            self._session = beginning.session
+            self._said = [beginning.past, beginning.new]
+        self._active.begin(beginning)
 
-    def plan(self, n_cells: int, limit: int) -> DraftTree:
+    def plan(self, n_cells: int, most: int) -> DraftTree:
         self._take_over()
-        return self._active.plan(n_cells, limit)
+        return self._active.plan(n_cells, most)
 
-    def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
-        self._active.see(tree, row_of, logits)
+    def read(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> Likely | None:
+        return self._active.read(tree, row_of, logits)
 
-    def observe(
-        self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
-    ) -> None:
-        if self._context:
-            self._context.append(np.array(tokens, np.int32))
-        self._active.observe(
-            tokens,
-            n_nodes=n_nodes,
-            n_cells=n_cells,
-            verify_seconds=verify_seconds,
-            step_seconds=step_seconds,
-        )
-
-    def reset_context(self) -> None:
-        self._context = []
-        self._take_over()
-        self._active.reset_context()
+    def observe(self, result: StepResult) -> None:
+        if self._said:
+            self._said.append(np.array(result.tokens, np.int32))
+        self._active.observe(result)
 
     def reset(self) -> None:
-        self._context = []
+        self._said = []
         self._take_over()
         self._active.reset()
+
+    def close(self) -> None:
+        self._take_over()
+        self._active.close()

@@ -19,7 +19,7 @@ from typing import Final
 
 from aded_local.errors import ADEDError
 from aded_local.llama.loading import is_forked
-from aded_local.scheduler import Closed, Turns
+from aded_local.scheduler import Closed, Scheduler
 from aded_local.trials import trial
 
 KERNELS: Final = "kernels"
@@ -49,14 +49,14 @@ class Preparation:
     """Runs steps in a thread until drafting is ready.
 
     Attributes:
-        turns: who may use the model now.
+        scheduler: who may use the model now.
         stage: ``KERNELS``, ``MEASURING`` or ``READY``.
         compiled: seconds that compiling kernels took, 0.0 where they were kept.
         joined: seconds from the start until drafting joined; 0.0 where it has not, or was there at once.
     """
 
-    def __init__(self, turns: Turns, notice: Say) -> None:
-        self.turns = turns
+    def __init__(self, scheduler: Scheduler, notice: Say) -> None:
+        self.scheduler = scheduler
         self.stage = READY
         self.compiled = 0.0
         self.joined = 0.0
@@ -92,7 +92,7 @@ class Preparation:
         except (ADEDError, OSError) as error:
             self._notice(f"not all could be measured here, so decoding goes on as it is: {error}")
         except Exception as error:  # whatever it is, answers go on
-            if self.turns.closing:
+            if self.scheduler.closing:
                 return  # a compiler makes an exception of its own of one that came in it
             what = f"{type(error).__name__}: {error}"
             self._notice(
@@ -122,7 +122,7 @@ class Preparation:
 
         An interrupt meanwhile takes effect when the pass has ended: weights must not be freed under it.
         """
-        self.turns.close()
+        self.scheduler.close()
         interrupt: KeyboardInterrupt | None = None
         until = time.monotonic() + CLOSING_SECONDS
         while self.running and time.monotonic() < until:
@@ -171,7 +171,7 @@ def _close_at_exit(preparation: weakref.ref[Preparation]) -> None:
         found.close()
 
 
-def compile_beside(turns: Turns) -> None:
+def compile_beside(scheduler: Scheduler) -> None:
     """Have a child process compile the drafter's kernels into the cache.
 
     The child goes on when this process ends, so that short runs get there too.
@@ -187,7 +187,7 @@ def compile_beside(turns: Turns) -> None:
         return  # nothing can be handed over: they are compiled here
     child = None
     try:
-        turns.wait_for_a_first_answer(FIRST_ANSWER_SECONDS)
+        scheduler.wait_for_a_first_answer(FIRST_ANSWER_SECONDS)
     finally:  # also where this program ends now: the next start has them then
         if not kept.somebody_compiles():
             # Its own session: a terminal's Ctrl-C is not for it.
@@ -204,7 +204,7 @@ def compile_beside(turns: Turns) -> None:
                 # It may outlive this object, and somebody has to ask how it ended.
                 threading.Thread(target=child.wait, daemon=True).start()
     while time.perf_counter() - started < COMPILING_LIMIT:
-        if turns.closing:
+        if scheduler.closing:
             raise Closed
         time.sleep(POLL_SECONDS)
         if child.poll() is not None if child is not None else not kept.somebody_compiles():
