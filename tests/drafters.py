@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from aded_local.drafters import Drafter
-from aded_local.drafters.ngram.drafter import AutoDrafter, Search
+from aded_local.drafters.ngram.drafter import NgramDrafter, Search
 from aded_local.ngrams.table import Table
-from aded_local.tree import DraftTree, IntArray
+from aded_local.step import Beginning, Likely, StepResult
+from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 
 def ids(*tokens: int) -> IntArray:
@@ -24,11 +25,25 @@ def auto(
     search: Search = "best-first",
     static: Table | None = None,
     phrases: Table | None = None,
-) -> AutoDrafter:
+) -> NgramDrafter:
     """A drafter that starts from nothing: what was learnt before shipping must not decide a test."""
-    return AutoDrafter(
+    return NgramDrafter(
         n_vocab=n_vocab, without=("priors", *without), search=search, static=static, phrases=phrases
     )
+
+
+def begin(
+    drafter: Drafter, new: IntArray, *, past: IntArray | None = None, session: int = 0, undone: int = 0
+) -> None:
+    """Begin a turn: of a new conversation, unless there is a ``past``."""
+    drafter.begin(Beginning(session, ids() if past is None else past, new, undone))
+
+
+def observe(
+    drafter: Drafter, tokens: IntArray, tree: DraftTree = EMPTY_TREE, likely: Likely | None = None
+) -> None:
+    """A step brought ``tokens``, and perhaps what the target found likely at each node of ``tree``."""
+    drafter.observe(StepResult(tree, tokens.tolist(), [], 0, likely))
 
 
 def record(kind: np.dtype[Any]) -> Any:
@@ -60,12 +75,12 @@ def replay(
     drafter: Drafter, stream: Sequence[int], lengths: Iterable[int], max_nodes: int
 ) -> Iterator[DraftTree]:
     """Draft and observe through a stream in steps of the given lengths."""
-    drafter.begin(ids(*stream[:1]))
+    begin(drafter, ids(*stream[:1]))
     at = 1
     for length in lengths:
         yield drafter.draft(max_nodes)
         if stream[at : at + length]:
-            drafter.observe(ids(*stream[at : at + length]))
+            observe(drafter, ids(*stream[at : at + length]))
         at += length
 
 
@@ -77,7 +92,7 @@ def chances(drafter: Drafter) -> dict[int, float]:
 
 def main_chain(tree: DraftTree) -> list[int]:
     """The tokens of the likeliest path."""
-    found: list[int] = tree.main_chain().tokens.tolist()
+    found: list[int] = tree.with_leaves(1).tokens.tolist()
     return found
 
 
@@ -86,7 +101,7 @@ def learn_copying(drafter: Drafter, times: int = 30, length: int = 40, first: in
     rng = np.random.default_rng(5)
     for _ in range(times):
         passage = rng.integers(first, first + 800, length).astype(np.int32)
-        drafter.begin(np.concatenate((passage, ids(7), passage[:5])))
+        begin(drafter, np.concatenate((passage, ids(7), passage[:5])))
         for at in range(5, length, 5):
             drafter.draft(8)
-            drafter.observe(passage[at : at + 5])
+            observe(drafter, passage[at : at + 5])

@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from drafters import assert_is_a_tree, auto, chances, ids, main_chain, replay
+from drafters import assert_is_a_tree, auto, begin, chances, ids, main_chain, observe, replay
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aded_local.drafters import Drafter, make_drafter
-from aded_local.drafters.ngram.drafter import HISTORY_BITS, MOST_NODES, AutoDrafter, Search
+from aded_local.drafters.ngram.drafter import HISTORY_BITS, KNOWN_SESSIONS, MOST_NODES, NgramDrafter, Search
 from aded_local.drafters.ngram.state import predictor_type
 from aded_local.drafters.paper.drafter import PaperDrafter
 from aded_local.errors import OptionError
 from aded_local.ngrams.table import (
     BUCKET,
     CHECK_SHIFT,
+    LAST,
     ORDERS,
     SEED_KEY,
+    STAMP_MASK,
+    STAMP_SHIFT,
     WIDE_ORDERS,
     check_of,
     count_text,
@@ -31,6 +34,7 @@ from aded_local.ngrams.table import (
     first_entry,
     new_table,
 )
+from aded_local.step import Likely
 from aded_local.tree import DraftTree, IntArray
 
 VOCAB = 256_000
@@ -63,7 +67,6 @@ def test_every_draft_is_a_tree_with_probabilities(
     three: list[Drafter], stream: list[int], lengths: list[int], max_nodes: int
 ) -> None:
     for drafter in three:
-        drafter.reset_context()
         for tree in replay(drafter, stream, lengths, max_nodes):
             assert_is_a_tree(tree, min(max_nodes, MOST_NODES), VOCAB)
 
@@ -72,7 +75,6 @@ def test_every_draft_is_a_tree_with_probabilities(
 @given(stream=streams, lengths=steps)
 def test_predictions_are_distributions(three: list[Drafter], stream: list[int], lengths: list[int]) -> None:
     for drafter in three:
-        drafter.reset_context()
         for _ in replay(drafter, stream, lengths, 4):
             tokens, shares = drafter.predict()
             assert tokens.dtype == np.int32 and shares.dtype == np.float32
@@ -93,10 +95,10 @@ def test_the_same_seed_and_text_give_the_same_drafts(stream: list[int], lengths:
 
 def test_a_draft_stays_what_it_was_when_the_next_is_made() -> None:
     for drafter in drafters():
-        drafter.begin(ids(*[1, 2, 3, 4, 5, 6, 7, 8] * 4))
+        begin(drafter, ids(*[1, 2, 3, 4, 5, 6, 7, 8] * 4))
         tree = drafter.draft(8)
         kept = [array.copy() for array in (tree.tokens, tree.parents, tree.depths, tree.probabilities)]
-        drafter.observe(ids(1, 2, 3))
+        observe(drafter, ids(1, 2, 3))
         assert len(drafter.draft(8)) > 0
         for array, before in zip(
             (tree.tokens, tree.parents, tree.depths, tree.probabilities), kept, strict=True
@@ -174,9 +176,9 @@ def test_a_store_speaks_before_anything_was_said_and_phrases_where_it_is_silent(
     count_text(static, ids(1, 2, 3, 4), 0)
     count_text(phrases, ids(1, 2, 9, 9, 5, 6, 7), 0)
     drafter = auto(static=static, phrases=phrases)
-    drafter.begin(ids(1, 2))
+    begin(drafter, ids(1, 2))
     assert next(iter(chances(drafter))) == 3
-    drafter.begin(ids(5, 6))
+    begin(drafter, ids(5, 6))
     assert next(iter(chances(drafter))) == 7
 
 
@@ -186,7 +188,7 @@ def test_a_store_speaks_before_anything_was_said_and_phrases_where_it_is_silent(
 @pytest.mark.parametrize("preset", ["auto", "paper"])
 def test_a_repeated_passage_is_drafted(preset: str) -> None:
     drafter = make_drafter(preset, n_vocab=1000)
-    drafter.begin(ids(*range(10, 20), 5, 10, 11, 12, 13, 14))
+    begin(drafter, ids(*range(10, 20), 5, 10, 11, 12, 13, 14))
     tree = drafter.draft(8)
     assert len(tree) > 0
     assert tree.tokens[0] == 15
@@ -195,17 +197,17 @@ def test_a_repeated_passage_is_drafted(preset: str) -> None:
 
 def test_another_conversation_keeps_the_memory_but_not_the_context() -> None:
     drafter = auto()
-    drafter.begin(ids(1, 2, 3, 4, 5, 6, 7, 8))
-    drafter.begin(ids(9, 3, 4, 5))
+    begin(drafter, ids(1, 2, 3, 4, 5, 6, 7, 8))
+    begin(drafter, ids(9, 3, 4, 5))
     assert drafter.draft(1).tokens[0] == 6
     drafter.reset()
-    drafter.begin(ids(9, 3, 4, 5))
+    begin(drafter, ids(9, 3, 4, 5))
     assert 6 not in drafter.draft(4).tokens
 
 
 def test_a_dear_pass_stops_the_search_and_a_cheap_one_does_not() -> None:
     drafter = auto()
-    drafter.begin(ids(*range(10, 20), 5, 10, 11, 12, 13, 14))
+    begin(drafter, ids(*range(10, 20), 5, 10, 11, 12, 13, 14))
     dear = np.arange(18, dtype=np.float64) ** 2
     cheap = np.concatenate(([0.0], np.linspace(1.0, 1.01, 17)))
     assert len(drafter.draft(16, dear)) == 0
@@ -218,7 +220,7 @@ def test_a_small_draft_is_the_beginning_of_a_large_one(
     three: list[Drafter], stream: list[int], max_nodes: int
 ) -> None:
     drafter = three[0]
-    drafter.begin(ids(*stream))
+    begin(drafter, ids(*stream))
     large, little = drafter.draft(32), drafter.draft(max_nodes)
     assert np.array_equal(large.first(max_nodes).tokens, little.tokens)
     assert np.array_equal(large.first(max_nodes).parents, little.parents)
@@ -231,8 +233,8 @@ def test_no_tree_of_the_other_search_is_worth_more(
     three: list[Drafter], stream: list[int], max_nodes: int
 ) -> None:
     drafter = three[0]
-    assert isinstance(drafter, AutoDrafter)
-    drafter.begin(ids(*stream))
+    assert isinstance(drafter, NgramDrafter)
+    begin(drafter, ids(*stream))
     best = drafter.draft(max_nodes)
     drafter.search = "puct"
     other = drafter.draft(max_nodes)
@@ -247,7 +249,7 @@ def test_the_search_stops_only_where_no_further_node_could_pay(
     three: list[Drafter], stream: list[int], rises: list[float]
 ) -> None:
     drafter = three[0]
-    drafter.begin(ids(*stream))
+    begin(drafter, ids(*stream))
     cost = np.concatenate(([0.0, 1.0], 1.0 + np.cumsum(rises)))
 
     def worth(tree: DraftTree) -> float:
@@ -264,9 +266,9 @@ def test_a_context_goes_on_as_it_did_when_nothing_longer_was_known() -> None:
     """8 opens a word after 5 and closes one after anything new: what comes after 8 depends on which it is."""
     drafter = auto()
     for answer in range(12):
-        drafter.begin(ids(5, 8, 20 + answer, 40 + answer, 8))
+        begin(drafter, ids(5, 8, 20 + answer, 40 + answer, 8))
         tree = drafter.draft(4)
-        drafter.observe(ids(9))
+        observe(drafter, ids(9))
     assert int(tree.tokens[0]) == 9
     assert tree.probabilities[0] > 0.4
 
@@ -274,7 +276,7 @@ def test_a_context_goes_on_as_it_did_when_nothing_longer_was_known() -> None:
 # Conversations
 
 
-def history(drafter: AutoDrafter) -> list[int]:
+def history(drafter: NgramDrafter) -> list[int]:
     """The tokens of this context."""
     state, ring = drafter.model.state, drafter.model.history
     places = np.arange(state.start, state.head) & (len(ring) - 1)
@@ -285,37 +287,115 @@ def history(drafter: AutoDrafter) -> list[int]:
 def test_a_continued_conversation_learns_only_what_is_new() -> None:
     text = list(range(50, 90))
     once, twice = auto(), auto()
-    once.begin(ids(*text))
-    twice.begin(ids(*text[:30]))
-    twice.begin(ids(*text))
-    twice.begin(ids(*text))
+    begin(once, ids(*text))
+    begin(twice, ids(*text[:30]))
+    begin(twice, ids(*text[30:]), past=ids(*text[:30]))
+    begin(twice, ids(), past=ids(*text))
     assert np.array_equal(once.tables.memory, twice.tables.memory)
     assert history(once) == history(twice) == text
 
 
-@pytest.mark.parametrize(
-    ("prompt", "continues"),
-    [
-        (list(range(100)), True),
-        ([*range(100), 5, 6], True),
-        ([*range(90), 5, 6], True),
-        (list(range(80)), True),
-        ([*range(20), 5, 6], False),
-        ([7, *range(100)], False),
-        ([], False),
-    ],
-)
-def test_a_prompt_continues_edits_or_begins_a_conversation(prompt: list[int], continues: bool) -> None:
+@pytest.mark.parametrize(("undone", "kept"), [(0, 100), (10, 90), (40, 60), (100, 0), (500, 0)])
+def test_what_no_longer_holds_is_taken_back(undone: int, kept: int) -> None:
     drafter = auto()
-    drafter.begin(ids(*range(60)))
-    drafter.observe(ids(*range(60, 100)))
+    begin(drafter, ids(*range(60)))
+    observe(drafter, ids(*range(60, 100)))
     start = int(drafter.model.state.start)
-    drafter.begin(ids(*prompt))
-    assert (drafter.model.state.start == start) is np.bool_(continues)
-    assert history(drafter) == prompt
-    drafter.observe(ids(1, 2, 3))
+    begin(drafter, ids(5, 6), past=ids(*range(max(1, kept))), undone=undone)
+    assert drafter.model.state.start == start
+    assert history(drafter) == [*range(kept), 5, 6]
+    observe(drafter, ids(1, 2, 3))
     assert_is_a_tree(drafter.draft(16), 16, 1000)
-    assert history(drafter) == [*prompt, 1, 2, 3]
+    assert history(drafter) == [*range(kept), 5, 6, 1, 2, 3]
+
+
+def test_without_a_past_the_same_session_begins_another_conversation() -> None:
+    drafter = auto()
+    begin(drafter, ids(*range(60)))
+    begin(drafter, ids(7, 8))
+    assert history(drafter) == [7, 8]
+    begin(drafter, ids())
+    assert history(drafter) == []
+
+
+def test_after_the_oldest_turns_were_dropped_nothing_is_counted_again() -> None:
+    whole, dropped = auto(), auto()
+    text = np.random.default_rng(0).integers(0, 50, 300).astype(np.int32)
+    for drafter, first in ((whole, 0), (dropped, 180)):
+        begin(drafter, text[:200])
+        begin(drafter, text[200:], past=text[first:200])
+    for one, other in zip(whole.tables, dropped.tables, strict=True):
+        assert np.array_equal(one, other)
+    assert history(whole) == history(dropped) == text.tolist()
+
+
+def test_a_conversation_goes_on_where_it_stood_when_another_came_between() -> None:
+    drafter = auto()
+    first = ids(*range(100, 130), *range(100, 110))
+    begin(drafter, first, session=1)
+    begin(drafter, ids(*range(500, 540)), session=2)
+    observe(drafter, ids(1, 2))
+    memory = drafter.tables.memory.copy()
+    begin(drafter, ids(), past=first, session=1)
+    assert history(drafter) == first.tolist()
+    assert main_chain(drafter.draft(8)) == list(range(110, 118))
+    assert np.array_equal(memory, drafter.tables.memory)
+
+
+def counted(table: IntArray) -> list[int]:
+    """What a table counted, wherever it lies: contexts, tokens and counts, without what came last and when."""
+    entries = table[table != 0] & ~LAST & ~(STAMP_MASK << STAMP_SHIFT)
+    found: list[int] = np.sort(entries).tolist()
+    return found
+
+
+turns = st.lists(
+    st.tuples(
+        st.booleans(), st.lists(st.integers(0, 6), max_size=8), st.lists(st.integers(0, 6), max_size=8)
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(turns=turns)
+def test_two_conversations_by_turns_teach_what_each_would_alone(
+    turns: list[tuple[bool, list[int], list[int]]],
+) -> None:
+    """Their tokens differ, so that neither knows a context of the other."""
+
+    def taught(order: list[tuple[bool, list[int], list[int]]]) -> NgramDrafter:
+        drafter = auto()
+        said = [ids(), ids()]
+        for session in (0, 1):
+            begin(drafter, ids(20 + session), session=session)
+            said[session] = ids(20 + session)
+        for second, prompt, answer in order:
+            prompted, answered = (ids(*text) + (10 if second else 0) for text in (prompt, answer))
+            begin(drafter, prompted.astype(np.int32), past=said[second], session=int(second))
+            drafter.draft(8)
+            observe(drafter, answered.astype(np.int32))
+            said[second] = np.concatenate((said[second], prompted, answered))
+        return drafter
+
+    by_turns, apart = taught(turns), taught(sorted(turns, key=lambda turn: turn[0]))
+    assert counted(by_turns.tables.memory) == counted(apart.tables.memory)
+    assert counted(by_turns.tables.context) == counted(apart.tables.context)
+
+
+def test_a_session_that_is_not_known_is_learnt_whole() -> None:
+    late, early = auto(), auto()
+    text = ids(*range(40))
+    begin(late, text[30:], past=text[:30], session=7)
+    begin(early, text)
+    assert np.array_equal(late.tables.memory, early.tables.memory)
+    for session in range(100, 100 + KNOWN_SESSIONS):
+        begin(late, ids(session), session=session)
+    before = late.tables.memory.copy()
+    begin(late, ids(), past=text, session=7)
+    assert not np.array_equal(late.tables.memory, before)
+    begin(late, ids(), past=ids(99 + KNOWN_SESSIONS), session=99 + KNOWN_SESSIONS)
+    assert history(late) == [99 + KNOWN_SESSIONS]
 
 
 EXCHANGES = [
@@ -325,16 +405,16 @@ EXCHANGES = [
 ]
 
 
-def lived_through() -> AutoDrafter:
+def lived_through() -> NgramDrafter:
     drafter = auto()
-    said: list[int] = []
+    said = ids()
     for prompt, answer, continues in EXCHANGES:
-        said = [*(said if continues else []), *prompt]
-        drafter.begin(ids(*said))
+        said = said if continues else ids()
+        begin(drafter, prompt, past=said)
         drafter.draft(8)
-        drafter.observe(answer)
-        said += answer.tolist()
-    drafter.reset_context()
+        observe(drafter, answer)
+        said = np.concatenate((said, prompt, answer))
+    begin(drafter, ids())
     return drafter
 
 
@@ -356,7 +436,7 @@ def test_recalling_nothing_changes_nothing() -> None:
     drafter.recall([(ids(), ids(), False)])
     assert not drafter.tables.memory.any()
     assert len(drafter.draft(8)) == 0
-    drafter.begin(ids(1, 2, 1, 2, 1))
+    begin(drafter, ids(1, 2, 1, 2, 1))
     assert int(drafter.draft(8).tokens[0]) == 2
 
 
@@ -369,8 +449,7 @@ def test_long_memories_are_counted_and_only_the_newest_answers_teach(monkeypatch
     old, new = auto(), auto()
     old.recall(exchanges)
     for prompt, answer, _ in exchanges:
-        new.begin(np.concatenate((prompt, answer)))
-        new.reset_context()
+        begin(new, np.concatenate((prompt, answer)))
     assert np.array_equal(old.tables.memory, new.tables.memory)
     assert old.model.rates.any() and not new.model.rates.any()
 
@@ -380,7 +459,7 @@ def test_reset_forgets_everything(search: Search) -> None:
     fresh = auto(search=search)
     used = auto(search=search)
     used.recall(EXCHANGES)
-    used.learn_distributions(used.draft(0), ids(1, 2).reshape(1, 2), np.full((1, 2), 0.5, np.float32))
+    observe(used, ids(1), likely=Likely(ids(1, 2).reshape(1, 2), np.full((1, 2), 0.5, np.float32)))
     stream = np.random.default_rng(0).integers(0, 9, 100).tolist()
     list(replay(used, stream, [3] * 30, 16))
     used.reset()
@@ -395,7 +474,7 @@ def test_reset_forgets_everything(search: Search) -> None:
 # Bounds
 
 
-def arrays(drafter: AutoDrafter) -> list[npt.NDArray[Any]]:
+def arrays(drafter: NgramDrafter) -> list[npt.NDArray[Any]]:
     return [drafter.model.nodes, drafter.model.history, *drafter.tables]
 
 
@@ -407,7 +486,7 @@ def test_nothing_grows(search: Search) -> None:
     stream = np.random.default_rng(0).integers(0, 20, 900).tolist()
     for tree in replay(drafter, stream, [3] * 300, 64):
         rows = np.tile(ids(3, 4), (len(tree) + 1, 1))
-        drafter.learn_distributions(tree, rows, np.full(rows.shape, 0.5, np.float32))
+        observe(drafter, ids(), tree, Likely(rows, np.full(rows.shape, 0.5, np.float32)))
         drafter.predict()
     after = arrays(drafter)
     assert sizes == [(array.ctypes.data, array.nbytes) for array in after]
@@ -416,14 +495,14 @@ def test_nothing_grows(search: Search) -> None:
 TINY = predictor_type(history_bits=6, position_bits=3, pool_size=256)
 
 
-def small(drafter: AutoDrafter, table_bits: int = 5) -> AutoDrafter:
+def small(drafter: NgramDrafter, table_bits: int = 5) -> NgramDrafter:
     """The same with next to no memory, so that everything is overwritten all the time."""
     drafter.block_type = TINY
     drafter.reset()
     return with_tables(drafter, table_bits)
 
 
-def with_tables(drafter: AutoDrafter, bits: int) -> AutoDrafter:
+def with_tables(drafter: NgramDrafter, bits: int) -> NgramDrafter:
     """The same with empty tables of another size."""
     drafter.tables = drafter.tables._replace(
         memory=new_table(bits), context=new_table(bits), soft=new_table(bits)
@@ -437,6 +516,7 @@ calls = st.lists(
         st.tuples(st.just("begin"), st.lists(st.integers(0, 5), max_size=150)),
         st.tuples(st.just("continue"), st.lists(st.integers(0, 5), max_size=20)),
         st.tuples(st.just("shorten"), st.integers(0, 100)),
+        st.tuples(st.just("change"), st.integers(0, 2)),
         st.tuples(st.just("draft"), st.integers(-1, 70)),
         st.tuples(st.just("soften"), st.integers(1, 4)),
         st.just(("predict", 0)),
@@ -447,60 +527,66 @@ calls = st.lists(
 
 
 @pytest.fixture(scope="module")
-def two() -> list[AutoDrafter]:
+def two() -> list[NgramDrafter]:
     return [small(auto(5)), small(auto(5, search="puct"))]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=calls, table_bits=st.integers(4, 8))
 def test_any_calls_in_any_order_on_the_smallest_memory(
-    two: list[AutoDrafter], calls: list[tuple[str, Any]], table_bits: int
+    two: list[NgramDrafter], calls: list[tuple[str, Any]], table_bits: int
 ) -> None:
     for drafter in two:
-        drafter.reset_context()
+        begin(drafter, ids())
         drafter.model.state.head = drafter.model.state.start = drafter.model.state.asked = 0
         drafter.model.history[:] = drafter.model.positions[:] = 0
         with_tables(drafter, table_bits)
-        said: list[int] = []
+        session = 0
+        said: list[list[int]] = [[], [], []]
         tree = drafter.draft(4)
         for name, value in calls:
             if name == "observe":
-                said += value
-                drafter.observe(ids(*value))
+                said[session] += value
+                observe(drafter, ids(*value))
             elif name == "begin":
-                said = list(value)
-                drafter.begin(ids(*said))
+                said[session] = list(value)
+                begin(drafter, ids(*value), session=session)
             elif name == "continue":
-                said = said + value
-                drafter.begin(ids(*said))
+                begin(drafter, ids(*value), past=ids(*said[session]), session=session)
+                said[session] += value
+            elif name == "change":
+                session = value
+                begin(drafter, ids(), past=ids(*said[session]), session=session)
             elif name == "shorten":
-                said = said[: len(said) * value // 100]
-                drafter.begin(ids(*said))
+                left = len(said[session]) * value // 100
+                undone = len(said[session]) - left
+                said[session] = said[session][:left]
+                begin(drafter, ids(), past=ids(*said[session]), session=session, undone=undone)
             elif name == "draft":
                 tree = drafter.draft(value)
                 assert_is_a_tree(tree, min(max(0, value), MOST_NODES), 5)
                 continue
             elif name == "soften":
                 rows = np.arange((len(tree) + 1) * value, dtype=np.int32).reshape(-1, value) % 7 - 1
-                drafter.learn_distributions(tree, rows, np.full(rows.shape, 1 / value, np.float32))
-                continue
+                observe(drafter, ids(), tree, Likely(rows, np.full(rows.shape, 1 / value, np.float32)))
             elif name == "predict":
                 assert sum(chances(drafter).values()) <= 1 + 1e-5
             else:
-                said = []
-                drafter.reset_context()
+                said = [[], [], []]
+                drafter.reset()
+                with_tables(drafter, table_bits)
             tree = drafter.draft(0)
 
 
 def test_a_history_that_overflows_forgets_its_beginning() -> None:
     drafter = small(auto(), table_bits=16)
-    drafter.begin(ids(*range(100, 200)))
+    begin(drafter, ids(*range(100, 200)))
     for first in range(300, 700, 50):
-        drafter.observe(ids(*range(first, first + 50)))
+        observe(drafter, ids(*range(first, first + 50)))
         assert_is_a_tree(drafter.draft(16), 16, 1000)
-    drafter.observe(ids(*range(690, 695)))
+    observe(drafter, ids(*range(690, 695)))
     assert main_chain(drafter.draft(4))[:1] == [695]
-    drafter.begin(ids(1, 2, 3))
+    begin(drafter, ids(1, 2, 3))
     assert_is_a_tree(drafter.draft(16), 16, 1000)
 
 
@@ -508,9 +594,9 @@ def test_the_greatest_prompt_and_history_are_survived() -> None:
     drafter = auto(VOCAB)
     rng = np.random.default_rng(1)
     long = rng.integers(0, VOCAB, 200_000).astype(np.int32)
-    drafter.begin(long)
+    begin(drafter, long)
     for start in range(0, 60_000, 20_000):
-        drafter.observe(long[start : start + 20_000])
+        observe(drafter, long[start : start + 20_000])
         assert_is_a_tree(drafter.draft(16), 16, VOCAB)
 
 
@@ -519,11 +605,13 @@ def test_more_tokens_than_the_history_holds_are_survived() -> None:
     drafter = auto(VOCAB)
     rng = np.random.default_rng(1)
     long = rng.integers(0, VOCAB, (1 << HISTORY_BITS) + 1000).astype(np.int32)
-    drafter.begin(long)
-    drafter.observe(long[:1000])
-    drafter.begin(np.concatenate((long, long)))
+    begin(drafter, long)
+    observe(drafter, long[:1000])
+    begin(drafter, np.concatenate((long, long)))
+    begin(drafter, long, past=np.concatenate((long, long)), session=1)
+    begin(drafter, long[:1000], past=np.concatenate((long, long)))
     for start in range(0, len(long), 50_000):
-        drafter.observe(long[start : start + 50_000])
+        observe(drafter, long[start : start + 50_000])
         assert_is_a_tree(drafter.draft(16), 16, VOCAB)
 
 
@@ -539,7 +627,7 @@ def test_kernels_compile_where_no_cache_can_be_written() -> None:
     """A process whose cache folder cannot exist still drafts; only one small kernel is compiled here."""
     program = (
         "import tempfile; tempfile.tempdir = '/dev/null/nowhere'\n"
-        "from aded_local.drafters import kept, statistics as s\n"
+        "from aded_local.kernels import kept\nfrom aded_local.ngrams import table as s\n"
         "assert kept.FOLDER is None\n"
         "s.extend_hash(s.SEED_KEY, 3)\n"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drafters import assert_is_a_tree, auto, chances, ids, learn_copying, record, replay
+from drafters import assert_is_a_tree, auto, begin, chances, ids, learn_copying, observe, record, replay
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ from aded_local.drafters.ngram.candidates import (
     propose,
 )
 from aded_local.drafters.ngram.components import INGREDIENTS, PARTS, switches
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.mixing import (
     FIRST_SETS,
     SECOND_SETS,
@@ -58,6 +58,7 @@ from aded_local.drafters.ngram.mixing import (
 )
 from aded_local.errors import OptionError
 from aded_local.ngrams.table import UNIT, count_text, new_table
+from aded_local.step import Likely
 
 
 def no_rates() -> Rates:
@@ -294,14 +295,14 @@ def test_predictions_follow_what_the_target_says() -> None:
     for i in range(60):
         passage = rng.integers(1000, 90_000, 6)
         for drafter in (fooled, served):
-            drafter.begin(ids(*passage, 7, *passage[:5]))
+            begin(drafter, ids(*passage, 7, *passage[:5]))
             drafter.draft(4)
-        fooled.observe(ids(99_000 + i))
-        served.observe(ids(int(passage[5])))
+        observe(fooled, ids(99_000 + i))
+        observe(served, ids(int(passage[5])))
     unseen = rng.integers(1000, 90_000, 6)
     heard = []
     for drafter in (fooled, served):
-        drafter.begin(ids(*unseen, 7, *unseen[:5]))
+        begin(drafter, ids(*unseen, 7, *unseen[:5]))
         heard.append(chances(drafter).get(int(unseen[5]), 0.0))
     assert heard[0] < 0.1 < 0.8 < heard[1]
 
@@ -313,7 +314,7 @@ def test_what_is_said_with_three_quarters_comes_true_in_three_of_four() -> None:
     follows = rng.permutation(50)
     token = 0
     said, came = [], []
-    drafter.begin(ids(token))
+    begin(drafter, ids(token))
     for i in range(4000):
         heard = chances(drafter)
         expected = int(follows[token])
@@ -321,21 +322,21 @@ def test_what_is_said_with_three_quarters_comes_true_in_three_of_four() -> None:
         if i > 2500:
             said.append(heard.get(expected, 0.0))
             came.append(token == expected)
-        drafter.observe(ids(token))
+        observe(drafter, ids(token))
     assert np.mean(said) == pytest.approx(np.mean(came), abs=0.05)
 
 
 # Parts
 
 
-def lively(drafter: AutoDrafter) -> set[int]:
+def lively(drafter: NgramDrafter) -> set[int]:
     """A life in which every part has something to say; the sources that said it."""
     heard: set[int] = set()
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 30, 30).astype(np.int32) for _ in range(3)]
     for _ in range(2):
         for text in texts:
-            drafter.begin(text)
+            begin(drafter, text)
             said = [
                 np.concatenate((text[5:15], ids(40), text[16:22], ids(*[8, 9] * 4), rng.integers(0, 30, 4)))
             ]
@@ -348,12 +349,11 @@ def lively(drafter: AutoDrafter) -> set[int]:
                 heard |= set(np.flatnonzero(evidence.absent >= 0).tolist())
                 tree = drafter.draft(6)
                 rows = np.tile(ids(int(token), 50), (len(tree) + 1, 1))
-                drafter.learn_distributions(tree, rows, np.full(rows.shape, 0.5, np.float32))
-                drafter.observe(ids(int(token)))
+                observe(drafter, ids(int(token)), tree, Likely(rows, np.full(rows.shape, 0.5, np.float32)))
     return heard
 
 
-def with_stores(*without: str) -> AutoDrafter:
+def with_stores(*without: str) -> NgramDrafter:
     rng = np.random.default_rng(0)
     static, phrases = new_table(12), new_table(12)
     count_text(static, rng.integers(0, 30, 60).astype(np.int32), 0)
@@ -402,11 +402,11 @@ def test_an_unknown_part_is_refused_and_the_known_are_named() -> None:
 
 
 def test_what_was_learnt_before_shipping_can_be_left_out() -> None:
-    shipped, blank = AutoDrafter(n_vocab=1000), auto()
+    shipped, blank = NgramDrafter(n_vocab=1000), auto()
     assert shipped.model.rates.any() and not blank.model.rates.any()
     for drafter in (shipped, blank):
         learn_copying(drafter, times=2)
         drafter.reset()
-    fresh = AutoDrafter(n_vocab=1000)
+    fresh = NgramDrafter(n_vocab=1000)
     for name in ("rates", "weights", "finals"):  # a drafter learns in its own copy
         assert np.array_equal(getattr(shipped.model, name), getattr(fresh.model, name))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drafters import assert_is_a_tree, auto, ids, learn_copying, main_chain
+from drafters import assert_is_a_tree, auto, begin, ids, learn_copying, main_chain, observe
 
 from aded_local.drafters.ngram.candidates import BUCKETS, CELLS, COPY, RESUME
-from aded_local.drafters.ngram.drafter import MOST_NODES, AutoDrafter
+from aded_local.drafters.ngram.drafter import MOST_NODES, NgramDrafter
 from aded_local.drafters.ngram.match_model import (
     ANCHOR,
     LENGTH_EDGES,
@@ -29,7 +29,7 @@ def random_passage(n: int = 300, seed: int = 0) -> IntArray:
     return np.random.default_rng(seed).integers(0, 900, n).astype(np.int32)
 
 
-def proposals(drafter: AutoDrafter, source: int) -> list[int]:
+def proposals(drafter: NgramDrafter, source: int) -> list[int]:
     """What one source proposes next."""
     drafter.predict()
     evidence = drafter.model.evidence
@@ -39,21 +39,21 @@ def proposals(drafter: AutoDrafter, source: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> AutoDrafter:
+def alone() -> NgramDrafter:
     """A drafter of passages alone that learnt to trust them."""
     drafter = auto(without=N_GRAMS)
     learn_copying(drafter)
     return drafter
 
 
-def test_a_long_repetition_is_proposed_whole_and_believed(alone: AutoDrafter) -> None:
+def test_a_long_repetition_is_proposed_whole_and_believed(alone: NgramDrafter) -> None:
     passage = random_passage()
-    alone.begin(np.concatenate((passage, ids(NEVER), passage[:20])))
+    begin(alone, np.concatenate((passage, ids(NEVER), passage[:20])))
     for at in range(20, 260, 40):
         tree = alone.draft(MOST_NODES)
         assert_is_a_tree(tree, MOST_NODES, 1000)
         assert main_chain(tree) == passage[at : at + min(MOST_NODES, len(passage) - at)].tolist()
-        alone.observe(passage[at : at + 40])
+        observe(alone, passage[at : at + 40])
     assert tree.probabilities[15] > 0.5
 
 
@@ -61,20 +61,20 @@ def test_all_parts_together_propose_it_too() -> None:
     drafter = auto()
     learn_copying(drafter)
     passage = random_passage(seed=1)
-    drafter.begin(np.concatenate((passage, ids(NEVER), passage[:100])))
+    begin(drafter, np.concatenate((passage, ids(NEVER), passage[:100])))
     for at in range(100, 200, 20):
         drafter.draft(8)
-        drafter.observe(passage[at : at + 20])
+        observe(drafter, passage[at : at + 20])
     tree = drafter.draft(MOST_NODES)
     assert main_chain(tree)[:40] == passage[200:240].tolist()
     assert tree.probabilities[0] > 0.8
 
 
-def test_a_loop_goes_on_beyond_the_end_of_the_history(alone: AutoDrafter) -> None:
-    alone.begin(ids(*[901, 902, 903] * 5))
+def test_a_loop_goes_on_beyond_the_end_of_the_history(alone: NgramDrafter) -> None:
+    begin(alone, ids(*[901, 902, 903] * 5))
     for _ in range(3):
         alone.draft(8)
-        alone.observe(ids(901, 902, 903))
+        observe(alone, ids(901, 902, 903))
     assert main_chain(alone.draft(32)) == ([901, 902, 903] * 11)[:32]
 
 
@@ -82,9 +82,9 @@ def test_without_passages_a_repetition_is_no_longer_proposed() -> None:
     drafter = auto(without=("passages", *N_GRAMS))
     learn_copying(drafter)
     passage = random_passage()
-    drafter.begin(np.concatenate((passage, ids(NEVER), passage[:100])))
+    begin(drafter, np.concatenate((passage, ids(NEVER), passage[:100])))
     assert len(drafter.draft(MOST_NODES)) == 0
-    drafter.observe(passage[100:120])
+    observe(drafter, passage[100:120])
     assert len(drafter.draft(MOST_NODES)) == 0
 
 
@@ -92,7 +92,7 @@ def test_without_passages_a_repetition_is_no_longer_proposed() -> None:
 def test_after_an_edit_the_passage_is_found_again_within_a_few_tokens(edit: str) -> None:
     drafter = auto()
     passage = random_passage(seed=2)
-    drafter.begin(np.concatenate((passage, ids(NEVER), passage[:100])))
+    begin(drafter, np.concatenate((passage, ids(NEVER), passage[:100])))
     assert proposals(drafter, COPY) == [passage[100]]
     at, emitted = {
         "replaced": (101, [NEVER]),
@@ -100,20 +100,20 @@ def test_after_an_edit_the_passage_is_found_again_within_a_few_tokens(edit: str)
         "two left out": (103, [int(passage[102])]),
         "put in": (100, [NEVER]),
     }[edit]
-    drafter.observe(ids(*emitted))
+    observe(drafter, ids(*emitted))
     for later in range(3):  # sooner than ANCHOR tokens match again
         if edit == "replaced" or later > 0:
             assert proposals(drafter, RESUME) == [passage[at + later]]
-        drafter.observe(passage[at + later : at + later + 1])
-    drafter.observe(passage[at + 3 : at + 4])
+        observe(drafter, passage[at + later : at + later + 1])
+    observe(drafter, passage[at + 3 : at + 4])
     assert proposals(drafter, COPY) == [passage[at + 4]]
 
 
 def test_a_passage_that_was_left_for_good_is_given_up() -> None:
     drafter = auto()
     passage = random_passage(seed=3)
-    drafter.begin(np.concatenate((passage, ids(NEVER), passage[:100])))
-    drafter.observe(ids(*range(950, 970)))
+    begin(drafter, np.concatenate((passage, ids(NEVER), passage[:100])))
+    observe(drafter, ids(*range(950, 970)))
     assert drafter.model.state.resume_at == -1
     assert proposals(drafter, RESUME) == proposals(drafter, COPY) == []
 
@@ -121,35 +121,35 @@ def test_a_passage_that_was_left_for_good_is_given_up() -> None:
 def test_resumption_can_be_left_out_by_itself() -> None:
     drafter = auto(without=("resumption",))
     passage = random_passage(seed=4)
-    drafter.begin(np.concatenate((passage, ids(NEVER), passage[:100])))
+    begin(drafter, np.concatenate((passage, ids(NEVER), passage[:100])))
     assert proposals(drafter, COPY) == [passage[100]]
-    drafter.observe(ids(NEVER))
+    observe(drafter, ids(NEVER))
     assert proposals(drafter, RESUME) == []
 
 
 def test_of_two_passages_the_later_is_followed_until_the_other_matches_longer() -> None:
     drafter = auto()
     shared = [1, 2, 3, 4, 5]
-    drafter.begin(ids(11, *shared, 21, 12, *shared, 22, 13, *shared))
+    begin(drafter, ids(11, *shared, 21, 12, *shared, 22, 13, *shared))
     assert proposals(drafter, COPY) == [22]
-    drafter.begin(ids(30, 11, *shared, 21, 12, *shared, 22, 30, 11, *shared))
+    begin(drafter, ids(30, 11, *shared, 21, 12, *shared, 22, 30, 11, *shared))
     assert proposals(drafter, COPY) == [21]
     assert drafter.model.state.copy_length == 7
 
 
 def test_fewer_tokens_than_an_anchor_are_no_passage() -> None:
     drafter = auto()
-    drafter.begin(ids(*range(10, 30), 50, *range(10, 10 + ANCHOR - 1)))
+    begin(drafter, ids(*range(10, 30), 50, *range(10, 10 + ANCHOR - 1)))
     assert proposals(drafter, COPY) == []
-    drafter.observe(ids(10 + ANCHOR - 1))
+    observe(drafter, ids(10 + ANCHOR - 1))
     assert proposals(drafter, COPY) == [10 + ANCHOR]
 
 
 def test_a_passage_of_an_earlier_conversation_is_followed() -> None:
     drafter = auto()
     passage = random_passage(seed=6)
-    drafter.begin(passage)
-    drafter.begin(np.concatenate((ids(NEVER), passage[100:110])))
+    begin(drafter, passage)
+    begin(drafter, np.concatenate((ids(NEVER), passage[100:110])))
     assert proposals(drafter, COPY) == [passage[110]]
 
 
@@ -157,8 +157,8 @@ def test_an_edited_prompt_leaves_no_passage_behind() -> None:
     """What followed the place of the edit is gone from the history; it is neither copied nor resumed."""
     drafter = auto()
     passage = random_passage(100, seed=7)
-    drafter.begin(np.concatenate((passage, passage[:30])))
-    drafter.begin(np.concatenate((passage, passage[:10], ids(NEVER))))
+    begin(drafter, np.concatenate((passage, passage[:30])))
+    begin(drafter, ids(NEVER), past=np.concatenate((passage, passage[:10])), undone=20)
     assert proposals(drafter, COPY) == proposals(drafter, RESUME) == []
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drafters import assert_is_a_tree, auto, chances, ids, record
+from drafters import assert_is_a_tree, auto, begin, chances, ids, observe, record
 
 from aded_local.drafters.ngram.candidates import RELATED, RELATED_ORDERS
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.similar_conversations import (
     ASKED,
     COMPARED_TOKENS,
@@ -39,7 +39,7 @@ def answer(topic: int, seed: int) -> IntArray:
     return ids(500 + seed % 400, MARK, 900 + topic)
 
 
-def related_words(drafter: AutoDrafter) -> set[int]:
+def related_words(drafter: NgramDrafter) -> set[int]:
     """What related conversations propose next."""
     drafter.predict()
     evidence = drafter.model.evidence
@@ -48,13 +48,13 @@ def related_words(drafter: AutoDrafter) -> set[int]:
     return set(evidence.tokens[evidence.candidate[:n][mine]].tolist())
 
 
-def taught(*without: str, rounds: int = 8) -> AutoDrafter:
+def taught(*without: str, rounds: int = 8) -> NgramDrafter:
     drafter = auto(without=without)
     for seed in range(rounds * len(TOPICS)):
         topic = seed % len(TOPICS)
-        drafter.begin(prompt(topic, seed))
+        begin(drafter, prompt(topic, seed))
         drafter.draft(4)
-        drafter.observe(answer(topic, seed))
+        observe(drafter, answer(topic, seed))
     return drafter
 
 
@@ -63,8 +63,8 @@ def test_the_same_question_brings_the_earlier_answers_words() -> None:
     for topic in (0, 5):
         heard = []
         for one in (drafter, without):
-            one.begin(prompt(topic, 10_000 + topic))
-            one.observe(ids(950, MARK))
+            begin(one, prompt(topic, 10_000 + topic))
+            observe(one, ids(950, MARK))
             heard.append(chances(one).get(900 + topic, 0.0))
         assert related_words(drafter) == {900 + topic}
         assert related_words(without) == set()
@@ -73,38 +73,38 @@ def test_the_same_question_brings_the_earlier_answers_words() -> None:
 
 def test_an_unrelated_question_brings_nothing() -> None:
     drafter = taught(rounds=2)
-    drafter.begin(ids(*range(600, 612)))
+    begin(drafter, ids(*range(600, 612)))
     assert likeness_class(drafter.model.conversations) == 0
-    drafter.observe(ids(950, MARK))
+    observe(drafter, ids(950, MARK))
     assert related_words(drafter) == set()
 
 
 def test_the_same_question_is_as_like_as_can_be() -> None:
     drafter = taught(rounds=2)
-    drafter.begin(prompt(3, 15))
+    begin(drafter, prompt(3, 15))
     assert drafter.model.conversations.best == pytest.approx(1000, abs=1)
     assert likeness_class(drafter.model.conversations) == LIKENESS_CLASSES - 1
-    drafter.reset_context()
+    begin(drafter, ids())
     assert likeness_class(drafter.model.conversations) == 0
 
 
 def test_rare_words_count_for_more_than_those_of_every_prompt() -> None:
     drafter = auto()
     for topic in range(40):
-        drafter.begin(ids(1, 2, 3, 4, 500 + topic))
-        drafter.observe(ids(9))
-    drafter.begin(ids(1, 2, 3, 4, 507))
+        begin(drafter, ids(1, 2, 3, 4, 500 + topic))
+        observe(drafter, ids(9))
+    begin(drafter, ids(1, 2, 3, 4, 507))
     same = int(drafter.model.conversations.best)
-    drafter.reset_context()
-    drafter.begin(ids(1, 2, 3, 4, 700))
+    begin(drafter, ids())
+    begin(drafter, ids(1, 2, 3, 4, 700))
     assert same > 900 > 200 > int(drafter.model.conversations.best)
 
 
 def test_recalled_conversations_are_related_too() -> None:
     drafter = auto()
     drafter.recall([(prompt(topic, topic), answer(topic, topic), False) for topic in range(12)])
-    drafter.begin(prompt(4, 99))
-    drafter.observe(ids(950, MARK))
+    begin(drafter, prompt(4, 99))
+    observe(drafter, ids(950, MARK))
     assert 904 in related_words(drafter)
 
 
@@ -113,9 +113,9 @@ def test_more_conversations_than_are_remembered_push_out_the_oldest() -> None:
     drafter.recall([(ids(i + 10, i + 11, i + 12), ids(1), False) for i in range(MOST_CONVERSATIONS + 50)])
     conversations = drafter.model.conversations
     assert conversations.noted == MOST_CONVERSATIONS + 50
-    drafter.begin(ids(10, 11, 12))
+    begin(drafter, ids(10, 11, 12))
     assert conversations.best == 0
-    drafter.begin(ids(MOST_CONVERSATIONS + 50, MOST_CONVERSATIONS + 51, MOST_CONVERSATIONS + 52))
+    begin(drafter, ids(MOST_CONVERSATIONS + 50, MOST_CONVERSATIONS + 51, MOST_CONVERSATIONS + 52))
     assert conversations.best > 800
     assert_is_a_tree(drafter.draft(16), 16, 20_000)
 
@@ -123,18 +123,18 @@ def test_more_conversations_than_are_remembered_push_out_the_oldest() -> None:
 def test_a_conversation_that_was_overwritten_is_not_compared() -> None:
     drafter = auto()
     ring = len(drafter.model.history)
-    drafter.begin(prompt(0, 0))
-    drafter.observe(answer(0, 0))
-    drafter.reset_context()
+    begin(drafter, prompt(0, 0))
+    observe(drafter, answer(0, 0))
+    begin(drafter, ids())
     state = drafter.model.state
     state.head = state.start = state.asked = ring - 20  # as if so many tokens had come since
-    drafter.begin(prompt(0, 0))  # still there
+    begin(drafter, prompt(0, 0))  # still there
     assert drafter.model.conversations.best > 900
-    drafter.begin(ids(*range(500, 540)))
-    drafter.begin(ids(*range(600, 640)))
-    drafter.reset_context()
+    begin(drafter, ids(*range(500, 540)))
+    begin(drafter, ids(*range(600, 640)))
+    begin(drafter, ids())
     drafter.model.conversations.places[:, 1:] = -1  # only the first is asked for
-    drafter.begin(prompt(0, 0))
+    begin(drafter, prompt(0, 0))
     assert drafter.model.conversations.best == 0
 
 
@@ -143,10 +143,10 @@ def test_only_the_end_of_a_long_prompt_is_compared() -> None:
     drafter = auto()
     system = np.random.default_rng(0).integers(600, 900, 5 * COMPARED_TOKENS).astype(np.int32)
     for topic in range(6):
-        drafter.begin(np.concatenate((system, np.tile(TOPICS[topic], COMPARED_TOKENS // 20 + 1))))
-        drafter.observe(ids(9))
-    drafter.begin(
-        np.concatenate((system, ids(*range(10, 90)), np.tile(TOPICS[9], COMPARED_TOKENS // 20 + 1)))
+        begin(drafter, np.concatenate((system, np.tile(TOPICS[topic], COMPARED_TOKENS // 20 + 1))))
+        observe(drafter, ids(9))
+    begin(
+        drafter, np.concatenate((system, ids(*range(10, 90)), np.tile(TOPICS[9], COMPARED_TOKENS // 20 + 1)))
     )
     assert drafter.model.conversations.best == 0
 
@@ -168,13 +168,13 @@ def test_likeness_is_the_cosine_of_rarities() -> None:
 
 def test_where_a_conversation_lies_is_noted_when_it_ends() -> None:
     drafter = auto()
-    drafter.begin(ids(1, 2, 3))
-    drafter.observe(ids(4, 5))
-    drafter.begin(ids(1, 2, 3, 4, 5, 6))  # goes on
+    begin(drafter, ids(1, 2, 3))
+    observe(drafter, ids(4, 5))
+    begin(drafter, ids(6), past=ids(1, 2, 3, 4, 5))  # goes on
     assert drafter.model.conversations.noted == 0
-    drafter.begin(ids(11, 12))
-    drafter.reset_context()
-    drafter.reset_context()  # nothing new to note
+    begin(drafter, ids(11, 12))
+    begin(drafter, ids())
+    begin(drafter, ids())  # nothing new to note
     places = drafter.model.conversations.places
     assert drafter.model.conversations.noted == 2
     assert places[:3, 0].tolist() == [0, 3, 6]
@@ -184,8 +184,8 @@ def test_where_a_conversation_lies_is_noted_when_it_ends() -> None:
 
 def test_an_edited_first_prompt_is_noted_as_it_ended() -> None:
     drafter = auto()
-    drafter.begin(ids(*range(100)))
-    drafter.begin(ids(*range(80)))
-    drafter.reset_context()
+    begin(drafter, ids(*range(100)))
+    begin(drafter, ids(), past=ids(*range(80)), undone=20)
+    begin(drafter, ids())
     places = drafter.model.conversations.places[:, 0]
     assert places[START] <= places[ASKED] <= places[END] == 80

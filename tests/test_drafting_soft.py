@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drafters import assert_is_a_tree, auto, chances, ids
+from drafters import assert_is_a_tree, auto, begin, chances, ids, observe
 
 from aded_local.drafters.ngram.candidates import SEEN, SOFT, SOFT_ORDERS
-from aded_local.drafters.ngram.drafter import AutoDrafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.ngrams.table import COUNT_MASK, COUNT_SHIFT
+from aded_local.step import Likely
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
 
 NEVER = 777
@@ -21,13 +22,12 @@ def row(*pairs: tuple[int, float]) -> tuple[IntArray, FloatArray]:
     )
 
 
-def show(drafter: AutoDrafter, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
+def show(drafter: NgramDrafter, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
     """What a step shows, without its tokens, which would move the text on."""
-    drafter.learn_distributions(tree, tokens, shares)
-    drafter.observe(ids())
+    observe(drafter, ids(), tree, Likely(tokens, shares))
 
 
-def said(drafter: AutoDrafter) -> set[int]:
+def said(drafter: NgramDrafter) -> set[int]:
     """What the soft counts propose next."""
     drafter.predict()
     evidence = drafter.model.evidence
@@ -41,16 +41,16 @@ def pair(*tokens: int) -> DraftTree:
 
 
 def test_a_token_never_emitted_is_proposed_where_the_target_nearly_said_it() -> None:
-    drafter = AutoDrafter(n_vocab=1000)
-    drafter.begin(ids(1, 2, 3))
+    drafter = NgramDrafter(n_vocab=1000)
+    begin(drafter, ids(1, 2, 3))
     assert NEVER not in chances(drafter)
     show(drafter, EMPTY_TREE, *row((5, 0.6), (NEVER, 0.4)))
-    drafter.begin(ids(60, 61, 3))
+    begin(drafter, ids(60, 61, 3))
     known = said(drafter)
     assert {5, NEVER} <= known
-    drafter.observe(ids(5))
+    observe(drafter, ids(5))
     assert NEVER not in said(drafter)  # after 5 it did not say so
-    drafter.observe(ids(1, 2, 3))
+    observe(drafter, ids(1, 2, 3))
     assert {5, NEVER} <= said(drafter)
 
 
@@ -59,11 +59,11 @@ def test_what_it_nearly_said_comes_true_and_is_believed() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         tokens = rng.integers(10, 900, 2)
-        drafter.begin(tokens.astype(np.int32))
+        begin(drafter, tokens.astype(np.int32))
         show(drafter, EMPTY_TREE, *row((int(tokens[0]) + 50, 0.9), (NEVER, 0.1)))
-        drafter.begin(tokens.astype(np.int32))
+        begin(drafter, tokens.astype(np.int32))
         known = chances(drafter)
-        drafter.observe(ids(int(tokens[0]) + 50))
+        observe(drafter, ids(int(tokens[0]) + 50))
     assert known[int(tokens[0]) + 50] > 0.8
     assert known.get(NEVER, 0.0) < 0.1
 
@@ -71,39 +71,32 @@ def test_what_it_nearly_said_comes_true_and_is_believed() -> None:
 def test_what_a_step_shows_does_not_foretell_its_own_tokens() -> None:
     """Else this source would be right at every token it was judged by, and wrong where it drafts."""
     drafter = auto()
-    drafter.begin(ids(1, 2, 3))
+    begin(drafter, ids(1, 2, 3))
     for token in (4, 5, 6):
-        drafter.learn_distributions(EMPTY_TREE, *row((token, 1.0)))
-        drafter.observe(ids(token))
+        observe(drafter, ids(token), likely=Likely(*row((token, 1.0))))
     assert not drafter.model.rates[SEEN, SOFT : SOFT + SOFT_ORDERS].any()
     assert drafter.tables.soft.any()
-    drafter.learn_distributions(EMPTY_TREE, *row((7, 1.0)))
-    drafter.reset_context()  # the step never ended
-    before = drafter.tables.soft.copy()
-    drafter.begin(ids(8))
-    drafter.observe(ids(9))
-    assert np.array_equal(before, drafter.tables.soft)
 
 
 def test_every_verified_node_is_learnt_from_accepted_or_not() -> None:
     drafter = auto()
-    drafter.begin(ids(1, 2, 3))
+    begin(drafter, ids(1, 2, 3))
     rows = ids(4, 6, 8).reshape(3, 1)
     show(drafter, pair(4, 5), rows, np.ones((3, 1), np.float32))
-    drafter.observe(ids(9))  # not what was drafted
-    drafter.begin(ids(7, 7, 7, 4))
+    observe(drafter, ids(9))  # not what was drafted
+    begin(drafter, ids(7, 7, 7, 4))
     assert 6 in said(drafter)
-    drafter.observe(ids(5))
+    observe(drafter, ids(5))
     assert 8 in said(drafter)
 
 
 def test_branches_are_told_apart_by_their_own_path() -> None:
     drafter = auto()
-    drafter.begin(ids(1))
+    begin(drafter, ids(1))
     tree = DraftTree(ids(2, 3, 4, 4), ids(-1, -1, 0, 1), ids(1, 1, 2, 2), np.full(4, 0.25, np.float32))
     rows = ids(2, 4, 4, 50, 60).reshape(5, 1)
     show(drafter, tree, rows, np.ones((5, 1), np.float32))
-    drafter.begin(ids(9, 2, 4))
+    begin(drafter, ids(9, 2, 4))
     assert {50, 60} <= said(drafter)  # both followed 4, one of them 2 and 4
     drafter.predict()
     evidence = drafter.model.evidence
@@ -114,20 +107,20 @@ def test_branches_are_told_apart_by_their_own_path() -> None:
 
 def test_rows_without_tokens_are_skipped() -> None:
     drafter = auto()
-    drafter.begin(ids(1, 2, 3))
+    begin(drafter, ids(1, 2, 3))
     nothing = np.full((3, 4), -1, np.int32)
     show(drafter, pair(4, 5), nothing, np.zeros((3, 4), np.float32))
     assert not drafter.tables.soft.any()
     some = nothing.copy()
     some[1] = [6, 7, -1, -1]
     show(drafter, pair(4, 5), some, np.full((3, 4), 0.5, np.float32))
-    drafter.begin(ids(9, 9, 4))
+    begin(drafter, ids(9, 9, 4))
     assert said(drafter) == {6, 7}
 
 
 def test_the_latest_word_counts_for_most_and_an_old_one_fades_away() -> None:
     drafter = auto()
-    drafter.begin(ids(1, 2))
+    begin(drafter, ids(1, 2))
     show(drafter, EMPTY_TREE, *row((5, 1.0)))
     for _ in range(3):
         show(drafter, EMPTY_TREE, *row((6, 1.0)))
@@ -142,7 +135,7 @@ def test_the_table_stays_bounded_however_long_it_is_taught() -> None:
     drafter = auto(5000)
     rng = np.random.default_rng(0)
     soft = drafter.tables.soft
-    drafter.begin(ids(1, 2))
+    begin(drafter, ids(1, 2))
     for _ in range(3000):
         rows = rng.integers(0, 5000, (9, 8)).astype(np.int32)
         shares = rng.dirichlet(np.ones(8), 9).astype(np.float32)
@@ -155,7 +148,7 @@ def test_the_table_stays_bounded_however_long_it_is_taught() -> None:
 @pytest.mark.parametrize("share", [0.0, 1e-9, 1.0, 7.0, float("inf"), float("nan"), -1.0])
 def test_odd_shares_do_no_harm(share: float) -> None:
     drafter = auto()
-    drafter.begin(ids(1, 2))
+    begin(drafter, ids(1, 2))
     show(drafter, EMPTY_TREE, *row((5, share), (999_999, share), (6, 0.5)))
     assert_is_a_tree(drafter.draft(64), 64, 1000)
     assert all(0 <= token < 1000 for token in chances(drafter))
@@ -165,14 +158,3 @@ def test_before_anything_was_said_there_is_nothing_to_learn_it_for() -> None:
     drafter = auto()
     show(drafter, EMPTY_TREE, *row((5, 1.0)))
     assert not drafter.tables.soft.any()
-
-
-def test_what_was_shown_of_a_step_that_never_ended_is_forgotten() -> None:
-    drafter = AutoDrafter(n_vocab=1000)
-    drafter.begin(ids(1, 2, 3))
-    drafter.learn_distributions(EMPTY_TREE, *row((NEVER, 1.0)))
-    drafter.begin(ids(1, 2, 3, 4))
-    drafter.observe(ids(2, 3))
-    assert NEVER not in said(drafter)
-    drafter.observe(ids(4))
-    assert NEVER not in said(drafter)

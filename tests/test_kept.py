@@ -263,25 +263,28 @@ from aded_local.drafters.ngram import prediction
 from aded_local.drafters.ngram import search
 from aded_local.kernels import top_k as topk
 from aded_local.ngrams.phrases import phrase_table
+from aded_local.step import Beginning, Likely, StepResult, said
 kept = kernels_are_kept()
 ids = {}
 table = phrase_table(lambda text: [ids.setdefault(word, len(ids)) for word in text.split(" ")])
 drafter = make_drafter("auto", n_vocab=49152, phrases=table)
 text = np.array([3, 4, 5, 6, 3, 4, 5, 6, 3, 4], np.int32)
 drafter.recall([(text, text[2:], False), (text, text, True)])
-drafter.begin(text)
+drafter.begin(Beginning(0, text[:0], text))
 cost = np.linspace(0.1, 0.2, 66)
 for most, prices in ((16, None), (64, cost), (1, cost)):
     tree = drafter.draft(most, prices)
-    for verified in (tree.first(3), tree.main_chain(), tree.padded(len(tree) + 2)):
+    for verified in (tree.first(3), tree.with_leaves(1), tree.padded(len(tree) + 2)):
         rows = np.arange(len(verified) + 1, dtype=np.int32)
         tokens, shares = topk.new_rows(len(rows))
         logits = np.random.default_rng(0).normal(size=(len(rows), 49152)).astype(np.float32)
         topk.top_k_rows(logits, rows, tokens, shares)
-        drafter.learn_distributions(verified, tokens, shares)
-        drafter.observe(np.array([5, 6], np.int32))
-drafter.reset_context()
-drafter.begin(text[:4])
+        drafter.verifying(verified)
+        drafter.observe(StepResult(verified, [5, 6], [], 0, Likely(tokens, shares)))
+        drafter.observe(said([7]))
+drafter.begin(Beginning(1, text[:0], text[:4]))
+drafter.begin(Beginning(0, text, text[:4]))
+drafter.begin(Beginning(0, text[:3], text[:4], 3))
 used = (prediction.learn, prediction.find_related, search.best_first, topk.fill_rows)
 used += (phrase_entries.list_successors, phrase_entries.weigh, phrase_entries.fill)
 print(json.dumps([kept, [sum(one.stats.cache_misses.values()) for one in used],

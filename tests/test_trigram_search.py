@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drafters import begin
 
 from aded_local.drafters.paper.drafter import PaperDrafter
 from aded_local.tree import DraftTree
@@ -16,7 +17,7 @@ def drafter() -> PaperDrafter:
 
 def drafted(drafter: PaperDrafter, texts: list[list[int]], after: list[int]) -> DraftTree:
     drafter.feed([np.array(text, np.int32) for text in texts])
-    drafter.begin(np.array(after, np.int32))
+    begin(drafter, np.array(after, np.int32))
     return drafter.draft(64)
 
 
@@ -55,8 +56,8 @@ def test_the_lengths_of_all_paths_add_up_to_64_at_most(drafter: PaperDrafter) ->
 
 def test_the_last_sixteen_tokens_are_learnt_before_they_are_searched(drafter: PaperDrafter) -> None:
     drafter.reset()
-    drafter.begin(np.array([10, 11, 12, 13, 10, 11], np.int32))
+    begin(drafter, np.array([10, 11, 12, 13, 10, 11], np.int32))
     assert leaves(drafter.draft(64)) == {(12, 13, 10, 11)}
     drafter.reset()
-    drafter.begin(np.array([10, 11, 12, *range(100, 112), 10, 11], np.int32))
+    begin(drafter, np.array([10, 11, 12, *range(100, 112), 10, 11], np.int32))
     assert len(drafter.draft(64)) == 0

@@ -1,31 +1,37 @@
-"""Drafting: proposing what the target may say next, cheaply enough to be worth a look.
+"""What may come next: the protocol of a drafter, and the presets by name.
 
-Every way of drafting implements ``Drafter``. A step of the generation loop is::
+A step of the generation loop is::
 
-    tree = drafter.draft(max_nodes, cost)     # candidates below the last token
-    ...                                       # the target verifies some prefix of the tree
-    drafter.learn_distributions(tree, tokens, shares)   # what it would have said at every node, now and then
-    drafter.observe(accepted)                 # what the target emitted
+    tree = drafter.draft(max_nodes, cost)   # candidates below the last token
+    drafter.verifying(tree)                 # as much of them as the target verifies now
+    ...
+    drafter.observe(result)                 # the tokens that came, and what the target found likely
 
-Room for a second model that drafts while the target verifies (SpecBranch, arXiv 2506.01979): such a
-drafter starts its work for the next step in ``observe`` or at the end of ``draft``, in a thread of its
-own (llama.cpp calls and these kernels release the GIL), continues from the leaves it proposed, and in
-the next ``draft`` hands over the branch that the accepted tokens selected. Therefore ``observe`` gives
-the tokens, not only their number; ``draft`` may block; and nothing else is called in between.
+A drafter with a model of its own may work in a thread while the target verifies (llama.cpp calls and the kernels
+release the GIL): ``verifying`` says which tokens are on trial, ``observe`` which of them came, ``draft`` may block, and
+``close`` ends the thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.errors import OptionError
+from aded_local.step import Beginning, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
-PRESETS = ("auto", "paper")
+PRESETS: Final[Mapping[str, str]] = {
+    "auto": "aded_local.drafters.ngram",
+    "paper": "aded_local.drafters.paper",
+}
+"""The presets that draft, each with the module that makes its drafter, imported when it is asked for: a function
+``make`` with the keywords of ``make_drafter``. A new drafter is one file and one line here."""
+
 Search = Literal["best-first", "puct"]
 """How the tree of ``auto`` grows."""
 SEARCHES: tuple[Search, ...] = ("best-first", "puct")
@@ -45,11 +51,8 @@ class Drafter(Protocol):
         """
         ...
 
-    def begin(self, tokens: IntArray) -> None:
-        """A prompt: the whole context so far, int32 ``(n,)``, with the last, undecoded token.
-
-        When it continues the conversation, only what is new is learnt.
-        """
+    def begin(self, beginning: Beginning) -> None:
+        """A turn begins. Only what is new is learnt; of a session that the drafter does not know, all."""
         ...
 
     def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
@@ -62,33 +65,23 @@ class Drafter(Protocol):
         """
         ...
 
-    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
-        """The target's likeliest next tokens at every verified node, whether it was accepted or not.
-
-        Called after verification and before the ``observe`` of the same step, or not at all in that step.
-
-        Args:
-            tree: as verified, perhaps less or (padded) more than ``draft`` proposed; without nodes where decoding
-                was plain. Its root is the last token that the drafter has observed.
-            tokens: int32 ``(n_nodes + 1, k)``, likeliest first; row 0 follows the root, row i + 1 node i. -1 means
-                none; rows to skip hold nothing else.
-            shares: float32 of the same shape: each token's part of the probability of its row's k tokens, so rows
-                add up to one; 0 where there is no token. From the raw logits, before any sampler.
-        """
+    def verifying(self, tree: DraftTree) -> None:
+        """The target verifies ``tree`` now: a part of the last draft, perhaps padded, perhaps empty."""
         ...
 
-    def observe(self, accepted: IntArray) -> None:
-        """The tokens the target emitted in this step (matched nodes, then one more), int32 ``(m,)``, m >= 1.
+    def observe(self, result: StepResult) -> None:
+        """Learn from a step: its tokens, and what the target found likely where that was read.
 
-        Called once per step, whether or not ``draft`` was called before and anything was verified.
+        Called once per step, whether or not ``draft`` was called before and anything was verified; after a pause,
+        once for several plain steps.
         """
         ...
 
     def predict(self) -> tuple[IntArray, FloatArray]:
         """What comes next, as far as the drafter knows: tokens and their probabilities, likeliest first.
 
-        For measuring how well a drafter knows the text, in bits per token; generation does not call it. Like
-        ``draft``, it asks for a verdict: the next ``observe`` judges it.
+        For measuring how well a drafter knows the text, in bits per token; generation does not call it. As after
+        ``draft``, the next ``observe`` judges what was said.
 
         Returns:
             int32 ``(n,)``, distinct, and float32 ``(n,)``, which add up to one at most; both empty when
@@ -96,12 +89,12 @@ class Drafter(Protocol):
         """
         ...
 
-    def reset_context(self) -> None:
-        """The conversation ends; what was learnt from it stays."""
-        ...
-
     def reset(self) -> None:
         """Forget everything."""
+        ...
+
+    def close(self) -> None:
+        """End what runs beside; nothing is asked afterwards."""
         ...
 
 
@@ -126,24 +119,17 @@ def make_drafter(
     """The drafter of a preset, with its kernels compiled, and kept for the next start.
 
     Args:
-        preset: ``auto`` or ``paper``.
+        preset: of ``PRESETS``.
         n_vocab: size of the target's vocabulary.
         seed: for drafters that draw random numbers.
-        search, static, phrases, without: see ``AutoDrafter``; ``paper`` has its own search and no other source.
+        search, static, phrases, without: see ``NgramDrafter``; ``paper`` has its own search and no other source.
 
     Raises:
         OptionError: there is no such preset, or no such part to leave out.
     """
-    if preset == "auto":
-        from aded_local.drafters.ahead import compile_all
-        from aded_local.drafters.ngram.drafter import AutoDrafter
-
-        compile_all()
-        return AutoDrafter(
-            n_vocab=n_vocab, seed=seed, search=search, static=static, phrases=phrases, without=without
-        )
-    if preset == "paper":
-        from aded_local.drafters.paper.drafter import PaperDrafter
-
-        return PaperDrafter(n_vocab=n_vocab, seed=seed)
-    raise OptionError(f"no draft preset is called {preset!r}: choose one of {', '.join(PRESETS)}")
+    if preset not in PRESETS:
+        raise OptionError(f"no draft preset is called {preset!r}: choose one of {', '.join(PRESETS)}")
+    drafter: Drafter = importlib.import_module(PRESETS[preset]).make(
+        n_vocab=n_vocab, seed=seed, search=search, static=static, phrases=phrases, without=without
+    )
+    return drafter

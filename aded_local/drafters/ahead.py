@@ -43,7 +43,7 @@ def compile_all() -> float:
 def _compile() -> None:
     """Make one call of each kernel, as a start does, and say so in the folder if all could be kept."""
     assert kept.FOLDER is not None
-    from aded_local.drafters.ngram.drafter import AutoDrafter
+    from aded_local.drafters.ngram.drafter import NgramDrafter
     from aded_local.kernels import compiling
     from aded_local.kernels import top_k as topk
     from aded_local.ngrams import phrase_entries
@@ -51,7 +51,7 @@ def _compile() -> None:
     collecting = gc.isenabled()
     gc.disable()  # looking for garbage among a compiler's objects takes 0.8 of 11 s, and finds 50 MB
     try:
-        AutoDrafter(n_vocab=1)  # the size of a vocabulary is a value, not a type
+        NgramDrafter(n_vocab=1)  # the size of a vocabulary is a value, not a type
         topk.warm_up()
         phrase_entries.warm_up()
     finally:

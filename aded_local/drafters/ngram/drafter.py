@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aded_local.drafters import Search
 from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
-from aded_local.drafters.ngram.prediction import find_related, learn, predict_next
+from aded_local.drafters.ngram.prediction import LAID, READ, SAID, find_related, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
 from aded_local.drafters.ngram.search import best_first, puct
 from aded_local.drafters.ngram.similar_conversations import note
@@ -26,6 +26,7 @@ from aded_local.drafters.ngram.state import (
     Tables,
 )
 from aded_local.ngrams.table import Table, claim_pages, new_table
+from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 MEMORY_BITS: Final = 23
@@ -41,8 +42,8 @@ TAUGHT_TOKENS: Final = 20_000
 LEAST_BITS: Final = 4
 """Of a store that is not there: two buckets, empty."""
 
-SAME_CONTEXT: Final = 0.75
-"""A prompt that begins with this share of the history continues the conversation; otherwise it is another."""
+KNOWN_SESSIONS: Final = 64
+"""The sessions begun last whose conversations can be taken up again; an older one is learnt once more."""
 
 PUCT_ITERATIONS_PER_NODE: Final = 3
 PUCT_ROLLOUT_DEPTH: Final = 1
@@ -59,7 +60,15 @@ NOTHING: Final[tuple[IntArray, IntArray, npt.NDArray[np.uint64], IntArray, Float
 """In place of a verified tree and the target's likeliest tokens, where they were not read."""
 
 
-class AutoDrafter:
+NO_SESSION: Final = -1
+
+
+def newest(tokens: IntArray) -> IntArray:
+    """The end of a text, as much of it as half of the history holds."""
+    return np.ascontiguousarray(tokens, np.int32)[-(1 << (HISTORY_BITS - 1)) :]
+
+
+class NgramDrafter:
     """Drafts from what the conversation and earlier ones said; learns with every token."""
 
     name = "auto"
@@ -122,55 +131,59 @@ class AutoDrafter:
         self.model.used[:] = self._used
         self.model.conversations.places[:] = -1
         self._rng = np.array([self._seed], np.uint64)
-        self._nearly_said = NOTHING
+        self._latest_epoch = 0
+        self._session = NO_SESSION
+        self._epochs: dict[int, int] = {}
         claim_pages(self.tables.memory, self.tables.context, self.model.history, self.model.positions)
 
-    def reset_context(self) -> None:
-        """Forget where the conversation stands, not what was learnt from it: the next prompt is a new one."""
+    def _begin_conversation(self) -> None:
+        """Another conversation; the one before is noted, so that similar ones find it."""
         state, conversations = self._state, self.model.conversations
         start, asked, end = int(state["start"]), int(state["asked"]), int(state["head"])
         if asked > start:
             note(conversations, self.model.history, start, asked, end)
         conversations.best = 0
         state["start"] = state["asked"] = end
-        state["epoch"] += 1
+        self._latest_epoch += 1
+        state["epoch"] = self._latest_epoch
+        self._leave_passages()
+
+    def _leave_passages(self) -> None:
+        state = self._state
         state["copy_at"] = state["resume_at"] = -1
         state["copy_length"] = state["n_nodes"] = 0
-        self._nearly_said = NOTHING
 
-    def begin(self, tokens: IntArray) -> None:
-        """Take ``tokens``, int32 ``(n,)``, as the context so far; learn those that are new."""
-        state = self._state
-        tokens = np.ascontiguousarray(tokens, np.int32)[-(1 << (HISTORY_BITS - 1)) :]
-        held = int(state["head"] - state["start"])
-        common = self._common_prefix(tokens[:held])
+    def begin(self, beginning: Beginning) -> None:
+        """Learn what is new; see ``Drafter``. A conversation that others came between is laid at the end of the
+        history again, without being counted again."""
+        state, session, past, new = self._state, beginning.session, beginning.past, beginning.new
         state["n_nodes"] = 0
-        self._nearly_said = NOTHING
-        if held == 0 or common < SAME_CONTEXT * held:
-            self.reset_context()
-            common = 0
-        else:
-            state["head"] = state["start"] + common
+        epoch = self._epochs.pop(session, None)
+        if begins := epoch is None or len(past) == 0:
+            self._begin_conversation()
+            new = np.concatenate((past, new))
+        elif session != self._session:
+            self._begin_conversation()
+            state["epoch"] = epoch
+            learn(self._block, self.tables, newest(past), LAID, *NOTHING)
+        elif beginning.undone > 0:
+            state["head"] = max(state["head"] - beginning.undone, state["start"])
             state["asked"] = min(state["asked"], state["head"])
-            if common < held:
-                state["copy_at"] = state["resume_at"] = -1
-                state["copy_length"] = 0
-        if common < len(tokens):
-            find_related(self._block, self.tables, tokens[common:])
-        self._read(tokens[common:])
-        if common == 0:
+            self._leave_passages()
+        self._session = session
+        self._epochs[session] = int(state["epoch"])
+        if len(self._epochs) > KNOWN_SESSIONS:
+            del self._epochs[next(iter(self._epochs))]
+        new = newest(new)
+        if len(new):
+            find_related(self._block, self.tables, new)
+        self._read(new)
+        if begins:
             state["asked"] = state["head"]
 
     def _read(self, text: IntArray) -> None:
-        """Learn a text that the target did not choose, such as a prompt: counts only."""
-        learn(self._block, self.tables, text, False, *NOTHING)
-
-    def _common_prefix(self, tokens: IntArray) -> int:
-        """How many tokens the history of this context and ``tokens`` share at the beginning."""
-        history = self.model.history
-        places = (int(self._state["start"]) + np.arange(len(tokens))) & (len(history) - 1)
-        differ = np.flatnonzero(history[places] != tokens)
-        return int(differ[0]) if differ.size else len(tokens)
+        """Learn a text that the target did not choose, such as a prompt."""
+        learn(self._block, self.tables, text, READ, *NOTHING)
 
     def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         """Candidates after the last token, likeliest path first.
@@ -198,15 +211,31 @@ class AutoDrafter:
         n = predict_next(self._block, self.tables, tokens, chances)
         return tokens[:n], chances[:n]
 
-    def observe(self, accepted: IntArray) -> None:
-        """Judge predictions by, then count, the tokens the target emitted in this step; see ``Drafter``."""
-        nearly_said, self._nearly_said = self._nearly_said, NOTHING
-        learn(self._block, self.tables, accepted, True, *nearly_said)
+    def verifying(self, tree: DraftTree) -> None:
+        """Nothing: a draft is judged by the tokens that come, however much of it was verified."""
 
-    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
-        """Keep what the target would have said after the last token and each node, once this step is learnt."""
+    def observe(self, result: StepResult) -> None:
+        """Judge predictions by, then count, the tokens of a step; keep what the target found likely."""
+        tokens = np.array(result.tokens, np.int32)
+        if result.likely is None:
+            learn(self._block, self.tables, tokens, SAID, *NOTHING)
+            return
+        tree, likely = result.tree, result.likely
         contexts = np.zeros((len(tree) + 1, SOFT_ORDERS), np.uint64)
-        self._nearly_said = (tree.parents, tree.tokens, contexts, tokens, shares)
+        learn(
+            self._block,
+            self.tables,
+            tokens,
+            SAID,
+            tree.parents,
+            tree.tokens,
+            contexts,
+            likely.tokens,
+            likely.shares,
+        )
+
+    def close(self) -> None:
+        """Nothing: no work goes on beside."""
 
     def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
         """Learn earlier conversations, oldest first: see ``Drafter``.
@@ -216,21 +245,22 @@ class AutoDrafter:
         left = sum(len(answer) for _, answer, _ in exchanges)
         for prompt, answer, continues in exchanges:
             if not continues:
-                self.reset_context()
+                self._begin_conversation()
             self._read(prompt)
             if not continues:
                 self._state["asked"] = self._state["head"]
             if left <= TAUGHT_TOKENS:
-                learn(self._block, self.tables, answer, True, *NOTHING)
+                learn(self._block, self.tables, answer, SAID, *NOTHING)
             else:
                 self._read(answer)
             left -= len(answer)
-        self.reset_context()
+        self._begin_conversation()
+        self._session = NO_SESSION
 
     def _warm_up(self) -> None:
         """Call every kernel that generation needs once, then forget it."""
-        self.begin(np.zeros(8, np.int32))
+        self.begin(Beginning(0, NO_TOKENS, np.zeros(8, np.int32)))
         self.draft(4)
-        self.learn_distributions(EMPTY_TREE, np.zeros((1, 2), np.int32), np.full((1, 2), 0.5, np.float32))
-        self.observe(np.zeros(2, np.int32))
+        likely = Likely(np.zeros((1, 2), np.int32), np.full((1, 2), 0.5, np.float32))
+        self.observe(StepResult(EMPTY_TREE, [0, 0], [], 0, likely))
         self.reset()

@@ -105,8 +105,8 @@ def follow_resumption(model: Predictor, token: int) -> None:
 
 
 @kernel
-def follow(model: Predictor, token: int) -> None:
-    """Keep track of repeated passages after ``token`` became the newest of the history."""
+def follow(model: Predictor, token: int, since: int) -> None:
+    """Keep track of repeated passages from the position ``since`` on, after ``token`` became the newest token."""
     state, history = model.state, model.history
     mask = history.shape[0] - 1
     head = state.head  # the token is at head - 1
@@ -128,7 +128,7 @@ def follow(model: Predictor, token: int) -> None:
     place = int(key) & (model.positions.shape[0] - 1)
     seen = model.positions[place]  # position after the earlier passage, 0 for none
     model.positions[place] = head
-    if seen == state.copy_at or not (0 < seen < head and seen > head - mask):
+    if seen == state.copy_at or not (since < seen < head and seen > head - mask):
         return
     if state.copy_length >= LONGEST_COMPARED:
         return

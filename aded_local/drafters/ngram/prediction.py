@@ -5,6 +5,8 @@ Sources are gathered, mixed, calibrated; after each token all of them are taught
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
@@ -192,8 +194,8 @@ def teach_predictor(model: Predictor, tables: Tables, token: int) -> None:
 
 @kernel
 def count(model: Predictor, tables: Tables, token: int) -> None:
-    """Count ``token`` in every context that ends the history, and append it."""
-    state, history = model.state, model.history
+    """Count ``token`` in every context that ends the history."""
+    state = model.state
     head = state.head
     latest = model.evidence.latest
     n = min(latest_tokens(model, 0), ORDERS)
@@ -217,9 +219,23 @@ def count(model: Predictor, tables: Tables, token: int) -> None:
         key = sparse_key(kind, latest, n)
         if key != 0:
             add(tables.memory, key, False, token, UNIT, head)
-    history[head & (history.shape[0] - 1)] = token
-    state.head = head + 1
-    follow(model, token)
+
+
+@kernel
+def append(model: Predictor, token: int, since: int) -> None:
+    """Make ``token`` the newest of the history; passages before the position ``since`` are not followed."""
+    state, history = model.state, model.history
+    history[state.head & (history.shape[0] - 1)] = token
+    state.head += 1
+    follow(model, token, since)
+
+
+LAID: Final = 0
+"""How a text is learnt: as history alone, since it was counted before."""
+READ: Final = 1
+"""It is counted, as a prompt."""
+SAID: Final = 2
+"""The target said it. It also judges the last draft, and the prediction of each token."""
 
 
 @entry
@@ -283,30 +299,33 @@ def learn(
     block: Block,
     tables: Tables,
     text: npt.NDArray[np.int32],
-    said: bool,
+    how: int,
     parents: npt.NDArray[np.int32],
     drafted: npt.NDArray[np.int32],
     contexts: npt.NDArray[np.uint64],
     tokens: npt.NDArray[np.int32],
     shares: npt.NDArray[np.float32],
 ) -> None:
-    """Learn a text. What the target said also judges the last draft and the prediction of each token; what it nearly
-    said is learnt with it: in one call, since after a pass of a large model every call finds its code and data gone
-    from the caches.
+    """Learn a text, and what the target nearly said: in one call, since after a pass of a large model every call finds
+    its code and data gone from the caches.
 
     Args:
         text: int32 ``(m,)``.
-        said: by the target; else, as of a prompt, its tokens are counted and no more.
+        how: ``LAID``, ``READ`` or ``SAID``.
         parents, drafted: the verified tree, int32 ``(n,)``.
         contexts: room for those of the tree, see ``soft.list_contexts``.
         tokens, shares: what it nearly said, see ``soft.soften``; without rows where that was not read.
     """
     model = block[0]
     list_contexts(model, parents, drafted, contexts)
-    if said:
+    if how == SAID:
         judge_draft(model, text)
+    # A text that was laid before would otherwise follow its own earlier copy to the end, and beyond.
+    since = model.state.start if how == LAID else 0
     for token in text:
-        if said:
+        if how == SAID:
             teach_predictor(model, tables, token)
-        count(model, tables, token)
+        if how != LAID:
+            count(model, tables, token)
+        append(model, token, since)
     soften(model, tables, contexts, tokens, shares)

@@ -20,6 +20,7 @@ from aded_local.drafters.paper.search import MOST_NODES, new_search, start
 from aded_local.drafters.paper.tree import search_tree
 from aded_local.kernels.compiling import entry
 from aded_local.ngrams.table import SEED_KEY, claim_pages, extend_hash
+from aded_local.step import NO_TOKENS, Beginning, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 WINDOW_TOKENS: Final = 16
@@ -59,11 +60,7 @@ class PaperDrafter:
         self._clock = 0
         claim_pages(self.matrix)
         self._search = new_search(self._seed)
-        self.reset_context()
-
-    def reset_context(self) -> None:
-        """The next prompt begins a new conversation; the matrix stays."""
-        self._last = np.zeros(0, np.int32)
+        self._last = NO_TOKENS
 
     def feed(self, texts: Iterable[IntArray]) -> None:
         """Start the matrix from a corpus of token sequences: counted, pruned, normalised to probabilities."""
@@ -73,10 +70,10 @@ class PaperDrafter:
             self._clock += len(tokens)
         normalise(self.matrix)
 
-    def begin(self, tokens: IntArray) -> None:
-        """Take the end of ``tokens``, int32 ``(n,)``, as the last tokens seen."""
-        self.reset_context()
-        self.observe(np.ascontiguousarray(tokens, np.int32)[-WINDOW_TOKENS:])
+    def begin(self, beginning: Beginning) -> None:
+        """Take the end of the whole text as the last tokens seen."""
+        self._last = NO_TOKENS
+        self._learn(np.concatenate((beginning.past[-WINDOW_TOKENS:], beginning.new))[-WINDOW_TOKENS:])
 
     def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         """The paper's tree, cut to ``max_nodes`` nodes; ``cost`` is not looked at."""
@@ -98,14 +95,20 @@ class PaperDrafter:
         n = start(self.matrix, self._search, *self._last[-2:])
         return self._search.token[1:n].copy(), self._search.path[1:n].copy()
 
-    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
-        """Nothing: the authors' drafter hears what the target said, not what it might have said."""
+    def verifying(self, tree: DraftTree) -> None:
+        """Nothing: what was verified changes no weight."""
 
-    def observe(self, accepted: IntArray) -> None:
-        """Append the tokens of this step, int32 ``(m,)``, and adapt."""
-        self._last = np.concatenate((self._last, accepted))[-WINDOW_TOKENS:]
-        self._clock += len(accepted)
+    def observe(self, result: StepResult) -> None:
+        """Append the tokens of this step and adapt. What the target found likely has no part in it."""
+        self._learn(np.array(result.tokens, np.int32))
+
+    def _learn(self, tokens: IntArray) -> None:
+        self._last = np.concatenate((self._last, tokens))[-WINDOW_TOKENS:]
+        self._clock += len(tokens)
         count_pairs(self.matrix, self._last, WEIGHT_STEP, WEIGHT_LIMIT, self._clock)
+
+    def close(self) -> None:
+        """Nothing: no work goes on beside."""
 
     def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
         """Take earlier conversations, one at least, as the corpus the matrix starts from; see ``feed``."""
@@ -115,8 +118,8 @@ class PaperDrafter:
     def _warm_up(self) -> None:
         """Call every kernel once, then forget it."""
         self.feed([np.zeros(4, np.int32)])
-        self.begin(np.zeros(8, np.int32))
+        self.begin(Beginning(0, NO_TOKENS, np.zeros(8, np.int32)))
         self.draft(4)
         self.predict()
-        self.observe(np.zeros(2, np.int32))
+        self._learn(np.zeros(2, np.int32))
         self.reset()
