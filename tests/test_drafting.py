@@ -424,9 +424,6 @@ def test_recalling_counts_what_living_through_it_counted() -> None:
     assert np.array_equal(recalled.tables.memory, lived.tables.memory)
     assert np.array_equal(recalled.model.history, lived.model.history)
     assert np.array_equal(recalled.model.positions, lived.model.positions)
-    for name in ("places", "documents"):
-        one, other = (getattr(drafter.model.conversations, name) for drafter in (recalled, lived))
-        assert np.array_equal(one, other)
     assert recalled.model.weights.std() > 0  # the mixing was taught as well
 
 
@@ -538,7 +535,7 @@ def test_any_calls_in_any_order_on_the_smallest_memory(
 ) -> None:
     for drafter in two:
         begin(drafter, ids())
-        drafter.model.state.head = drafter.model.state.start = drafter.model.state.asked = 0
+        drafter.model.state.head = drafter.model.state.start = 0
         drafter.model.history[:] = drafter.model.positions[:] = 0
         with_tables(drafter, table_bits)
         session = 0

@@ -47,10 +47,10 @@ from aded_local.drafters.ngram.candidates import (
 from aded_local.drafters.ngram.components import INGREDIENTS, PARTS, switches
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.mixing import (
+    COMMON_SET,
     FIRST_SETS,
     SECOND_SETS,
     SETS,
-    THIRD_SETS,
     Weights,
     learn_mix,
     mix,
@@ -70,7 +70,7 @@ def evidence_of(*said: tuple[int, int, int]) -> Evidence:
     evidence: Evidence = record(EVIDENCE)
     clear(evidence)
     evidence.bound = 1000
-    evidence.second_set, evidence.third_set = FIRST_SETS, FIRST_SETS + SECOND_SETS
+    evidence.second_set = FIRST_SETS
     for source, token, cell in said:
         propose(evidence, source, token, cell)
         evidence.absent[source] = 0
@@ -178,7 +178,7 @@ def test_a_source_that_is_always_wrong_loses_its_weight() -> None:
     assert before[1] == pytest.approx(before[2])
     after = lesson(weights, rates, weigh=1, rate=0)
     assert after[1] > before[1] and after[2] < before[2] and after[1] > 0.8 > 0.2 > after[2]
-    for chosen in (0, FIRST_SETS, FIRST_SETS + SECOND_SETS):
+    for chosen in (0, FIRST_SETS, COMMON_SET):
         assert weights[chosen, MEMORY] > 0.1 > weights[chosen, STATIC]
     assert np.array_equal(rates, reputed())
 
@@ -195,14 +195,13 @@ def test_only_the_chosen_sets_are_taught() -> None:
     weights = start_weights()
     evidence = evidence_of((MEMORY, 1, 5))
     evidence.first_set, evidence.second_set = 3, FIRST_SETS + 4
-    evidence.third_set = FIRST_SETS + SECOND_SETS + 5
     mix(evidence, reputed(), weights)
     learn_mix(evidence, reputed(), weights, 1, 1, 1)
     changed = set(np.flatnonzero((weights != start_weights()).any(axis=1)).tolist())
-    assert changed == {3, FIRST_SETS + 4, FIRST_SETS + SECOND_SETS + 5}
+    assert changed == {3, FIRST_SETS + 4, COMMON_SET}
     silent = [source for source in range(SOURCES) if source not in (MEMORY, BIAS)]
     assert np.array_equal(weights[:, silent], start_weights()[:, silent])
-    assert SETS == FIRST_SETS + SECOND_SETS + THIRD_SETS
+    assert SETS == FIRST_SETS + SECOND_SETS + 1 == COMMON_SET + 1
 
 
 def test_a_source_that_knows_the_context_but_not_the_candidate_speaks_against_it() -> None:

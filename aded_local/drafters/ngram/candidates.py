@@ -27,18 +27,14 @@ STATIC: Final = MEMORY + ORDERS
 SOFT: Final = STATIC + ORDERS
 SOFT_ORDERS: Final = 2
 """What the target would have said, and did not: its own distribution after one or two tokens."""
-RELATED: Final = SOFT + SOFT_ORDERS
-RELATED_ORDERS: Final = 4
-"""N-grams of earlier conversations about the same."""
-LONGEST: Final = RELATED + RELATED_ORDERS
+LONGEST: Final = SOFT + SOFT_ORDERS
 """How a context went on when no longer one was known."""
 SPARSE: Final = LONGEST + 1
 SPARSES: Final = 3
 """Contexts with a gap: the token before the last; the two before the last; the last and the third last."""
 UNIGRAM: Final = SPARSE + SPARSES
 COPY: Final = UNIGRAM + 1
-RESUME: Final = COPY + 1
-BIAS: Final = RESUME + 1
+BIAS: Final = COPY + 1
 SOURCES: Final = BIAS + 1
 
 BUCKETS: Final = 8
@@ -88,7 +84,7 @@ class Evidence(Protocol):
         absent: of each source, the cell of candidates it does not name; -1 where it says nothing;
             int32 ``(SOURCES,)``.
         n_candidates, n_entries: of each.
-        first_set, second_set, third_set: of weights, see ``mixing``.
+        first_set, second_set: of weights, see ``mixing``.
         bound: token ids are below it.
     """
 
@@ -115,7 +111,6 @@ class Evidence(Protocol):
     n_entries: int
     first_set: int
     second_set: int
-    third_set: int
     bound: int
 
 
@@ -144,7 +139,6 @@ EVIDENCE = np.dtype(
         ("n_entries", np.int64),
         ("first_set", np.int64),
         ("second_set", np.int64),
-        ("third_set", np.int64),
         ("bound", np.int64),
     ],
     align=True,

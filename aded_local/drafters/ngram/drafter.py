@@ -14,10 +14,9 @@ import numpy.typing as npt
 from aded_local.drafters import Search
 from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
-from aded_local.drafters.ngram.prediction import LAID, READ, SAID, find_related, learn, predict_next
+from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
 from aded_local.drafters.ngram.search import best_first, puct
-from aded_local.drafters.ngram.similar_conversations import note
 from aded_local.drafters.ngram.state import (
     HISTORY_BITS,
     MOST_NODES,
@@ -32,7 +31,7 @@ from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 MEMORY_BITS: Final = 23
 """Slots for everything seen: 64 MB, a third full after 620,000 tokens of chats."""
 CONTEXT_BITS: Final = 18
-"""Slots for this conversation and those related to it: 2 MB."""
+"""Slots for the latest conversations, each for itself: 2 MB."""
 SOFT_BITS: Final = 17
 """Entries for what the target would have said: 1 MB, some 5,000 verified nodes."""
 
@@ -125,11 +124,10 @@ class NgramDrafter:
         # A scalar of it takes Python 0.4 microseconds by name, as an attribute 2.
         self._state = self._block["state"][0]
         self._tree, self._probabilities = self.model.tree, self.model.probabilities
-        self._state["copy_at"] = self._state["resume_at"] = -1
+        self._state["copy_at"] = -1
         self._state["n_vocab"] = self.n_vocab
         self.model.rates[:], self.model.weights[:], self.model.finals[:] = priors
         self.model.used[:] = self._used
-        self.model.conversations.places[:] = -1
         self._rng = np.array([self._seed], np.uint64)
         self._latest_epoch = 0
         self._session = NO_SESSION
@@ -137,20 +135,16 @@ class NgramDrafter:
         claim_pages(self.tables.memory, self.tables.context, self.model.history, self.model.positions)
 
     def _begin_conversation(self) -> None:
-        """Another conversation; the one before is noted, so that similar ones find it."""
-        state, conversations = self._state, self.model.conversations
-        start, asked, end = int(state["start"]), int(state["asked"]), int(state["head"])
-        if asked > start:
-            note(conversations, self.model.history, start, asked, end)
-        conversations.best = 0
-        state["start"] = state["asked"] = end
+        """What comes is another conversation."""
+        state = self._state
+        state["start"] = state["head"]
         self._latest_epoch += 1
         state["epoch"] = self._latest_epoch
         self._leave_passages()
 
     def _leave_passages(self) -> None:
         state = self._state
-        state["copy_at"] = state["resume_at"] = -1
+        state["copy_at"] = -1
         state["copy_length"] = state["n_nodes"] = 0
 
     def begin(self, beginning: Beginning) -> None:
@@ -159,7 +153,7 @@ class NgramDrafter:
         state, session, past, new = self._state, beginning.session, beginning.past, beginning.new
         state["n_nodes"] = 0
         epoch = self._epochs.pop(session, None)
-        if begins := epoch is None or len(past) == 0:
+        if epoch is None or len(past) == 0:
             self._begin_conversation()
             new = np.concatenate((past, new))
         elif session != self._session:
@@ -168,18 +162,12 @@ class NgramDrafter:
             learn(self._block, self.tables, newest(past), LAID, *NOTHING)
         elif beginning.undone > 0:
             state["head"] = max(state["head"] - beginning.undone, state["start"])
-            state["asked"] = min(state["asked"], state["head"])
             self._leave_passages()
         self._session = session
         self._epochs[session] = int(state["epoch"])
         if len(self._epochs) > KNOWN_SESSIONS:
             del self._epochs[next(iter(self._epochs))]
-        new = newest(new)
-        if len(new):
-            find_related(self._block, self.tables, new)
-        self._read(new)
-        if begins:
-            state["asked"] = state["head"]
+        self._read(newest(new))
 
     def _read(self, text: IntArray) -> None:
         """Learn a text that the target did not choose, such as a prompt."""
@@ -247,8 +235,6 @@ class NgramDrafter:
             if not continues:
                 self._begin_conversation()
             self._read(prompt)
-            if not continues:
-                self._state["asked"] = self._state["head"]
             if left <= TAUGHT_TOKENS:
                 learn(self._block, self.tables, answer, SAID, *NOTHING)
             else:

@@ -14,9 +14,6 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
-    RELATED,
-    RELATED_ORDERS,
-    RESUME,
     SOFT,
     SOFT_ORDERS,
     SPARSE,
@@ -28,16 +25,14 @@ from aded_local.drafters.ngram.candidates import (
     count_cell,
     propose,
 )
-from aded_local.drafters.ngram.match_model import copy_cell, length_class, resume_cell
-from aded_local.drafters.ngram.mixing import COPY_BUCKETS, FIRST_SETS, SECOND_SETS
-from aded_local.drafters.ngram.similar_conversations import likeness_class
+from aded_local.drafters.ngram.match_model import copy_cell, length_class
+from aded_local.drafters.ngram.mixing import COPY_BUCKETS, FIRST_SETS
 from aded_local.drafters.ngram.state import (
     Integers,
     Predictor,
     Tables,
     epoch_key,
     latest_tokens,
-    related_key,
     token_at,
 )
 from aded_local.kernels.compiling import kernel
@@ -167,8 +162,6 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
         ask(evidence, STATIC + k - 1, static, keys[k], wide, totals[2, k])
         if k <= SOFT_ORDERS and k <= n and used[SOFT + k - 1]:
             ask(evidence, SOFT + k - 1, tables.soft, keys[k], True, total_of(tables.soft, keys[k], True))
-    known = ask_related(model, tables, latest, n)
-    evidence.third_set = FIRST_SETS + SECOND_SETS + known
     order = orders[1]
     if 0 < order < ORDERS and used[LONGEST]:
         key = keys[order] ^ LONGEST_KEY
@@ -181,23 +174,6 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
         ask(evidence, UNIGRAM, tables.memory, SEED_KEY, True, total_of(tables.memory, SEED_KEY, True))
     evidence.first_set = orders[0] * (ORDERS + 1) + orders[1]
     evidence.second_set = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
-
-
-@kernel
-def ask_related(model: Predictor, tables: Tables, latest: Integers, n: int) -> int:
-    """Enter what related conversations say; returns the number of the weight set within its kind."""
-    likeness = likeness_class(model.conversations)
-    order = 0
-    if likeness > 0:
-        key = related_key(model.state.epoch)
-        for k in range(1, min(RELATED_ORDERS, n) + 1):
-            key = extend_hash(key, latest[k - 1])
-            total = total_of(tables.context, key, k <= WIDE_ORDERS) if model.used[RELATED + k - 1] else 0
-            if total == 0:
-                break
-            order = k
-            ask(model.evidence, RELATED + k - 1, tables.context, key, k <= WIDE_ORDERS, total)
-    return likeness * (RELATED_ORDERS + 1) + order
 
 
 @kernel
@@ -214,10 +190,4 @@ def ask_passages(model: Predictor, node: int) -> int:
             record = state.copy_record
             propose(evidence, COPY, token, copy_cell(length, local, record))
             found = 1 + length_class(length) * (COPY_BUCKETS - 1) // 16
-    at = model.nodes[node].resume_at
-    if at >= 0 and model.used[RESUME]:
-        token = token_at(model, node, at)
-        if token >= 0:
-            cell = resume_cell(model.nodes[node].resume_hits, state.resume_misses)
-            propose(evidence, RESUME, token, cell)
     return found

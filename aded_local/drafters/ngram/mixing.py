@@ -18,7 +18,6 @@ import numpy.typing as npt
 from aded_local.drafters.ngram.candidates import (
     BIAS,
     ODDS,
-    RELATED_ORDERS,
     SOFT,
     SOFT_ORDERS,
     SOURCES,
@@ -26,15 +25,15 @@ from aded_local.drafters.ngram.candidates import (
     Rates,
     learn_rate,
 )
-from aded_local.drafters.ngram.similar_conversations import LIKENESS_CLASSES
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import ORDERS
 
 COPY_BUCKETS: Final = 8
 FIRST_SETS: Final = (ORDERS + 1) * (ORDERS + 1)
 SECOND_SETS: Final = COPY_BUCKETS * (ORDERS + 1)
-THIRD_SETS: Final = LIKENESS_CLASSES * (RELATED_ORDERS + 1)
-SETS: Final = FIRST_SETS + SECOND_SETS + THIRD_SETS
+COMMON_SET: Final = FIRST_SETS + SECOND_SETS
+"""Weighs everywhere."""
+SETS: Final = COMMON_SET + 1
 
 LEARNING_RATE: Final = 0.0015
 """Of the weights. Ten times as much loses a tenth of a bit per token; a third is as good but slower to follow."""
@@ -49,8 +48,8 @@ Weights = npt.NDArray[np.float32]
 @kernel
 def weight_of(evidence: Evidence, weights: Weights, source: int) -> float:
     """Of a source: the sum over the three sets."""
-    first, second, third = evidence.first_set, evidence.second_set, evidence.third_set
-    weight: float = weights[first, source] + weights[second, source] + weights[third, source]
+    first, second = evidence.first_set, evidence.second_set
+    weight: float = weights[first, source] + weights[second, source] + weights[COMMON_SET, source]
     return weight
 
 
@@ -120,7 +119,7 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
             step = np.float32(LEARNING_RATE * gradient[source])
             weights[evidence.first_set, source] += step
             weights[evidence.second_set, source] += step
-            weights[evidence.third_set, source] += step
+            weights[COMMON_SET, source] += step
     if not rate:
         return
     for entry in range(evidence.n_entries):

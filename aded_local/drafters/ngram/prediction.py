@@ -18,21 +18,12 @@ from aded_local.drafters.ngram.calibration import (
     teach,
     teach_shift,
 )
-from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
+from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SPARSES, log_odds
 from aded_local.drafters.ngram.components import CALIBRATION, MIXING, RATES
 from aded_local.drafters.ngram.logit_counts import list_contexts, soften
 from aded_local.drafters.ngram.lookup import LONGEST_KEY, gather, sparse_key
 from aded_local.drafters.ngram.match_model import follow
 from aded_local.drafters.ngram.mixing import learn_mix, mix
-from aded_local.drafters.ngram.similar_conversations import (
-    ASKED,
-    COUNTED,
-    END,
-    MOST_RELATED,
-    RELATED_TOKENS,
-    compare,
-    likest,
-)
 from aded_local.drafters.ngram.state import (
     Block,
     Predictor,
@@ -40,7 +31,6 @@ from aded_local.drafters.ngram.state import (
     epoch_key,
     latest_tokens,
     plant_root,
-    related_key,
     token_at,
 )
 from aded_local.kernels.compiling import entry, kernel
@@ -100,7 +90,6 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
     best = distribution(model, tables, node)
     copied = copied_token(model, node)
     matched = parent.copy_length - parent.depth
-    resumed = token_at(model, node, parent.resume_at) if parent.resume_at >= 0 else -1
     order, chances = evidence.order, evidence.calibrated
     path, depth = parent.path, parent.depth + 1
     kind, copied_kind = class_of(depth, False, 0), class_of(depth, False, matched)
@@ -140,14 +129,9 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
         child.value = 0.0
         child.copy_at = -1
         child.copy_length = 0
-        child.resume_at = -1
-        child.resume_hits = 0
         if child.token == copied:
             child.copy_at = parent.copy_at + 1
             child.copy_length = parent.copy_length + 1
-        if child.token == resumed:
-            child.resume_at = parent.resume_at + 1
-            child.resume_hits = parent.resume_hits + 1
         # Whatever rounding does: a path must not be likelier than its beginning.
         child.path = path * min(child.conditional * scale, 1.0)
     parent.n_children = kept
@@ -236,33 +220,6 @@ READ: Final = 1
 """It is counted, as a prompt."""
 SAID: Final = 2
 """The target said it. It also judges the last draft, and the prediction of each token."""
-
-
-@entry
-def find_related(block: Block, tables: Tables, prompt: npt.NDArray[np.int32]) -> None:
-    """Count again, in a store of their own, the conversations most like ``prompt``, int32 ``(n,)``."""
-    model = block[0]
-    conversations, state, history = model.conversations, model.state, model.history
-    compare(conversations, history, state.head, prompt)
-    mask = history.shape[0] - 1
-    for _ in range(MOST_RELATED):
-        place = likest(conversations)
-        if place < 0:
-            return
-        like = int(conversations.likeness[place] * 1000.0)
-        conversations.best = max(conversations.best, like)
-        conversations.likeness[place] = 0.0
-        if conversations.places[COUNTED, place] == state.epoch:
-            continue
-        conversations.places[COUNTED, place] = state.epoch
-        start = conversations.places[0, place]
-        end = min(conversations.places[END, place], conversations.places[ASKED, place] + RELATED_TOKENS)
-        for position in range(max(start + 1, end - 2 * RELATED_TOKENS), end):
-            key = related_key(state.epoch)
-            for k in range(1, min(RELATED_ORDERS, position - start) + 1):
-                key = extend_hash(key, history[(position - k) & mask])
-                token = history[position & mask]
-                add(tables.context, key, k <= WIDE_ORDERS, token, UNIT, state.head)
 
 
 @kernel

@@ -11,7 +11,6 @@ from aded_local.drafters.ngram.calibration import BUCKETS, CLASSES, GROUPS
 from aded_local.drafters.ngram.candidates import CELLS, EVIDENCE, SOURCES, Evidence
 from aded_local.drafters.ngram.components import PARTS
 from aded_local.drafters.ngram.mixing import SETS
-from aded_local.drafters.ngram.similar_conversations import CONVERSATIONS, Conversations
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import Table
 
@@ -25,27 +24,20 @@ class State(Protocol):
     Attributes:
         head: position after the newest token of the history.
         start: position of the first token of this context.
-        asked: position after the first prompt of this context.
         epoch: number of contexts begun; part of the hash in the context table.
         copy_at: position of the token a repeated passage proposes next, -1 for none.
         copy_length: tokens of that passage which already matched.
         copy_record: of the latest copied tokens, a bit each: 1 where it was another.
-        resume_at: as ``copy_at``, for a passage that was left a moment ago.
-        resume_hits, resume_misses: tokens it foretold since, and did not.
         n_nodes: nodes in the pool after the last draft.
         n_vocab: token ids are below it; what a file claims is not believed.
     """
 
     head: int
     start: int
-    asked: int
     epoch: int
     copy_at: int
     copy_length: int
     copy_record: int
-    resume_at: int
-    resume_hits: int
-    resume_misses: int
     n_nodes: int
     n_vocab: int
 
@@ -61,10 +53,8 @@ NODE = np.dtype(
         ("n_children", np.int32),  # -1 until expanded
         ("visits", np.int32),
         ("copy_length", np.int32),
-        ("resume_hits", np.int32),
         ("kind", np.int32),  # class of its calibration
         ("copy_at", np.int64),
-        ("resume_at", np.int64),
         ("mixed", np.float64),  # log-odds given the parent, before calibration
         ("conditional", np.float64),  # probability given the parent
         ("path", np.float64),  # product of the conditionals down to here
@@ -97,7 +87,6 @@ class Predictor(Protocol):
         shifts: what it adds below the first candidates, see ``calibration``; float64 ``(2, GROUPS)``.
         used: parts that take part, see ``ingredients``; uint8 ``(PARTS,)``.
         evidence: of the node looked at last.
-        conversations: earlier ones, see ``related``.
         nodes: pool of tree nodes, 0 is the root, structured ``(POOL_SIZE,)``.
         heap: of places in the pool, scratch for a search, int32 ``(POOL_SIZE,)``.
         chosen: places of the nodes chosen for the draft, int32 ``(MOST_NODES,)``.
@@ -114,7 +103,6 @@ class Predictor(Protocol):
     shifts: npt.NDArray[np.float64]
     used: npt.NDArray[np.uint8]
     evidence: Evidence
-    conversations: Conversations
     nodes: npt.NDArray[Any]
     heap: Integers
     chosen: Integers
@@ -135,7 +123,6 @@ def predictor_type(
             ("chosen", np.int32, MOST_NODES),
             ("tree", np.int32, (3, MOST_NODES)),
             ("probabilities", np.float32, MOST_NODES),
-            ("conversations", CONVERSATIONS),
             ("rates", np.float32, (3, SOURCES, CELLS)),
             ("weights", np.float32, (SETS, SOURCES)),
             ("finals", np.float32, (2, CLASSES, BUCKETS)),
@@ -159,7 +146,7 @@ class Tables(NamedTuple):
 
     Attributes:
         memory: over everything seen.
-        context: within this conversation, and in related ones.
+        context: within each conversation.
         soft: what the target would have said, see ``soft``.
         static: in a corpus of one's own, counted beforehand; may lie in a mapped file, and is never changed.
         phrases: in shipped phrases, likewise; asked where ``static`` does not know a context.
@@ -176,13 +163,6 @@ class Tables(NamedTuple):
 def epoch_key(epoch: int) -> np.uint64:
     """Hash seed of the context table; another one for every conversation, so that none is cleared."""
     key: np.uint64 = np.uint64(epoch + 1) * np.uint64(0xD1B54A32D192ED03)
-    return key
-
-
-@kernel
-def related_key(epoch: int) -> np.uint64:
-    """The same for what was counted again from related conversations."""
-    key: np.uint64 = np.uint64(epoch + 1) * np.uint64(0x94D049BB133111EB)
     return key
 
 
@@ -204,8 +184,6 @@ def plant_root(model: Predictor) -> int:
     root.path = 1.0
     root.copy_at = state.copy_at
     root.copy_length = state.copy_length
-    root.resume_at = state.resume_at
-    root.resume_hits = state.resume_hits
     return 1
 
 
