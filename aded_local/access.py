@@ -49,7 +49,7 @@ class Use:
             ForkedError: it was begun in another process.
         """
         require_not_forked()
-        self._thread = threading.get_ident()
+        self._thread = threading.current_thread()
         task = _task()
         self._task: weakref.ref[Any] | None = None if task is None else weakref.ref(task)
 
@@ -60,15 +60,19 @@ class Use:
         In the main thread only: in a pool, one thread may serve many readers in turn. Nor in a task of asyncio's while
         the reader's own is not done.
         """
-        here = threading.get_ident()
-        if self.steps is None or not self._thread == here == threading.main_thread().ident:
+        here = threading.current_thread()
+        if self.steps is None or not self._thread is here is threading.main_thread():
             return False
         reader = None if self._task is None else self._task()
         return reader is None or reader.done() or reader is _task()
 
     def ends_by_itself_for(self, owner: object) -> bool:
         """Whether ``owner`` may wait for its end: another session's answer, which another thread reads."""
-        return owner is not None and self.owner not in (None, owner) and self._thread != threading.get_ident()
+        return (
+            owner is not None
+            and self.owner not in (None, owner)
+            and self._thread is not threading.current_thread()
+        )
 
 
 def _task() -> Any:

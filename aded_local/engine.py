@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class Engine:
         memory: earlier conversations on disk; None where none are kept.
         forgetful: the memory refused an exchange, and that was told.
         plain: decode plainly whatever the planner would do.
-        seated: the session whose tokens the cells hold; None before the first.
+        occupant: the session whose tokens the cells hold, while somebody has it.
     """
 
     model: Model
@@ -108,7 +109,7 @@ class Engine:
     memory: ConversationMemory | None = None
     forgetful: bool = False
     plain: bool = False
-    seated: Occupant | None = None
+    occupant: weakref.ref[Occupant] | None = None
     _template: ChatTemplate | None = None
 
     @property
@@ -162,12 +163,18 @@ class Engine:
 
     def seat(self, session: Occupant) -> None:
         """Give the cells to ``session``; those of the one before are copied aside."""
-        if self.seated is session:
+        before = None if self.occupant is None else self.occupant()
+        if before is session:
             return
-        if self.seated is not None:
-            self.seated.leave()
+        if before is not None:
+            before.leave()
+        if self.occupant is not None:
             session.come_back()
-        self.seated = session
+        self.occupant = weakref.ref(session)
+
+    def has_seat(self, session: Occupant) -> bool:
+        """Whether the cells hold tokens of ``session``."""
+        return self.occupant is not None and self.occupant() is session
 
     def copy_of_cells(self) -> SavedCells | None:
         """A copy of what the cells hold; None where it would take too much of the free memory, or nothing is there."""

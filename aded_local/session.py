@@ -301,7 +301,7 @@ class Session:
         """
         with self._engine.access.alone():
             self._saved = None
-            if self._engine.seated is self:
+            if self._engine.has_seat(self):
                 self._engine.target.forget()
             self._answers.clear()
             self._forget()

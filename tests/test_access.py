@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 
-from aded_local.access import Access, Use
+from aded_local.access import Access, Cancelling, Use
 from aded_local.errors import BusyError
 from aded_local.scheduler import Scheduler
 
@@ -160,9 +160,8 @@ def test_closing_waits_for_readers_and_refuses_new_ones(access: Access) -> None:
     reader.join()
     closer.join()
     assert order == ["read", "closed True"]
-    for use in (access.begin, access.ask):
-        with pytest.raises(BusyError, match="closed"):
-            use()
+    with pytest.raises(BusyError, match="closed"):
+        access.begin()
 
 
 def test_a_reader_cannot_close_under_itself(access: Access) -> None:
@@ -195,10 +194,51 @@ def test_an_interrupted_closing_leaves_the_model_open(access: Access) -> None:
     access.end(access.begin())
 
 
-def test_cancelling_reaches_what_was_asked_for_and_nothing_later(access: Access) -> None:
-    access.cancel()
-    first, second = access.ask(), access.ask()
-    assert not access.is_cancelled(first)
-    access.cancel()
-    third = access.ask()
-    assert [access.is_cancelled(number) for number in (first, second, third)] == [True, True, False]
+def test_cancelling_reaches_what_was_asked_for_and_nothing_later() -> None:
+    cancelling = Cancelling()
+    cancelling.cancel()
+    first, second = cancelling.ask(), cancelling.ask()
+    assert not cancelling.is_cancelled(first)
+    cancelling.cancel()
+    third = cancelling.ask()
+    assert [cancelling.is_cancelled(number) for number in (first, second, third)] == [True, True, False]
+
+
+def test_a_session_waits_for_the_answer_that_another_thread_reads(access: Access) -> None:
+    first, second = object(), object()
+    begun_first = elsewhere(lambda: access.begin(steps(), owner=first))
+    order: list[str] = []
+
+    def wait() -> None:
+        use = access.begin(steps(), owner=second)
+        order.append("second begins")
+        access.end(use)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    time.sleep(0.05)
+    order.append("first ends")
+    access.end(begun_first)
+    waiter.join(20)
+    assert order == ["first ends", "second begins"]
+
+
+def test_a_session_does_not_wait_for_itself_nor_for_what_is_no_answer(access: Access) -> None:
+    session = object()
+    use = elsewhere(lambda: access.begin(steps(), owner=session))
+    with pytest.raises(BusyError, match="already generating"):
+        access.begin(steps(), owner=session)
+    with pytest.raises(BusyError, match="already generating"):
+        access.begin()
+    access.end(use)
+    use = elsewhere(access.begin)
+    with pytest.raises(BusyError, match="already generating"):
+        access.begin(steps(), owner=session)
+    access.end(use)
+
+
+def test_a_session_that_waits_can_give_up(access: Access) -> None:
+    use = elsewhere(lambda: access.begin(steps(), owner=object()))
+    with pytest.raises(BusyError, match="cancelled"):
+        access.begin(steps(), owner=object(), give_up=lambda: True)
+    access.end(use)

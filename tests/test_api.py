@@ -327,7 +327,7 @@ def test_cancelling_reaches_what_runs_though_another_was_asked_for_since(plain: 
 
 def test_an_interrupt_in_mid_step_loses_nothing(llm: LocalADED, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = llm.generate(PROMPT, max_tokens=30, temperature=0.0).tokens
-    accept = llm._target.accept
+    accept = llm._engine.target.accept
     calls = 0
 
     def interrupted(*args: object) -> None:
@@ -337,7 +337,7 @@ def test_an_interrupt_in_mid_step_loses_nothing(llm: LocalADED, monkeypatch: pyt
             raise KeyboardInterrupt
         accept(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(llm._target, "accept", interrupted)
+    monkeypatch.setattr(llm._engine.target, "accept", interrupted)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(PROMPT, max_tokens=30, temperature=0.0)
     assert llm.generate(PROMPT, max_tokens=30, temperature=0.0).tokens == plain
@@ -611,17 +611,17 @@ def test_leaving_the_block_ends_a_half_read_answer_and_hides_no_error(tiny: dict
 
 def test_cancelling_stops_between_the_chunks_of_a_long_prompt(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], n_ctx=2048, n_threads=1, draft="off") as llm:
-        prefill = llm._target.context.prefill
+        prefill = llm._engine.target.context.prefill
 
         def cancel_then_prefill(*args: object, **options: object) -> float:
             llm.cancel()
             return prefill(*args, **options)  # type: ignore[arg-type]
 
-        llm._target.context.prefill = cancel_then_prefill  # type: ignore[method-assign]
+        llm._engine.target.context.prefill = cancel_then_prefill  # type: ignore[method-assign]
         reply = llm.generate([5] * 1500, max_tokens=5)
         assert (reply.finish_reason, reply.tokens) == ("cancelled", [])
-        assert len(llm._target.cached) == 512
-        llm._target.context.prefill = prefill  # type: ignore[method-assign]
+        assert len(llm._engine.target.cached) == 512
+        llm._engine.target.context.prefill = prefill  # type: ignore[method-assign]
         assert llm.generate([5] * 1500, max_tokens=5).stats.reused_tokens == 512
 
 

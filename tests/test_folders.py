@@ -335,7 +335,7 @@ def test_appending_follows_nothing(tmp_path: Path, victim: Path, put: Put) -> No
 
 def test_roots_files_are_read_and_not_written_to(tmp_path: Path, victim: Path) -> None:
     program = (
-        "import os, sys\nfrom pathlib import Path\nfrom aded_local import folders\n"
+        "import os, sys\nfrom pathlib import Path\nfrom aded_local import files as folders\n"
         "print(len(folders.read_private(Path(sys.argv[1]))))\n"
         "folders.open_private(Path(sys.argv[1]), os.O_WRONLY)"
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import draft_trees
 
-from aded_local.llama.layout import lay_out, limit_leaves
+from aded_local.llama.layout import lay_out
 from aded_local.tree import ROOT, DraftTree, chain
 
 
@@ -18,7 +18,7 @@ def leaves_of(tree: DraftTree) -> list[int]:
 
 @given(draft_trees(), st.integers(2, 8))
 def test_limited_trees_keep_to_the_leaves_and_stay_trees(tree: DraftTree, most: int) -> None:
-    limited = limit_leaves(tree, most)
+    limited = tree.with_leaves(most)
     assert len(leaves_of(limited)) <= most
     assert all(parent < node for node, parent in enumerate(limited.parents.tolist()))
     paths = {tuple(tree.tokens[tree.path_to(n)].tolist()) for n in range(len(tree))}
@@ -31,7 +31,7 @@ def test_limited_trees_keep_to_the_leaves_and_stay_trees(tree: DraftTree, most: 
 def test_a_node_carries_the_sequences_of_its_leaves_and_ancestors_carry_its_first(
     tree: DraftTree, n: int
 ) -> None:
-    tree = limit_leaves(tree, n)
+    tree = tree.with_leaves(n)
     layout = lay_out(tree, n)
     for node in range(len(tree)):
         assert layout.sequences[node], "every node needs a sequence"
@@ -44,7 +44,7 @@ def test_a_node_carries_the_sequences_of_its_leaves_and_ancestors_carry_its_firs
 
 @given(draft_trees(), st.integers(2, 8))
 def test_parents_come_first_and_the_likeliest_chain_leads(tree: DraftTree, n: int) -> None:
-    tree = limit_leaves(tree, n)
+    tree = tree.with_leaves(n)
     layout = lay_out(tree, n)
     assert sorted(layout.order) == list(range(len(tree)))
     for node in range(len(tree)):

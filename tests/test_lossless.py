@@ -94,16 +94,17 @@ def test_every_path_leaves_the_cache_plain_decoding_would(
     llama: Target, tree: DraftTree, data: st.DataObject
 ) -> None:
     """After accepting any path of any tree, the next logits are those after the same tokens decoded one by one."""
+    tree = tree.with_leaves(llama.settings.n_sequences)
     prompt = llama.model.tokenize(PROMPT, add_special=True, parse_special=False)
     llama.forget()
     llama.prefill(prompt)
-    verified, layout, _ = llama.verify(5, tree)
-    end = data.draw(st.integers(-1, len(verified) - 1))
-    path = verified.path_to(end)
-    llama.accept(5, verified, layout, path)
+    layout, _ = llama.verify(5, tree)
+    end = data.draw(st.integers(-1, len(tree) - 1))
+    path = tree.path_to(end)
+    llama.accept(5, tree, layout, path)
     llama.verify(9, EMPTY_TREE)
     drafted = np.array(llama.context.logits(0))
-    alone = llama.logits_after(np.array([*prompt, 5, *(int(verified.tokens[n]) for n in path), 9], np.int32))
+    alone = llama.logits_after(np.array([*prompt, 5, *(int(tree.tokens[n]) for n in path), 9], np.int32))
     np.testing.assert_allclose(drafted, alone, atol=2e-3)
 
 
@@ -149,8 +150,8 @@ def test_a_prompt_that_leaves_the_cached_path_is_read_as_from_an_empty_cache(
     target = Target(model, ContextSettings(512, 1, False, "f16", 1, 8))
     target.prefill([int(t) for t in tokens[:10]])
     for token in tokens[10:14]:
-        tree, layout, _ = target.verify(int(token), EMPTY_TREE)
-        target.accept(int(token), tree, layout, [])
+        layout, _ = target.verify(int(token), EMPTY_TREE)
+        target.accept(int(token), EMPTY_TREE, layout, [])
     prompt = [int(t) for t in (*tokens[:kept], *tokens[20:23])]
     target.prefill(prompt)
     found = target.context.logits(-1).copy()

@@ -83,7 +83,7 @@ def test_a_kept_verdict_is_found_in_milliseconds() -> None:
 
 def test_the_check_loads_nothing_heavy() -> None:
     program = (
-        "import sys; from aded_local import preflight; preflight.require_sound_build()\n"
+        "import sys; from aded_local.trials import preflight; preflight.require_sound_build()\n"
         "print([name for name in ('numpy', 'numba', 'llama_cpp') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

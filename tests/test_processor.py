@@ -53,7 +53,7 @@ def test_the_device_is_named_after_its_processor() -> None:
 
 def test_asking_loads_nothing_but_the_standard_library() -> None:
     program = (
-        "import sys; from aded_local import processor; processor.processor()\n"
+        "import sys; from aded_local.trials import processor; processor.processor()\n"
         "print([name for name in ('numpy', 'psutil', 'llama_cpp') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

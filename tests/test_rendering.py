@@ -343,7 +343,7 @@ def test_the_process_ends_when_closed_or_dropped() -> None:
 
 
 def run_program(source: str) -> subprocess.Popen[str]:
-    begin = "import sys, os, time, threading\nfrom aded_local import rendering\nfrom aded_local.chat.rendering import Renderer\n"
+    begin = "import sys, os, time, threading\nfrom aded_local.chat import rendering\nfrom aded_local.chat.rendering import Renderer\n"
     return subprocess.Popen(
         [sys.executable, "-c", begin + textwrap.dedent(source)], stdout=subprocess.PIPE, text=True
     )
@@ -463,8 +463,8 @@ def test_the_process_loads_nothing_heavy(echo: Renderer) -> None:
 def test_a_model_is_closed_with_its_process(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off", chat_template=ECHO) as llm:
         assert llm.count_chat_tokens([plain_jinja.user("hi")])
-        assert llm._template is not None
-        pid = pid_of(llm._template._renderer)
+        assert llm._engine._template is not None
+        pid = pid_of(llm._engine._template._renderer)
         assert is_there(pid)
     assert not psutil.pid_exists(pid)
 
@@ -494,8 +494,8 @@ def test_smollm2s_prompts_are_the_same_through_a_process() -> None:
     for given in (None, source + "{# not known #}"):
         with LocalADED(path, n_ctx=256, n_threads=1, draft="off", chat_template=given) as llm:
             prompts.append([llm.chat_tokens(said) for said, _ in plain_jinja.SHAPES.values()])
-            assert llm._template is not None
-            assert (llm._template._renderer._child is None) == (given is None)
+            assert llm._engine._template is not None
+            assert (llm._engine._template._renderer._child is None) == (given is None)
     assert prompts[0] == prompts[1]
 
 

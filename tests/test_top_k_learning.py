@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
-from test_planning import STEEP, FixedDrafter, sure_chain
+from steps import FixedDrafter, beginning, take
+from test_planning import STEEP, sure_chain
 
 from aded_local.decode import Tally, generate
 from aded_local.errors import DeviceError
@@ -17,16 +18,21 @@ from aded_local.kernels.top_k import NO_TOKEN, TOP_K, fill_rows
 from aded_local.llama import ContextSettings, Model, Sampling, Target
 from aded_local.speed.cost_curve import from_measurements
 from aded_local.speed.planner import (
+    AutoPlanner,
+    Limits,
+    PlainPlanner,
+    Planner,
+    WholePlanner,
+    make_planner,
+)
+from aded_local.speed.top_k_switch import (
     FIRST_TOP_K_PAUSE,
     LONGEST_TOP_K_PAUSE,
     TOP_K_SHARE_LIMIT,
-    AutoPlanner,
-    PaperPlanner,
-    PlainPlanner,
     TopKSwitch,
-    make_planner,
 )
-from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
+from aded_local.step import Beginning, Likely, StepResult
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray
 from aded_models.builtin import builtin_path
 
 PLAIN = STEEP[1]
@@ -38,46 +44,13 @@ BRANCHED = DraftTree(
 )
 
 
-class Clock:
-    """Stands still unless told."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+def cost(n: int) -> float:
+    return float(from_measurements(STEEP, {}, 0).seconds(256)[n])
 
 
-class Listener(FixedDrafter):
-    """Keeps what it is told, in order; learning takes as long as is set."""
-
-    def __init__(self, tree: DraftTree, clock: Clock | None = None, seconds: float = 0.0) -> None:
-        super().__init__(tree)
-        self.clock = clock or Clock()
-        self.seconds = seconds
-        self.told: list[tuple[DraftTree, IntArray, FloatArray]] = []
-        self.calls: list[str] = []
-
-    def learn_distributions(self, tree: DraftTree, tokens: IntArray, shares: FloatArray) -> None:
-        self.told.append((tree, tokens, shares))
-        self.calls.append("learn_distributions")
-        self.clock.now += self.seconds
-
-    def observe(self, accepted: IntArray) -> None:
-        super().observe(accepted)
-        self.calls.append("observe")
-
-
-def planner_for(drafter: Listener, *, top_k: bool = True) -> AutoPlanner:
-    return AutoPlanner(
-        drafter,
-        from_measurements(STEEP, {}, 0),
-        largest=63,
-        chain_only=False,
-        allowed=None,
-        top_k=top_k,
-        clock=drafter.clock,
-    )
+def planner_for(drafter: FixedDrafter, *, top_k: bool = True) -> AutoPlanner:
+    curve = from_measurements(STEEP, {}, 0)
+    return AutoPlanner(drafter, curve, Limits(63, 8), top_k=top_k, clock=lambda: 0.0)
 
 
 def peaked(*likeliest: int, n_vocab: int = 300) -> FloatArray:
@@ -89,120 +62,98 @@ def peaked(*likeliest: int, n_vocab: int = 300) -> FloatArray:
     return logits
 
 
-def step(planner: AutoPlanner, tokens: list[int], n_nodes: int = 0) -> None:
-    """One step of the loop, right on schedule, with ``n_nodes`` verified."""
-    planner.plan(256, 60)
-    tree = sure_chain(n_nodes) if n_nodes else EMPTY_TREE
-    planner.see(tree, list(range(1, n_nodes + 1)), lambda: peaked(*range(10, 11 + n_nodes)))
-    seconds = float(from_measurements(STEEP, {}, 0).seconds(256)[n_nodes + 1])
-    planner.observe(tokens, n_nodes=n_nodes, n_cells=256, verify_seconds=seconds, step_seconds=seconds)
+def plain_step(planner: AutoPlanner, read_seconds: float = 0.0) -> None:
+    take(planner, [1], cost, tree=EMPTY_TREE, logits=peaked(10), read_seconds=read_seconds)
 
 
 # --- what the drafter is told --------------------------------------------------------------------------
 
 
 def test_every_node_gets_the_row_the_batch_gave_it() -> None:
-    drafter = Listener(BRANCHED)
-    planner = planner_for(drafter)
+    planner = planner_for(FixedDrafter(BRANCHED))
     planner.plan(256, 60)
-    planner.see(BRANCHED, [1, 4, 2, 3], lambda: peaked(20, 30, 40, 50, 60))
-    ((tree, tokens, shares),) = drafter.told
-    assert tree is BRANCHED
-    assert tokens.shape == shares.shape == (5, TOP_K)
-    assert tokens.dtype == np.int32
-    assert shares.dtype == np.float32
-    assert tokens[:, 0].tolist() == [20, 30, 60, 40, 50]
-    assert tokens[:, 1].tolist() == [21, 31, 61, 41, 51]
-    np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-6)
+    likely = planner.read(BRANCHED, [1, 4, 2, 3], lambda: peaked(20, 30, 40, 50, 60))
+    assert likely is not None
+    assert likely.tokens.shape == likely.shares.shape == (5, TOP_K)
+    assert likely.tokens.dtype == np.int32
+    assert likely.shares.dtype == np.float32
+    assert likely.tokens[:, 0].tolist() == [20, 30, 60, 40, 50]
+    assert likely.tokens[:, 1].tolist() == [21, 31, 61, 41, 51]
+    np.testing.assert_allclose(likely.shares.sum(axis=1), 1.0, atol=1e-6)
 
 
 def test_a_plain_step_tells_of_the_root() -> None:
-    drafter = Listener(EMPTY_TREE)
-    planner = planner_for(drafter)
-    step(planner, [10])
-    ((tree, tokens, _),) = drafter.told
+    drafter = FixedDrafter()
+    plain_step(planner_for(drafter))
+    ((tree, likely),) = drafter.likely
     assert len(tree) == 0
-    assert tokens.shape == (1, TOP_K)
-    assert tokens[0, 0] == 10
+    assert likely.tokens.shape == (1, TOP_K)
+    assert likely.tokens[0, 0] == 10
 
 
 def test_padding_is_skipped() -> None:
     """Two sure tokens and one that only makes the batch cheaper."""
-    drafter = Listener(sure_chain(2))
-    planner = planner_for(drafter)
+    planner = planner_for(FixedDrafter(sure_chain(2)))
     tree = planner.plan(256, 60)
-    assert tree.probabilities.tolist()[2:] == [0.0]
-    planner.see(tree, [1, 2, 3], lambda: peaked(20, 30, 40, 50))
-    ((_, tokens, shares),) = drafter.told
-    assert tokens[:3, 0].tolist() == [20, 30, 40]
-    assert (tokens[3] == NO_TOKEN).all()
-    assert (shares[3] == 0).all()
+    assert len(tree) == 3 and tree.padding == 1
+    likely = planner.read(tree, [1, 2, 3], lambda: peaked(20, 30, 40, 50))
+    assert likely is not None
+    assert likely.tokens[:3, 0].tolist() == [20, 30, 40]
+    assert (likely.tokens[3] == NO_TOKEN).all()
+    assert (likely.shares[3] == 0).all()
 
 
-def test_it_comes_before_the_tokens_of_the_same_step_and_after_those_of_the_last() -> None:
-    drafter = Listener(EMPTY_TREE)
-    planner = planner_for(drafter)
-    for token in range(3):
-        step(planner, [token])
-    assert drafter.calls == ["learn_distributions", "observe"] * 3
-
-
-@pytest.mark.parametrize("limit", [0, 60])
-def test_after_a_pause_the_drafter_has_heard_the_root_first(limit: int) -> None:
+@pytest.mark.parametrize("most", [0, 60])
+def test_after_a_pause_the_drafter_has_heard_the_root_first(most: int) -> None:
     """Even where the first step after it has no room for a draft."""
-    drafter = Listener(sure_chain(8))
+    drafter = FixedDrafter(sure_chain(8))
     planner = planner_for(drafter)
     while not planner._guard.paused:
-        step(planner, [99], len(planner.plan(256, 60)))
-    drafter.calls.clear()
+        take(planner, [99], cost)
+    drafter.seen.clear()
     while planner._guard.paused:
-        step(planner, [99])
-    assert drafter.calls == []  # nothing within the pause
-    planner.plan(256, limit)
-    planner.see(EMPTY_TREE, [], lambda: peaked(20))
-    assert drafter.calls == ["observe", "learn_distributions"]
+        take(planner, [99], cost, logits=peaked(*range(20)))
+    assert drafter.seen == drafter.likely == []  # nothing within the pause
+    take(planner, [7], cost, tree=EMPTY_TREE, logits=peaked(20), most=most)
+    assert set(drafter.seen[0]) == {99} and drafter.seen[1:] == [[7]] and len(drafter.likely) == 1
 
 
 def test_nothing_is_read_that_nobody_wants() -> None:
     def refuse() -> FloatArray:
         raise AssertionError("the logits were asked for")
 
-    drafter = Listener(EMPTY_TREE)
+    drafter, limits = FixedDrafter(), Limits(63, 8)
     curve = from_measurements(STEEP, {}, 0)
-    shape = {"chain_only": False, "largest": 63}
     planners = [
         PlainPlanner(),
-        PaperPlanner(drafter, allowed=None, **shape),
+        WholePlanner(drafter, limits),
         planner_for(drafter, top_k=False),
-        make_planner("auto", drafter, curve, exact=False, top_k=False, **shape),
+        make_planner("auto", drafter, curve, limits, top_k=False),
     ]
     for planner in planners:
         planner.plan(256, 60)
-        planner.see(EMPTY_TREE, [], refuse)
-    assert drafter.told == []
+        assert planner.read(EMPTY_TREE, [], refuse) is None
 
 
 # --- whether it pays -----------------------------------------------------------------------------------
 
 
 def test_cheap_reading_goes_on_for_ever() -> None:
-    clock = Clock()
-    drafter = Listener(EMPTY_TREE, clock, 0.9 * TOP_K_SHARE_LIMIT * PLAIN)
+    drafter = FixedDrafter()
     planner = planner_for(drafter)
     for _ in range(400):
-        step(planner, [1])
-    assert len(drafter.told) == 400
+        plain_step(planner, 0.9 * TOP_K_SHARE_LIMIT * PLAIN)
+    assert len(drafter.likely) == 400
 
 
 def test_dear_reading_stops_and_is_tried_again_ever_more_seldom() -> None:
-    clock = Clock()
-    drafter = Listener(EMPTY_TREE, clock, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+    drafter = FixedDrafter()
     planner = planner_for(drafter)
     at = []
     for number in range(6000):
-        told = len(drafter.told)
-        step(planner, [1])
-        if len(drafter.told) > told:
+        heard = len(drafter.likely)
+        plain_step(planner, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+        if len(drafter.likely) > heard:
             at.append(number)
     begin = [number for number in at if number < FIRST_TOP_K_PAUSE]
     assert 1 < len(begin) < 10
@@ -213,17 +164,15 @@ def test_dear_reading_stops_and_is_tried_again_ever_more_seldom() -> None:
 
 
 def test_a_pause_ends_when_it_became_cheap() -> None:
-    clock = Clock()
-    drafter = Listener(EMPTY_TREE, clock, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+    drafter = FixedDrafter()
     planner = planner_for(drafter)
     for _ in range(20):
-        step(planner, [1])
-    heard = len(drafter.told)
+        plain_step(planner, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+    heard = len(drafter.likely)
     assert heard < 10
-    drafter.seconds = 0.1 * TOP_K_SHARE_LIMIT * PLAIN
     for _ in range(FIRST_TOP_K_PAUSE + 100):
-        step(planner, [1])
-    assert len(drafter.told) > heard + 100
+        plain_step(planner, 0.1 * TOP_K_SHARE_LIMIT * PLAIN)
+    assert len(drafter.likely) > heard + 100
 
 
 def steps_off(switch: TopKSwitch, *, already: bool = False) -> int:
@@ -251,38 +200,52 @@ def test_one_interruption_does_not_stop_it_and_a_long_good_spell_forgives() -> N
 
 
 def test_forgetting_everything_forgets_that_it_was_dear() -> None:
-    drafter = Listener(EMPTY_TREE, seconds=3 * TOP_K_SHARE_LIMIT * PLAIN)
+    drafter = FixedDrafter()
     planner = planner_for(drafter)
     for _ in range(20):
-        step(planner, [1])
-    heard = len(drafter.told)
+        plain_step(planner, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+    heard = len(drafter.likely)
     planner.reset()
-    step(planner, [1])
-    assert len(drafter.told) == heard + 1
+    plain_step(planner)
+    assert len(drafter.likely) == heard + 1
 
 
 def test_a_step_that_drafts_has_to_earn_the_time_and_the_yardstick_of_plain_steps_stays_clean() -> None:
     reading = 0.5 * TOP_K_SHARE_LIMIT * PLAIN
-    drafter = Listener(sure_chain(1), seconds=reading)
-    planner = planner_for(drafter)
+    planner = planner_for(FixedDrafter(sure_chain(1)))
     recorded: list[dict[str, float]] = []
     planner._guard.record = lambda **found: recorded.append(found)  # type: ignore[method-assign]
     for n_nodes in (0, 1):
-        planner.plan(256, 60)
-        planner.see(sure_chain(n_nodes), list(range(1, n_nodes + 1)), lambda: peaked(10, 11))
-        planner.observe([1], n_nodes=n_nodes, n_cells=256, verify_seconds=0.03, step_seconds=0.03 + reading)
+        take(
+            planner,
+            [1],
+            lambda n: 0.03,
+            tree=sure_chain(n_nodes),
+            logits=peaked(10, 11),
+            read_seconds=reading,
+        )
     assert [found["seconds"] for found in recorded] == pytest.approx([0.03, 0.03 + reading])
     assert [found["draft_seconds"] for found in recorded] == [0.0, 0.0]
 
 
+def run(
+    target: Target, planner: Planner, sampling: Sampling, prompt: list[int], n: int, tally: Tally
+) -> list[int]:
+    """Tokens of an answer."""
+    start = beginning(*prompt)
+    steps = generate(target, planner, sampling, prompt, start, n, tally, lambda: False)
+    return [token for step in steps for token in step]
+
+
 def test_an_answers_tally_counts_it_as_drafting(tiny: dict[str, Path]) -> None:
     class Slow(PlainPlanner):
-        def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
+        def read(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> Likely | None:
             time.sleep(0.005)
+            return None
 
     target = Target(Model(tiny["llama"]), ContextSettings(256, 1, False, "f32", 8))
     tally = Tally()
-    list(generate(target, Slow(), Sampling(temperature=0.0), [3, 4, 5], 6, tally, lambda: False))
+    run(target, Slow(), Sampling(temperature=0.0), [3, 4, 5], 6, tally)
     assert tally.passes > 0
     assert tally.draft >= 0.005 * tally.passes
     assert min(tally.draft_times) >= 0.005
@@ -292,7 +255,7 @@ def test_an_answers_tally_counts_it_as_drafting(tiny: dict[str, Path]) -> None:
 # --- with a real target --------------------------------------------------------------------------------
 
 
-class Given:
+class Given(PlainPlanner):
     """Verifies the trees it was given and keeps what it sees, as ``AutoPlanner`` would hand it on."""
 
     def __init__(self, trees: list[DraftTree]) -> None:
@@ -300,41 +263,29 @@ class Given:
         self.context: list[int] = []
         self.seen: list[tuple[list[int], int]] = []  # a context, and its likeliest next token
 
-    def begin(self, context: IntArray) -> None:
-        self.context = context.tolist()
+    def begin(self, beginning: Beginning) -> None:
+        self.context = beginning.new.tolist()
 
-    def plan(self, n_cells: int, limit: int) -> DraftTree:
-        return self.trees.pop(0).first(limit) if self.trees else EMPTY_TREE
+    def plan(self, n_cells: int, most: int) -> DraftTree:
+        return self.trees.pop(0).first(most) if self.trees else EMPTY_TREE
 
-    def see(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> None:
-        drafter = Listener(tree)
-        planner = planner_for(drafter)
-        planner.plan(256, 0)
-        planner.see(tree, row_of, logits)
-        tokens = drafter.told[0][1]
-        self.seen.append((list(self.context), int(tokens[0, 0])))
+    def read(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> Likely | None:
+        likely = planner_for(FixedDrafter(tree)).read(tree, row_of, logits)
+        assert likely is not None
+        self.seen.append((list(self.context), int(likely.tokens[0, 0])))
         for node in range(len(tree)):
             path = [int(tree.tokens[i]) for i in tree.path_to(node)]
-            self.seen.append((self.context + path, int(tokens[node + 1, 0])))
+            self.seen.append((self.context + path, int(likely.tokens[node + 1, 0])))
+        return likely
 
-    def observe(self, tokens: list[int], **_: object) -> None:
-        self.context += tokens
-
-    def reset_context(self) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
+    def observe(self, result: StepResult) -> None:
+        self.context += result.tokens
 
 
 def contexts_seen(target: Target, sampling: Sampling, prompt: list[int], n: int, rng_seed: int) -> Given:
     rng = np.random.default_rng(rng_seed)
     target.forget()
-    plain = [
-        token
-        for step in generate(target, PlainPlanner(), sampling, prompt, n, Tally(), lambda: False)
-        for token in step
-    ]
+    plain = run(target, PlainPlanner(), sampling, prompt, n, Tally())
     trees = []
     for start in range(1, n - 6, 3):
         # What plain decoding says behind a wrong guess, so that accepted nodes lie on a side branch too.
@@ -358,8 +309,7 @@ def contexts_seen(target: Target, sampling: Sampling, prompt: list[int], n: int,
         ]
     given = Given(trees)
     target.forget()
-    steps = generate(target, given, sampling, prompt, n, Tally(), lambda: False)
-    assert [token for step in steps for token in step] == plain
+    assert run(target, given, sampling, prompt, n, Tally()) == plain
     return given
 
 
@@ -405,7 +355,7 @@ def test_every_kind_of_memory_tells_the_truth(tiny: dict[str, Path], architectur
     prompt = model.tokenize("one two three one two three", add_special=True, parse_special=False)
     if target.drafting_shape == "none":
         given = Given([])
-        list(generate(target, given, Sampling(temperature=0.0), prompt, 12, Tally(), lambda: False))
+        run(target, given, Sampling(temperature=0.0), prompt, 12, Tally())
     else:
         given = contexts_seen(target, Sampling(temperature=0.0), prompt, 24, 5)
     check_against_plain_decoding(target, given, atol=2e-3)
@@ -419,16 +369,16 @@ def test_the_rows_are_a_view_of_the_logits_without_a_copy(tiny: dict[str, Path])
     target.prefill([3, 4, 5])
     with pytest.raises(DeviceError):
         target.verified_logits()
-    tree, layout, _ = target.verify(6, BRANCHED)
+    layout, _ = target.verify(6, BRANCHED)
     rows = target.verified_logits()
     assert rows.shape == (5, target.model.n_vocab)
     for row in range(5):
         assert rows[row].ctypes.data == target.context.logits(row).ctypes.data
-    target.accept(6, tree, layout, [0])
+    target.accept(6, BRANCHED, layout, [0])
     assert target.verified_logits() is rows
-    plain, layout, _ = target.verify(9, EMPTY_TREE)
+    layout, _ = target.verify(9, EMPTY_TREE)
     assert target.verified_logits().shape == (1, target.model.n_vocab)
-    target.accept(9, plain, layout, [])
+    target.accept(9, EMPTY_TREE, layout, [])
     target.prefill([*target.cached, 10])
     with pytest.raises(DeviceError):
         target.verified_logits()
@@ -439,12 +389,9 @@ def test_llamas_rows_need_no_second_compilation(tiny: dict[str, Path]) -> None:
     """A type the warm-up did not meet would cost an answer seconds."""
     target = Target(Model(tiny["llama"]), ContextSettings(256, 1, False, "f32", 8))
     target.prefill([3, 4, 5])
-    drafter = Listener(BRANCHED)
-    planner = planner_for(drafter)
+    planner = planner_for(FixedDrafter(BRANCHED))
     compiled = list(fill_rows.signatures)  # type: ignore[attr-defined]
-    planner.plan(3, 0)
-    tree, layout, _ = target.verify(6, BRANCHED)
-    planner.see(tree, layout.row_of, target.verified_logits)
-    assert len(drafter.told) == 1
+    layout, _ = target.verify(6, BRANCHED)
+    assert planner.read(BRANCHED, layout.row_of, target.verified_logits) is not None
     assert fill_rows.signatures == compiled  # type: ignore[attr-defined]
     target.close()

@@ -26,7 +26,9 @@ def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def run(source: str, *arguments: str, limit: float = LIMIT) -> Outcome:
-        (tmp_path / "tried_here.py").write_text("from aded_local import trial\n" + textwrap.dedent(source))
+        (tmp_path / "tried_here.py").write_text(
+            "from aded_local.trials import trial\n" + textwrap.dedent(source)
+        )
         return trial.run("tried_here", arguments, limit=limit)
 
     return run

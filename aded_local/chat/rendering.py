@@ -80,7 +80,7 @@ STARTING = 60.0
 """The same for a start, on a machine whose disk has much else to do."""
 
 _BEGIN = (
-    "import sys; sys.path += sys.argv[4:]; from aded_local import rendering_child; "
+    "import sys; sys.path += sys.argv[4:]; from aded_local.chat import rendering_child; "
     "rendering_child.serve(*map(float, sys.argv[1:4]))"
 )
 """The child's first words. It is started without the user's folders and settings, which it must not obey, and without

@@ -33,7 +33,7 @@ Flags = npt.NDArray[np.bool_]
 
 MOST_PER_OCTAVE: Final = 6.0
 """Whole counts a frequent context gets each time its occurrences double. Of 17 scales tried, the one whose buckets
-of counts (``drafting.evidence``) told most about what came next."""
+of counts (``drafters.ngram.candidates``) told most about what came next."""
 LONGEST_PHRASE: Final = 64
 """Tokens; phrases of more, in scripts a tokenizer spells byte by byte, are left out."""
 CONTEXT: Final = -1

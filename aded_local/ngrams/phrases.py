@@ -5,7 +5,7 @@ last word, as successors of the contexts that reach back into the first word. Sh
 shorter phrases, which carry their own counts. So ``" as a result"`` of the tokens ``7 8 9`` counts 9 after ``7 8``,
 and ``" a result"`` counts 9 after ``8``.
 
-Keys and entries are those of ``drafting.statistics``, and look-ups are the same; all stamps are 0, and the mark of what
+Keys and entries are those of ``ngrams.table``, and look-ups are the same; all stamps are 0, and the mark of what
 came last means what is likely.
 """
 

@@ -5,7 +5,7 @@ Opening it reads two pages, whatever its size; the table's pages come from the d
     0        page: MAGIC, version, CRC-32 of the page, places and lengths of what follows, their CRC-32
     4,096    texts: records of  length uint32  tokens uint32  CRC-32 uint32  payload (zlib of int32 token ids)
     …        facts: JSON
-    …        table, page-aligned, to the end of the file: int64 entries (``drafting.statistics``)
+    …        table, page-aligned, to the end of the file: int64 entries (``ngrams.table``)
 
 The texts come first because they are written while they are counted; only then is the table's size known. They are
 kept so that stores can be merged, pruned and exported. All numbers are little-endian.

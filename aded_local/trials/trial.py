@@ -3,7 +3,7 @@
 The child is a module that is run as a program. It says each step before it begins it, so that the parent knows where
 it died; it may be given less memory than there is::
 
-    from aded_local import trial            # in the child
+    from aded_local.trials import trial            # in the child
     trial.step("decoding one token")
 
     outcome = trial.run("package.module", [path], limit=60)      # in the parent
@@ -60,7 +60,8 @@ _TAKE_OVER = (
     "import sys; sys.path[:] = filter(None, sys.path); import json; sys.path[:] = json.loads(sys.argv.pop(1)); "
 )  # fmt: skip
 _BEGIN = (
-    "from aded_local import trial; trial.become_child(sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:])"
+    "from aded_local.trials import trial; "
+    "trial.become_child(sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:])"
 )
 """The child's first words."""
 
