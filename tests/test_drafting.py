@@ -171,7 +171,7 @@ def test_stores_of_one_entry_over_and_over_are_survived(entry: int) -> None:
         assert_is_a_tree(tree, 64, SMALL)
 
 
-def test_a_store_speaks_before_anything_was_said_and_phrases_where_it_is_silent() -> None:
+def test_a_store_is_asked_before_anything_was_said_and_phrases_where_it_knows_nothing() -> None:
     static, phrases = new_table(12), new_table(12)
     count_text(static, ids(1, 2, 3, 4), 0)
     count_text(phrases, ids(1, 2, 9, 9, 5, 6, 7), 0)

@@ -85,7 +85,7 @@ def test_what_numba_would_not_take_is_not_kept(folder: Path, monkeypatch: pytest
 
 def test_nothing_is_kept_where_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "FOLDER", None)
-    monkeypatch.setattr(ahead, "_compile", lambda: pytest.fail("nobody could use it"))
+    monkeypatch.setattr(ahead, "_compile", lambda search: pytest.fail("nobody could use it"))
     assert not kernels_are_kept()
     assert ahead.compile_all() < 1.0
 
@@ -194,7 +194,7 @@ def test_a_lock_or_stamp_that_is_no_file_costs_time_only(folder: Path, put: Any)
 def test_two_processes_compile_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
-    def compile_slowly() -> None:
+    def compile_slowly(search: str) -> None:
         compiled.append(threading.get_ident())
         time.sleep(0.2)
         kept.put_stamp(folder)
@@ -213,7 +213,7 @@ def test_one_that_is_killed_lets_the_next_one_in(folder: Path) -> None:
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from aded_local.drafters import kept\n"
+        "from aded_local.kernels import kept\n"
         "with kept.alone(Path(sys.argv[1])):\n"
         "    print('in', flush=True)\n"
         "    time.sleep(60)\n"
@@ -242,14 +242,27 @@ def test_one_that_was_stopped_is_not_waited_for_forever(
 def test_making_a_drafter_leaves_all_kernels_for_the_next_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "_compile", lambda: kept.put_stamp(folder))
+    monkeypatch.setattr(ahead, "_compile", lambda search: kept.put_stamp(folder))
     make_drafter("auto", n_vocab=10)
     assert kernels_are_kept()
 
 
+def test_each_search_has_its_own_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(
+        ahead, "_compile", lambda search: (compiled.append(search), kept.put_stamp(folder, search))
+    )
+    ahead.compile_all()
+    assert kernels_are_kept() and not kernels_are_kept("puct")
+    for _ in range(2):
+        ahead.compile_all("puct")
+        assert kernels_are_kept("puct")
+    assert compiled == ["best-first", "puct"]
+
+
 def test_a_folder_that_vanishes_costs_time_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "FOLDER", folder / "gone")
-    monkeypatch.setattr(ahead, "_compile", lambda: None)
+    monkeypatch.setattr(ahead, "_compile", lambda search: None)
     assert ahead.compile_all() < 1.0
     assert not kernels_are_kept()
 

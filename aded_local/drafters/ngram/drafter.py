@@ -1,4 +1,4 @@
-"""Preset ``auto``: n-grams of several orders, copied passages, calibrated as it runs.
+"""Preset ``auto``: n-grams of several orders and repeated passages, mixed and calibrated as it runs.
 
 ``draft`` and ``observe`` are one kernel call each; everything they touch is allocated at construction.
 """
@@ -16,7 +16,7 @@ from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
 from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
-from aded_local.drafters.ngram.search import best_first, puct
+from aded_local.drafters.ngram.search import NO_COST, best_first, puct
 from aded_local.drafters.ngram.state import (
     HISTORY_BITS,
     MOST_NODES,
@@ -48,7 +48,6 @@ PUCT_ITERATIONS_PER_NODE: Final = 3
 PUCT_ROLLOUT_DEPTH: Final = 1
 """A rollout step costs an expansion here, a microsecond or two: few, short ones."""
 
-NO_COST: Final = np.zeros(1, np.float64)
 NOTHING: Final[tuple[IntArray, IntArray, npt.NDArray[np.uint64], IntArray, FloatArray]] = (
     np.zeros(0, np.int32),
     np.zeros(0, np.int32),
@@ -89,12 +88,11 @@ class NgramDrafter:
         Args:
             n_vocab: size of the vocabulary; token ids are below it.
             seed: for the random numbers of the PUCT search.
-            search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities; replayed
-                beside it on 150 instruction answers, ``puct`` reached the same speed-ups within 0.3% on three cost
-                curves, at ten times the time (0.4 milliseconds a step).
-            static: successors in a corpus of one's own, for this tokenizer; see ``store.static``.
-            phrases: successors in shipped phrases; see ``store.phrases``.
-            without: parts to leave out, of ``ingredients.INGREDIENTS``.
+            search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities. ``puct`` reaches
+                the same speed-ups within 0.7% (docs/ablation.md), at ten times the time (0.4 milliseconds a step).
+            static: successors in a corpus of one's own, for this tokenizer; see ``ngrams.static``.
+            phrases: successors in shipped phrases; see ``ngrams.phrases``.
+            without: parts to leave out, of ``components.INGREDIENTS``.
 
         Raises:
             OptionError: there is no such part.

@@ -1,6 +1,6 @@
-"""Where candidates come from: contexts of all orders in three stores, contexts with gaps, passages.
+"""Where candidates come from: contexts of all orders in several tables, contexts with gaps, repeated passages.
 
-``gather`` fills ``evidence`` for one node: each source enters what it says of each token it knows there.
+``gather`` fills ``evidence`` for one node: each source enters a cell for each token it knows there.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ SPARSE_KEYS: Final = (
     np.uint64(0xE7037ED1A0B428DB),
     np.uint64(0x8EBC6AF09C88C6E3),
 )
-"""Told apart by these: kinds of contexts that share the memory's table."""
+"""They tell apart the kinds of contexts that share the memory's table."""
 UNIGRAM_BELOW: Final = 3
-"""Frequent tokens are proposed anywhere where no longer context than this is known."""
+"""Frequent tokens are proposed where no context as long as this is known."""
 
 
 @kernel
@@ -138,7 +138,7 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
         sparse_keys[kind] = sparse_key(kind, latest, n)
         prefetch_context(tables.memory, sparse_keys[kind], ORDERS)
     for k in range(1, min(ORDERS, n) + 1):
-        # Whoever met a longer context has met this one.
+        # A table that knows a longer context knows this one too.
         wide = k <= WIDE_ORDERS
         if orders[0] == k - 1 and used[CONTEXT + k - 1]:
             totals[0, k] = total_of(tables.context, context_keys[k], wide)

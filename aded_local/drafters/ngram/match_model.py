@@ -1,18 +1,14 @@
-"""Passages: long repetitions, of any length.
+"""The match model: long repetitions, of any length.
 
-Text is often copied: a document quoted, a file edited, an answer that loops. The newest tokens are looked for
-earlier in the history; as long as that passage goes on as the text does, it proposes its next token. Where it is
-left, by an edit say, it goes on being followed for a while beside the text (a resumption), a token replaced, left
-out or put in.
+Text is often copied: a document is quoted, a file edited, an answer loops. The newest tokens are looked up earlier in
+the history. As long as the passage found there goes on as the text does, it proposes its next token.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from aded_local.drafters.ngram.state import (
-    Predictor,
-)
+from aded_local.drafters.ngram.state import Predictor
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import SEED_KEY, extend_hash
 

@@ -1,10 +1,10 @@
-"""Mixing: the evidence of all sources made one probability, by weights that are learnt as the text goes on.
+"""Mixing: the sources' hit rates become one probability for each candidate.
 
-Logistic mixing as in context-mixing compressors (M. Mahoney, "Adaptive weighing of context models for lossless
-data compression", 2005): the log-odds of each source's evidence are added, each times a weight, and the weights
-follow the gradient of the coding cost after every token. A weight is the sum of three, one each from sets chosen by how
-long a context the conversation and the memory know, by the passage being copied and the static store's context,
-and by how like the most related conversation is and what it knows.
+The log-odds of the hit rates are added, each times the weight of its source, and after every token the weights follow
+the gradient of the coding cost (logistic mixing; M. Mahoney, "Adaptive weighing of context models for lossless data
+compression", 2005). A weight is the sum of three. The first set is chosen by the longest context that the conversation
+and the memory know, the second by the repeated passage and the longest context of the stores, and the third is the same
+everywhere.
 """
 
 from __future__ import annotations
@@ -134,8 +134,9 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
 
 
 def start_weights() -> Weights:
-    """Weights before anything was learnt. What the target would have said has yet to earn its own: recorded answers
-    come without logits, so that no start can be fitted for it.
+    """Weights before anything was learnt.
+
+    What the target found likely starts at 0: recorded answers have no logits, so no start can be fitted for it.
     """
     weights = np.full((SETS, SOURCES), START_WEIGHT, np.float32)
     weights[:, SOFT : SOFT + SOFT_ORDERS] = 0.0

@@ -1,6 +1,6 @@
-"""What may come next, and how surely: the conditional distribution the tree search runs on.
+"""The distribution of the next token, on which the tree search runs: candidates are gathered, mixed and calibrated.
 
-Sources are gathered, mixed, calibrated; after each token all of them are taught.
+After each token all three learn.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import numpy.typing as npt
 from aded_local.drafters.ngram.calibration import (
     calibrated,
     class_of,
-    shift_factor,
-    shifted,
     teach,
-    teach_shift,
 )
 from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SPARSES, log_odds
 from aded_local.drafters.ngram.components import CALIBRATION, MIXING, RATES
@@ -93,7 +90,6 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
     order, chances = evidence.order, evidence.calibrated
     path, depth = parent.path, parent.depth + 1
     kind, copied_kind = class_of(depth, False, 0), class_of(depth, False, matched)
-    factor, copied_factor = shift_factor(model.shifts, kind), shift_factor(model.shifts, copied_kind)
     kept = 0
     total = 0.0
     for i in range(evidence.n_candidates):
@@ -103,9 +99,7 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
             continue
         if model.used[CALIBRATION]:
             own_kind = (copied_kind if copies else kind) + (1 if i == best else 0)
-            p = shifted(
-                calibrated(model.finals, own_kind, evidence.odds[i]), copied_factor if copies else factor
-            )
+            p = calibrated(model.finals, own_kind, evidence.odds[i])
         chances[i] = p
         total += p
         place = kept
@@ -126,7 +120,6 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
         child.depth = depth
         child.n_children = -1
         child.visits = 0
-        child.value = 0.0
         child.copy_at = -1
         child.copy_length = 0
         if child.token == copied:
@@ -134,6 +127,7 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
             child.copy_length = parent.copy_length + 1
         # Whatever rounding does: a path must not be likelier than its beginning.
         child.path = path * min(child.conditional * scale, 1.0)
+        child.rank = child.path
     parent.n_children = kept
     return count + kept
 
@@ -243,7 +237,6 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
             hit = nodes[child].token == token
             if node > 0:
                 teach(model.finals, nodes[child].kind, nodes[child].mixed, hit)
-                teach_shift(model.shifts, nodes[child].kind, nodes[child].conditional, hit)
             if hit:
                 found = child
         if found < 0:
@@ -263,15 +256,15 @@ def learn(
     tokens: npt.NDArray[np.int32],
     shares: npt.NDArray[np.float32],
 ) -> None:
-    """Learn a text, and what the target nearly said: in one call, since after a pass of a large model every call finds
+    """Learn a text, and what the target found likely: in one call, since after a pass of a large model every call finds
     its code and data gone from the caches.
 
     Args:
         text: int32 ``(m,)``.
         how: ``LAID``, ``READ`` or ``SAID``.
         parents, drafted: the verified tree, int32 ``(n,)``.
-        contexts: room for those of the tree, see ``soft.list_contexts``.
-        tokens, shares: what it nearly said, see ``soft.soften``; without rows where that was not read.
+        contexts: room for those of the tree, see ``logit_counts.list_contexts``.
+        tokens, shares: what it found likely, see ``logit_counts.soften``; without rows where that was not read.
     """
     model = block[0]
     list_contexts(model, parents, drafted, contexts)

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafters.ngram.calibration import BUCKETS, CLASSES, GROUPS
+from aded_local.drafters.ngram.calibration import BUCKETS, CLASSES
 from aded_local.drafters.ngram.candidates import CELLS, EVIDENCE, SOURCES, Evidence
 from aded_local.drafters.ngram.components import PARTS
 from aded_local.drafters.ngram.mixing import SETS
@@ -58,7 +58,7 @@ NODE = np.dtype(
         ("mixed", np.float64),  # log-odds given the parent, before calibration
         ("conditional", np.float64),  # probability given the parent
         ("path", np.float64),  # product of the conditionals down to here
-        ("value", np.float64),
+        ("rank", np.float64),  # the search takes the nodes of the highest first
     ],
     align=True,
 )
@@ -79,15 +79,15 @@ class Predictor(Protocol):
 
     Attributes:
         history: the newest tokens, a ring, int32 ``(2 ** HISTORY_BITS,)``.
-        positions: where a context of ``passages.ANCHOR`` tokens was last met, by hash, int64.
+        positions: where a context of ``match_model.ANCHOR`` tokens was last met, by hash, int64.
         state: where it stands.
-        rates: how often evidence came true, see ``evidence``; float32 ``(3, SOURCES, CELLS)``.
+        rates: how often evidence came true, see ``candidates``; float32 ``(3, SOURCES, CELLS)``.
         weights: of the mixing, see ``mixing``; float32 ``(SETS, SOURCES)``.
         finals: final calibration, see ``calibration``; float32 ``(2, CLASSES, BUCKETS)``.
-        shifts: what it adds below the first candidates, see ``calibration``; float64 ``(2, GROUPS)``.
-        used: parts that take part, see ``ingredients``; uint8 ``(PARTS,)``.
+        used: parts that take part, see ``components``; uint8 ``(PARTS,)``.
         evidence: of the node looked at last.
         nodes: pool of tree nodes, 0 is the root, structured ``(POOL_SIZE,)``.
+        means, bonuses: of the same nodes, see ``puct``; float32 ``(POOL_SIZE,)``.
         heap: of places in the pool, scratch for a search, int32 ``(POOL_SIZE,)``.
         chosen: places of the nodes chosen for the draft, int32 ``(MOST_NODES,)``.
         tree: the draft: tokens, parents and depths, int32 ``(3, MOST_NODES)``.
@@ -100,10 +100,11 @@ class Predictor(Protocol):
     rates: Floats
     weights: Floats
     finals: Floats
-    shifts: npt.NDArray[np.float64]
     used: npt.NDArray[np.uint8]
     evidence: Evidence
     nodes: npt.NDArray[Any]
+    means: Floats
+    bonuses: Floats
     heap: Integers
     chosen: Integers
     tree: Integers
@@ -119,6 +120,8 @@ def predictor_type(
             ("positions", np.int64, 1 << position_bits),
             ("history", np.int32, 1 << history_bits),
             ("nodes", NODE, pool_size),
+            ("means", np.float32, pool_size),
+            ("bonuses", np.float32, pool_size),
             ("heap", np.int32, pool_size),
             ("chosen", np.int32, MOST_NODES),
             ("tree", np.int32, (3, MOST_NODES)),
@@ -126,7 +129,6 @@ def predictor_type(
             ("rates", np.float32, (3, SOURCES, CELLS)),
             ("weights", np.float32, (SETS, SOURCES)),
             ("finals", np.float32, (2, CLASSES, BUCKETS)),
-            ("shifts", np.float64, (2, GROUPS)),
             ("evidence", EVIDENCE),
             ("state", STATE),
             ("used", np.uint8, PARTS),
@@ -142,12 +144,12 @@ Block = npt.NDArray[Any]
 
 
 class Tables(NamedTuple):
-    """What followed what, see ``statistics``.
+    """What followed what, see ``ngrams.table``.
 
     Attributes:
         memory: over everything seen.
         context: within each conversation.
-        soft: what the target would have said, see ``soft``.
+        soft: what the target found likely, see ``logit_counts``.
         static: in a corpus of one's own, counted beforehand; may lie in a mapped file, and is never changed.
         phrases: in shipped phrases, likewise; asked where ``static`` does not know a context.
     """
@@ -179,9 +181,7 @@ def plant_root(model: Predictor) -> int:
     root.depth = 0
     root.n_children = -1
     root.visits = 0
-    root.value = 0.0
-    root.conditional = 1.0
-    root.path = 1.0
+    root.conditional = root.path = root.rank = 1.0
     root.copy_at = state.copy_at
     root.copy_length = state.copy_length
     return 1
