@@ -21,10 +21,13 @@ import numpy.typing as npt
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import ORDERS, UNIT
 
+SEEN_ORDERS: Final = 4
+"""Tokens of the longest contexts that are counted as the text goes on; the match model follows longer repetitions.
+Chosen by replay (docs/ablation.md): 6 are no faster, and 3 cost 0.7% where Python functions are written."""
 CONTEXT: Final = 0
-"""Sources ``CONTEXT`` … ``CONTEXT + ORDERS - 1``: n-grams of this conversation, shortest first."""
-MEMORY: Final = CONTEXT + ORDERS
-STATIC: Final = MEMORY + ORDERS
+"""Sources ``CONTEXT`` … ``CONTEXT + SEEN_ORDERS - 1``: n-grams of this conversation, shortest first."""
+MEMORY: Final = CONTEXT + SEEN_ORDERS
+STATIC: Final = MEMORY + SEEN_ORDERS
 SOFT: Final = STATIC + ORDERS
 SOFT_ORDERS: Final = 2
 """What the target found likely after one or two tokens, whatever it said then."""

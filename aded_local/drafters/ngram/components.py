@@ -16,6 +16,7 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
+    SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
     SOURCES,
@@ -34,11 +35,14 @@ PARTS: Final = SOURCES + 3
 """Places of the switches: a source each, then what is learnt."""
 
 INGREDIENTS: Final[dict[str, tuple[int, ...]]] = {
-    "conversation": tuple(range(CONTEXT, CONTEXT + ORDERS)),
-    "memory": tuple(range(MEMORY, MEMORY + ORDERS)),
+    "conversation": tuple(range(CONTEXT, CONTEXT + SEEN_ORDERS)),
+    "memory": tuple(range(MEMORY, MEMORY + SEEN_ORDERS)),
     "static": tuple(range(STATIC, STATIC + ORDERS)),
     "soft": tuple(range(SOFT, SOFT + SOFT_ORDERS)),
-    "long-contexts": tuple(first + k for first in (CONTEXT, MEMORY, STATIC) for k in range(3, ORDERS)),
+    "long-contexts": (
+        *(first + k for first in (CONTEXT, MEMORY) for k in range(3, SEEN_ORDERS)),
+        *range(STATIC + 3, STATIC + ORDERS),
+    ),
     "longest": (LONGEST,),
     "gaps": tuple(range(SPARSE, SPARSE + SPARSES)),
     "unigram": (UNIGRAM,),

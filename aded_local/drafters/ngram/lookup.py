@@ -14,6 +14,7 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
+    SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
     SPARSE,
@@ -129,21 +130,22 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
     context_keys[0] = epoch_key(model.state.epoch)
     for k in range(1, min(ORDERS, n) + 1):
         keys[k] = extend_hash(keys[k - 1], latest[k - 1])
-        context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
-        prefetch_context(tables.memory, keys[k], k)
         prefetch_context(tables.static, keys[k], k)
         prefetch_context(tables.phrases, keys[k], k)
-        prefetch_context(tables.context, context_keys[k], k)
+        if k <= SEEN_ORDERS:
+            context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
+            prefetch_context(tables.memory, keys[k], k)
+            prefetch_context(tables.context, context_keys[k], k)
     for kind in range(SPARSES):
         sparse_keys[kind] = sparse_key(kind, latest, n)
         prefetch_context(tables.memory, sparse_keys[kind], ORDERS)
     for k in range(1, min(ORDERS, n) + 1):
         # A table that knows a longer context knows this one too.
         wide = k <= WIDE_ORDERS
-        if orders[0] == k - 1 and used[CONTEXT + k - 1]:
+        if k <= SEEN_ORDERS and orders[0] == k - 1 and used[CONTEXT + k - 1]:
             totals[0, k] = total_of(tables.context, context_keys[k], wide)
             orders[0] = k if totals[0, k] > 0 else orders[0]
-        if orders[1] == k - 1 and used[MEMORY + k - 1]:
+        if k <= SEEN_ORDERS and orders[1] == k - 1 and used[MEMORY + k - 1]:
             totals[1, k] = total_of(tables.memory, keys[k], wide)
             orders[1] = k if totals[1, k] > 0 else orders[1]
         if orders[2] == k - 1 and used[STATIC + k - 1]:
@@ -156,14 +158,15 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
     copy_class = ask_passages(model, node)
     for k in range(ORDERS, 0, -1):
         wide = k <= WIDE_ORDERS
-        ask(evidence, CONTEXT + k - 1, tables.context, context_keys[k], wide, totals[0, k])
-        ask(evidence, MEMORY + k - 1, tables.memory, keys[k], wide, totals[1, k])
+        if k <= SEEN_ORDERS:
+            ask(evidence, CONTEXT + k - 1, tables.context, context_keys[k], wide, totals[0, k])
+            ask(evidence, MEMORY + k - 1, tables.memory, keys[k], wide, totals[1, k])
         static = tables.static if k <= own_static else tables.phrases
         ask(evidence, STATIC + k - 1, static, keys[k], wide, totals[2, k])
         if k <= SOFT_ORDERS and k <= n and used[SOFT + k - 1]:
             ask(evidence, SOFT + k - 1, tables.soft, keys[k], True, total_of(tables.soft, keys[k], True))
     order = orders[1]
-    if 0 < order < ORDERS and used[LONGEST]:
+    if 0 < order < SEEN_ORDERS and used[LONGEST]:
         key = keys[order] ^ LONGEST_KEY
         ask(evidence, LONGEST, tables.memory, key, False, total_of(tables.memory, key, False))
     for kind in range(SPARSES):
@@ -172,7 +175,7 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
             ask(evidence, SPARSE + kind, tables.memory, key, False, total_of(tables.memory, key, False))
     if max(orders[0], orders[1]) < UNIGRAM_BELOW and used[UNIGRAM]:
         ask(evidence, UNIGRAM, tables.memory, SEED_KEY, True, total_of(tables.memory, SEED_KEY, True))
-    evidence.first_set = orders[0] * (ORDERS + 1) + orders[1]
+    evidence.first_set = orders[0] * (SEEN_ORDERS + 1) + orders[1]
     evidence.second_set = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
 
 

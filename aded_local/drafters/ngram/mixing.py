@@ -18,6 +18,7 @@ import numpy.typing as npt
 from aded_local.drafters.ngram.candidates import (
     BIAS,
     ODDS,
+    SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
     SOURCES,
@@ -29,7 +30,7 @@ from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import ORDERS
 
 COPY_BUCKETS: Final = 8
-FIRST_SETS: Final = (ORDERS + 1) * (ORDERS + 1)
+FIRST_SETS: Final = (SEEN_ORDERS + 1) * (SEEN_ORDERS + 1)
 SECOND_SETS: Final = COPY_BUCKETS * (ORDERS + 1)
 COMMON_SET: Final = FIRST_SETS + SECOND_SETS
 """Weighs everywhere."""

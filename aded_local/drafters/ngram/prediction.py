@@ -15,7 +15,7 @@ from aded_local.drafters.ngram.calibration import (
     class_of,
     teach,
 )
-from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SPARSES, log_odds
+from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SEEN_ORDERS, SPARSES, log_odds
 from aded_local.drafters.ngram.components import CALIBRATION, MIXING, RATES
 from aded_local.drafters.ngram.logit_counts import list_contexts, soften
 from aded_local.drafters.ngram.lookup import LONGEST_KEY, gather, sparse_key
@@ -182,7 +182,7 @@ def count(model: Predictor, tables: Tables, token: int) -> None:
     add(tables.memory, key, True, token, UNIT, head)
     longest = 0
     longest_key = key
-    for k in range(1, n + 1):
+    for k in range(1, min(n, SEEN_ORDERS) + 1):
         key = extend_hash(key, latest[k - 1])
         context_key = extend_hash(context_key, latest[k - 1])
         wide = k <= WIDE_ORDERS
@@ -191,7 +191,7 @@ def count(model: Predictor, tables: Tables, token: int) -> None:
         if before > 0 and longest == k - 1:
             longest = k
             longest_key = key
-    if 0 < longest < ORDERS:
+    if 0 < longest < SEEN_ORDERS:
         add(tables.memory, longest_key ^ LONGEST_KEY, False, token, UNIT, head)
     for kind in range(SPARSES):
         key = sparse_key(kind, latest, n)
