@@ -23,8 +23,8 @@ help: ## this list
 	@echo 'make chat                       talk to SmolLM2, or to the built-in model where that is not to be had'
 	@echo 'make chat PROMPT="..."          one answer'
 	@echo 'make chat MODEL=path/to.gguf    talk to another model; smollm2 and builtin are names'
-	@echo 'make test                       lint, types, tests'
-	@echo 'make check                      lint and types only'
+	@echo 'make test                       lint, types, imports, tests'
+	@echo 'make check                      lint, types and imports only'
 	@echo 'make model                      train the built-in models again (hours; CORPUS=path/to/tldr-en.jsonl.gz)'
 	@echo 'make clean                      remove .venv and everything built'
 	@echo
@@ -47,6 +47,7 @@ check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 CORPUS ?= ../shared/corpus/tldr-en.jsonl.gz
 

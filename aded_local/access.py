@@ -1,7 +1,7 @@
 """Who may use one loaded model: one answer at a time, readers beside it, and nobody once it is closed.
 
-Answers and whatever else moves the cache exclude each other, and the measurements between them (``turns``). What only
-reads (tokenizing, describing) goes on beside them; closing waits for it.
+Only one answer, or other use that changes the cache, goes on at a time; measurements wait for it (``scheduler``). Calls
+that only read (tokenizing, describing) go on beside it, and closing waits for them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.scheduler import Scheduler
 
 WAITING_POLL = 0.1
-"""Seconds after which a session that waits for another's answer looks whether its own was cancelled."""
+"""A session that waits for another's answer looks after so many seconds whether its own was cancelled."""
 
 CLOSED = "this LocalADED is closed; make a new one"
 
@@ -30,10 +30,10 @@ ENDED = (
 
 
 class Use:
-    """The one use of a model that moves its cache.
+    """A use of the model that changes its cache; there is one at a time.
 
     Attributes:
-        steps: what computes an answer; None for other uses, which do not pause.
+        steps: the generator that computes an answer; None for other uses, which do not pause.
         owner: the session whose answer it is.
     """
 
@@ -43,7 +43,7 @@ class Use:
         self.is_read_here()
 
     def is_read_here(self) -> None:
-        """Remember who reads the answer now.
+        """Remember which thread and task read the answer now.
 
         Raises:
             ForkedError: it was begun in another process.
@@ -55,10 +55,10 @@ class Use:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether whoever read the answer has come here instead, and left it half read.
+        """Whether the reader of the answer has left it half read and calls something else now.
 
-        In the main thread only: in a pool, one thread may serve many readers in turn. Nor in a task of asyncio's while
-        the reader's own is not done.
+        Known in the main thread only: in a pool, one thread may serve many readers in turn. In asyncio, false while the
+        reader's task goes on and another task calls.
         """
         here = threading.current_thread()
         if self.steps is None or not self._thread is here is threading.main_thread():
@@ -67,7 +67,7 @@ class Use:
         return reader is None or reader.done() or reader is _task()
 
     def ends_by_itself_for(self, owner: object) -> bool:
-        """Whether ``owner`` may wait for its end: another session's answer, which another thread reads."""
+        """Whether ``owner`` can wait for it to end: it is another session's answer, and another thread reads it."""
         return (
             owner is not None
             and self.owner not in (None, owner)
@@ -76,19 +76,19 @@ class Use:
 
 
 def _task() -> Any:
-    """The task of asyncio's that runs; None outside one."""
+    """The asyncio task that runs; None outside one."""
     asyncio = sys.modules.get("asyncio")
-    try:
-        return None if asyncio is None else asyncio.current_task()
-    except RuntimeError:  # no loop
+    # ``current_task`` raises where no loop runs, which takes a microsecond with each piece of an answer.
+    if asyncio is None or asyncio._get_running_loop() is None:
         return None
+    return asyncio.current_task()
 
 
 class Access:
     """See this module's first lines.
 
-    Its lock may be asked for again by the thread that has it: a signal's handler may come in anywhere. A forked child
-    never asks for it, since a thread that is not there any more may have it.
+    A thread that holds its lock can take it again, as a signal handler may. A forked child never takes it: a thread of
+    its parent may have held it.
 
     Args:
         scheduler: whose turn it is, an answer's or a measurement's.
@@ -105,7 +105,7 @@ class Access:
         self.closed = False
 
     def require_open(self) -> None:
-        """Refuse what comes after closing, or in a forked child.
+        """Refuse to go on after closing, or in a forked child.
 
         Raises:
             BusyError, ForkedError
@@ -118,7 +118,7 @@ class Access:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Nobody frees the model within the block, which should be short: closing waits for it.
+        """Within the block, which should be short, the model is not freed: closing waits for it.
 
         Raises:
             BusyError: it is closed.
@@ -146,16 +146,16 @@ class Access:
         give_up: Callable[[], bool] = lambda: False,
         closing: bool = False,
     ) -> Use:
-        """Begin to use the model alone; ends an answer that was abandoned half read.
+        """Begin to use the model alone. An answer that was left half read is ended.
 
         Args:
-            steps: what computes the answer.
-            owner: the session whose answer it is; it waits for those of other sessions in other threads.
-            give_up: asked while it waits; where it says so, the answer begins no more.
-            closing: nobody else may begin from here on.
+            steps: the generator that computes the answer.
+            owner: the session whose answer it is. It waits for answers of other sessions in other threads.
+            give_up: asked while it waits; where it returns true, the answer does not begin.
+            closing: no other use may begin from here on.
 
         Raises:
-            BusyError: somebody else uses it, it is closed, or the answer was given up.
+            BusyError: another use goes on, it is closed, or the answer was given up.
             ForkedError: see ``require_open``.
         """
         self.require_open()
@@ -185,7 +185,7 @@ class Access:
         return use
 
     def end(self, use: Use) -> None:
-        """The use has ended; nothing happens where it had already, or began in another process."""
+        """The use has ended. Nothing happens if it had ended before, or began in another process."""
         if is_forked():
             return
         with self._changed:
@@ -208,7 +208,7 @@ class Access:
             self.end(use)
 
     def end_half_read(self) -> None:
-        """End an answer that is under way and paused, whoever reads it."""
+        """End an answer that has begun and is paused, in whatever thread it is read."""
         use = self._use
         if use is not None and use.steps is not None and not is_forked():
             self._end_early(use)
@@ -227,7 +227,7 @@ class Access:
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[bool]:
-        """Nobody uses the model within the block and after it; tells whether it is to be freed now, by the caller.
+        """Within the block and after it the model is not used; tells whether the caller is to free it now.
 
         Raises:
             BusyError: an answer runs.
@@ -254,9 +254,9 @@ class Access:
 
 
 class Cancelling:
-    """Which of the answers asked for one after the other were cancelled; for one session.
+    """Which of a session's answers, in the order in which they were asked for, are cancelled.
 
-    ``cancel`` takes no lock: it may come from a signal's handler, in the midst of anything.
+    ``cancel`` takes no lock: a signal handler may call it at any moment.
     """
 
     def __init__(self) -> None:

@@ -141,6 +141,7 @@ def generate(
     max_tokens: int,
     tally: Tally,
     cancelled: Callable[[], bool],
+    started: float | None = None,
 ) -> Generator[list[int], None, None]:
     """Answer ``prompt``, yielding the tokens of each step as the target settles them.
 
@@ -156,8 +157,9 @@ def generate(
         max_tokens: tokens wanted at most, at least 1.
         tally: filled in while running.
         cancelled: asked once per step, and before the first: then nothing is decoded.
+        started: when the answer began, by ``clock``; now if None.
     """
-    started = clock()
+    started = clock() if started is None else started
     sampler = target.sampler(sampling, prompt)
     is_end = target.model.is_end
     settled = False

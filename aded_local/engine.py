@@ -207,6 +207,8 @@ class Engine:
             if stopped:  # else a pass still reads the weights, and they stay until the program ends
                 self.target.close()
                 self.model.close()
+            if self.memory is not None:
+                self.memory.close()
 
     def remember(
         self, prompt: IntArray, answer: Sequence[int], *, known: int, conversation: int, turn: int

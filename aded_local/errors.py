@@ -3,14 +3,14 @@
     ADEDError
     ├── ModelError            the GGUF cannot be used
     │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
-    │   ├── ModelFormatError      not a GGUF, truncated or inconsistent; llama.cpp does not survive it
+    │   ├── ModelFormatError      not a GGUF, truncated, inconsistent, or llama.cpp crashes on it
     │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
     ├── PromptError           the prompt cannot be answered
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
     ├── TemplateError         the chat template is missing, broken, or refuses the conversation
-    │   └── TemplateLimitError    it was stopped, since it takes more time or memory than any honest one
+    │   └── TemplateLimitError    it was stopped, since it took too much time or memory
     ├── DeviceError           memory or backend refused (allocation, decode)
     │   ├── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     │   └── ForkedError           this process was forked from one in which llama.cpp ran, and it would hang
@@ -34,7 +34,7 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelFormatError(ModelError):
-    """The file is not a GGUF, is truncated, contradicts itself, or ended a child process that loaded it."""
+    """The file is not a GGUF, is truncated or inconsistent, or llama.cpp crashed on it in a child process."""
 
 
 class ModelKindError(ModelError):
@@ -46,7 +46,7 @@ class PromptError(ADEDError):
 
 
 class EmptyPromptError(PromptError):
-    """Nothing to continue: the prompt holds no token."""
+    """The prompt holds no token."""
 
 
 class ContextOverflowError(PromptError):
@@ -62,7 +62,7 @@ class TemplateError(ADEDError):
 
 
 class TemplateLimitError(TemplateError):
-    """The chat template was stopped: it takes more time or memory than any honest one."""
+    """The chat template was stopped, since it took too much time or memory."""
 
 
 class DeviceError(ADEDError):
@@ -74,7 +74,7 @@ class BrokenBuildError(DeviceError):
 
 
 class ForkedError(DeviceError):
-    """This process was forked from one in which llama.cpp ran; its threads did not come along, so it would hang."""
+    """This process was forked from one in which llama.cpp ran. A fork has no copy of its threads, so it would hang."""
 
 
 class StoreError(ADEDError):

@@ -16,10 +16,10 @@ import functools
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import platformdirs
 
@@ -41,6 +41,12 @@ PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 
 SMALL: Final = 4 << 20
 """Bytes of a small file of ours at most: a hundred times what measurements of one model take."""
+
+UNFINISHED: Final = ".new-"
+"""What follows a file's name in one that is being written, before what makes it unique."""
+
+LONGEST_PREFIX: Final = 200
+"""Bytes of a file's name that one being written begins with: systems allow 255 in all."""
 
 PROBED_BYTES: Final = 4096
 """Written to see whether a folder takes a file: an empty one fits on a full disk."""
@@ -282,19 +288,43 @@ def open_private(path: Path, flags: int) -> int:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
         raise
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
-            raise OSError(number, "it is not a regular file", str(path))
-        writes = flags & (os.O_WRONLY | os.O_RDWR)
-        if hasattr(os, "geteuid") and found.st_uid not in ({os.geteuid()} if writes else {os.geteuid(), 0}):
-            raise OSError(errno.EPERM, "it belongs to another user", str(path))
+        writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
+        found = _require_ours(path, os.fstat(handle), writes=writes)
         if writes and hasattr(os, "fchmod") and stat.S_IMODE(found.st_mode) != PRIVATE_FILE:
             os.fchmod(handle, PRIVATE_FILE)  # an odd umask, or a copy that came with a wider mode
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def look_at_private(path: Path, *, writes: bool) -> os.stat_result | None:
+    """What ``open_private`` would find, without opening it; None where there is no file.
+
+    For a library that opens the file itself, and whose locks would go with any descriptor of it that is closed.
+
+    Raises:
+        OSError: it cannot be looked at, is a link, no regular file, or another user's.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
+    _require_ours(path, found, writes=writes)
+    if writes and os.name != "nt" and stat.S_IMODE(found.st_mode) != PRIVATE_FILE:
+        os.chmod(path, PRIVATE_FILE)
+    return found
+
+
+def _require_ours(path: Path, found: os.stat_result, *, writes: bool) -> os.stat_result:
+    if not stat.S_ISREG(found.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(number, "it is not a regular file", str(path))
+    if hasattr(os, "geteuid") and found.st_uid not in ({os.geteuid()} if writes else {os.geteuid(), 0}):
+        raise OSError(errno.EPERM, "it belongs to another user", str(path))
+    return found
 
 
 def read_private(path: Path, most: int = SMALL) -> bytes:
@@ -343,6 +373,40 @@ def write_whole(handle: int, data: bytes) -> None:
         view = view[written:]
 
 
+@contextlib.contextmanager
+def replacing(path: Path, *, lasting: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write, mode 0600, that takes the place of ``path`` when the block ends well, and else vanishes.
+
+    Args:
+        path: the file, in a folder that is there. A link in its place is replaced, not followed.
+        lasting: it is on the disk when the block has ended, and a power failure does not lose it.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    handle, name = tempfile.mkstemp(prefix=f"{path.name[:LONGEST_PREFIX]}{UNFINISHED}", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            if hasattr(os, "fchmod"):
+                os.fchmod(handle, PRIVATE_FILE)  # whatever the umask took away
+            yield file
+            file.flush()
+            if lasting:
+                os.fsync(handle)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    if lasting:
+        with contextlib.suppress(OSError):  # the name too; not every system lets a folder be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
 def write_privately(path: Path, data: str | bytes) -> None:
     """Write a small file, readable by its owner alone, in one step: a reader finds the old content or the new.
 
@@ -354,16 +418,28 @@ def write_privately(path: Path, data: str | bytes) -> None:
         OSError: it cannot be written; what was there stays.
     """
     make_private_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
-    try:
-        try:
-            if hasattr(os, "fchmod"):
-                os.fchmod(handle, PRIVATE_FILE)  # whatever the umask took away
-            write_whole(handle, data.encode() if isinstance(data, str) else data)
-        finally:
-            os.close(handle)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    with replacing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def failure(
+    doing: str, path: Path | str, error: OSError, *, otherwise: str = "write elsewhere"
+) -> StoreError:
+    """An error of the system as one line: what, why, what to do.
+
+    Args:
+        doing: what failed, as in "cannot read".
+        path: the file or folder, or what else was written to.
+        error: why.
+        otherwise: what helps where nothing can be written.
+    """
+    remedies = {
+        errno.ENOSPC: f"free some space, or {otherwise}",
+        errno.EDQUOT: f"free some space, or {otherwise}",
+        errno.EFBIG: f"raise the limit on the size of files, or {otherwise}",
+        errno.EROFS: otherwise,
+        errno.ELOOP: f"put the file itself there, or {otherwise}",
+        errno.EPERM: f"move it away, or {otherwise}",
+    }
+    remedy = remedies.get(error.errno or 0, f"check the path and its permissions, or {otherwise}")
+    return StoreError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}")

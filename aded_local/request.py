@@ -25,7 +25,7 @@ LARGEST_THREADS: Final = 512
 MOST_LAYERS: Final = 10_000
 """Layers accepted at most: no model has as many."""
 
-LONGEST_WAIT: Final = 1e9
+LONGEST_TIMEOUT: Final = 1e9
 """Seconds accepted at most: what the operating system's clocks can count."""
 
 YOU_CHOOSE: Final = -1
@@ -157,7 +157,7 @@ def seconds(name: str, value: object) -> float | None:
     if value is None:
         return None
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < LONGEST_WAIT:  # type: ignore[operator]
+    if not is_number or not 0 <= value < LONGEST_TIMEOUT:  # type: ignore[operator]
         raise OptionError(f"{name} is {value!r}; it must be seconds, or None")
     return float(value)  # type: ignore[arg-type]
 

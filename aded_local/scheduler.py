@@ -1,7 +1,7 @@
-"""Whose turn it is on one loaded model: an answer's, or a measurement's between answers.
+"""Whose turn it is on one loaded model: answers first, measurements between them.
 
-An answer never waits for a measurement beyond the pass that is being timed, and a measurement begins only when
-nobody has asked for a while.
+An answer waits for a measurement at most until the current pass has been timed. A measurement begins only when no
+answer was computed for a while.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from collections.abc import Iterator
 from typing import Final
 
 QUIET_SECONDS: Final = 0.05
-"""Nobody asks for so long before a pass is timed: answers that follow each other at once are left alone."""
+"""A pass is timed when no answer was computed for so many seconds: answers in quick succession are not delayed."""
 
 MEASURING_SHARE: Final = 0.25
-"""Of the time of answers that follow each other at once, what measuring may take at their ends: a program that asks
-without a pause would never have its costs measured. Once per model; half a minute of answers pays for it."""
+"""Where answers follow each other at once, measuring may take this share of their time, at their ends: otherwise a
+program that asks without a pause would never have its costs measured. It happens once per model, and half a minute of
+answers is enough."""
 
 SHORTEST_SLICE: Final = 0.3
-"""Seconds below which it does not pay to begin: some twenty passes of a small model."""
+"""Seconds that are worth holding an answer up for: some twenty passes of a small model."""
 
 LONGEST_SLICE: Final = 1.0
-"""Seconds that one answer's end is held up at most."""
+"""Seconds that the end of one answer is held up at most."""
 
 CLOSING_POLL: Final = 0.1
-"""Seconds after which somebody who waits for an answer's end looks whether the model is being closed."""
+"""Seconds between two looks whether the model is being closed, while an answer is waited for."""
 
 
 class Closed(Exception):
-    """The model is being closed; whoever measures stops."""
+    """The model is being closed; measuring stops."""
 
 
 class Scheduler:
-    """Answers come first. Also the ``Gate`` of a probe."""
+    """Lets answers begin at once and measurements wait. It is also the ``Gate`` of a probe."""
 
     def __init__(self) -> None:
-        """Nobody answers, nobody measures."""
+        """No answer and no measurement yet."""
         self._changed = threading.Condition()
         self._exchange = threading.Lock()
         self._answering = False
@@ -56,7 +57,7 @@ class Scheduler:
         return self._answering
 
     def begin_answer(self) -> None:
-        """An answer begins; waits for an exchange that is under way."""
+        """An answer begins; waits while a context is being replaced (``exchanging``)."""
         with self._changed:
             self._answering = True
             self._began = time.perf_counter()
@@ -78,7 +79,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def leave_a_moment(self) -> None:
-        """Where measurements are due and answers follow each other at once, hold the caller up for their sake."""
+        """Hold the caller up for a moment if measurements are due and answers follow each other at once."""
         with self._changed:
             if self._measuring and self._generous and self._credit >= SHORTEST_SLICE:
                 until = min(self._credit, LONGEST_SLICE)
@@ -86,12 +87,12 @@ class Scheduler:
                 self._changed.wait_for(lambda: self._closing or self._answering or not self._measuring, until)
 
     def hold_nobody_up(self) -> None:
-        """From here on measure in quiet moments only: beside other programs nothing is found that lasts."""
+        """From here on hold no answer up: beside other programs, measurements are not worth keeping."""
         self._generous = False
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Somebody measures, and may be left a moment at the ends of answers."""
+        """Within the block a measurement is due, and answers leave it a moment at their ends."""
         with self._changed:
             self._measuring = True
         try:
@@ -103,7 +104,7 @@ class Scheduler:
 
     @contextlib.contextmanager
     def exchanging(self) -> Iterator[None]:
-        """No answer runs within the block. What takes long in it should look at ``wanted``.
+        """Within the block, which replaces the context, no answer runs. Long work in it should look at ``wanted``.
 
         Raises:
             Closed: the model is being closed.
@@ -117,7 +118,7 @@ class Scheduler:
             self._exchange.release()
 
     def wait(self) -> bool:
-        """Return when nobody has asked for a while; tells whether that took waiting.
+        """Return when no answer was computed for a while; tells whether it had to wait.
 
         Raises:
             Closed: the model is being closed.
@@ -134,7 +135,7 @@ class Scheduler:
                 self._changed.wait(None if self._answering else rest)
 
     def wait_for_a_first_answer(self, seconds: float) -> None:
-        """Return when the first answer has ended, or when nobody has asked for so many seconds.
+        """Return when the first answer has ended, or after ``seconds`` without one.
 
         Raises:
             Closed: the model is being closed.
@@ -150,7 +151,7 @@ class Scheduler:
         return not self._answering
 
     def close(self) -> None:
-        """Make whoever measures stop."""
+        """Make measurements stop."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

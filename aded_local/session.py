@@ -188,6 +188,7 @@ class Session:
         self, number: int, tokens: list[int], request: Request, is_chat: bool
     ) -> Generator[Piece, None, None]:
         engine = self._engine
+        started = time.perf_counter()
         engine.seat(self)
         model = engine.model
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
@@ -208,6 +209,7 @@ class Session:
             limit,
             tally,
             functools.partial(self._cancelling.is_cancelled, number),
+            started,
         )
         try:
             for step in steps:
@@ -225,6 +227,8 @@ class Session:
             steps.close()
             if emitted:
                 self._keep(prompt, emitted, goes_on, is_learnt=not engine.plain)
+            elif engine.target.n_cells == 0:  # interrupted while the drafter was told of the prompt
+                self._is_learnt = False
         last = last if text.stopped else text.flush()
         if is_chat and not text.stopped:
             answer = tuple(token for token in emitted if not model.is_end(token))

@@ -1,10 +1,10 @@
-"""Text of others as a terminal may show it: what models say, what stands in files, paths, llama.cpp's messages.
+"""Makes text from elsewhere safe for a terminal: a model's answers, the content of files, paths, llama.cpp's messages.
 
-A terminal obeys what is in a text: an escape sequence retitles the window, recolours it or types on the user's behalf,
-and a bidi control makes ``rm -rf`` read as something else. So all such text goes through here before a person sees it.
+Terminals execute escape sequences in a text: these can retitle the window, recolour it or type for the user. A bidi
+control can make ``rm -rf`` read as something else. So all such text goes through here before a person sees it.
 
-What stays: tab, line feed, and everything that only looks like something, among it the joiners of emoji and scripts
-(U+200C, U+200D) and the marks of ordinary Arabic and Hebrew (U+061C, U+200E, U+200F), which begin no nested direction.
+Tab and line feed stay, and so do characters without such effects: the joiners of emoji and scripts (U+200C, U+200D) and
+the marks of ordinary Arabic and Hebrew (U+061C, U+200E, U+200F), which begin no nested direction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNSEEN = (
     "\u202a-\u202e\u2066-\u2069"  # embeddings, overrides and isolates, and their ends
 )
 _SURROGATES = "\ud800-\udfff"
-"""Halves of a character. In a path they stand for bytes that are not UTF-8; no terminal could be sent them."""
+"""Halves of a character. In a path they stand for bytes that are not UTF-8; they cannot be written to a terminal."""
 
 _REMOVED = re.compile(f"[{_UNSEEN}]")
 _REPLACED = re.compile(f"[{_SURROGATES}]")
@@ -29,21 +29,21 @@ _ESCAPED = re.compile(f"[{_UNSEEN}{_SURROGATES}]")
 def visible(text: str) -> str:
     """The text without control characters and bidi controls; a lone surrogate becomes "?". Ordinary text is unchanged.
 
-    Every character is judged alone, so a text may be shown in pieces.
+    Each character is handled alone, so a text may be shown in pieces.
     """
     return _REPLACED.sub("?", _REMOVED.sub("", text))
 
 
 def one_line(text: str) -> str:
-    """The same on one line: white space of any kind is a space."""
+    """The same on one line: any run of white space becomes one space."""
     return visible(" ".join(text.split()))
 
 
 def json_text(value: Any, encoding: str | None) -> str:
-    """``value`` as JSON on one line, of the same meaning as ever, with what ``visible`` removes written as escapes.
+    """``value`` as JSON on one line. What ``visible`` would remove is written as escapes, so the meaning stays.
 
     Args:
-        encoding: of the stream it goes to; other characters stand for themselves in UTF-8 only.
+        encoding: of the stream it goes to. Except in UTF-8, all characters beyond ASCII are written as escapes.
     """
     is_utf8 = (encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(value, ensure_ascii=not is_utf8)

@@ -1,4 +1,4 @@
-"""How a program begins and ends: whenever Ctrl-C comes, no traceback is shown. Imports nothing that takes time."""
+"""Starts a program and ends it, so that Ctrl-C never shows a traceback. Imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ EXIT_INTERRUPTED = 130
 
 
 def start(module: str) -> None:
-    """Import a program's module and call its ``main``, which handles Ctrl-C from there on and ends the process.
+    """Import a program's module and call its ``main``, which handles Ctrl-C from then on; then end the process.
 
-    While modules are imported, and while the interpreter ends, an interrupt would be raised at any place in code of
-    others, which prints it or loses it. There is nothing to save in either: the process ends at once.
+    While modules are imported, and while the interpreter ends, Ctrl-C would raise an exception somewhere in library
+    code, which prints or loses it. There is nothing to save at those times, so the process ends at once.
     """
     try:
         import signal
@@ -34,7 +34,7 @@ def start(module: str) -> None:
             code = leaving.code
             raise
         finally:
-            if handled:  # what is done is done: a late interrupt does not change what the program says of it
+            if handled:  # a Ctrl-C that comes now does not change the exit code
                 late = code if isinstance(code, int) else 0 if code is None else 1
                 signal.signal(signal.SIGINT, lambda *_: os._exit(late))
     except KeyboardInterrupt:

@@ -44,6 +44,8 @@ def sample_and_match(
         is_end: whether a token ends the answer; nothing is drawn behind it.
         limit: tokens wanted at most, at least 1.
     """
+    if not len(tree):
+        return Match([sample(0)], [])
     drafted = tree.tokens.tolist()
     parents = tree.parents.tolist()
     n = len(drafted)

@@ -24,7 +24,7 @@ def kernels() -> None:
     # Without them a program decodes plainly at first, and a test of drafting would test nothing.
     environment = {**os.environ, "NUMBA_CACHE_DIR": KERNELS}
     # Not as a program, which leaves the processor to whoever wants it.
-    compiling = "from aded_local.drafters.ahead import compile_all; compile_all()"
+    compiling = "from aded_local.drafters.ngram.ahead import compile_all; compile_all()"
     subprocess.run([sys.executable, "-c", compiling], check=True, env=environment, timeout=280)
 
 

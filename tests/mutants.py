@@ -289,7 +289,7 @@ def main(arguments: list[str]) -> None:
     seed, first, count, children = map(int, arguments[:4])
     folder = Path(arguments[4])
     from aded_local.errors import ModelError
-    from aded_local.llama.gguf import check
+    from aded_local.llama.soundness import check
 
     files = {name: parse(data) for name, data in bases(folder).items()}
     for index in range(first, first + count):

@@ -56,7 +56,7 @@ def test_a_second_use_is_refused_in_another_thread(access: Access) -> None:
     assert isinstance(elsewhere(access.begin), Use)
 
 
-def test_what_the_main_thread_left_half_read_gives_way_to_it(access: Access) -> None:
+def test_an_answer_that_the_main_thread_left_half_read_ends_when_it_needs_the_model(access: Access) -> None:
     first = begun(access)
     second = access.begin()
     assert first.steps is not None and inspect.getgeneratorstate(first.steps) == inspect.GEN_CLOSED
@@ -65,12 +65,12 @@ def test_what_the_main_thread_left_half_read_gives_way_to_it(access: Access) -> 
     access.end(second)
 
 
-def test_an_answer_that_was_interrupted_before_it_was_read_holds_nobody_up(access: Access) -> None:
+def test_an_answer_that_was_interrupted_before_it_was_read_does_not_block_the_next(access: Access) -> None:
     access.begin(steps())
     access.end(access.begin())
 
 
-def test_what_another_thread_reads_does_not(access: Access) -> None:
+def test_an_answer_that_another_thread_reads_does_not_end(access: Access) -> None:
     assert isinstance(elsewhere(lambda: begun(access)), Use)
     with pytest.raises(BusyError):
         access.begin()
@@ -164,7 +164,7 @@ def test_closing_waits_for_readers_and_refuses_new_ones(access: Access) -> None:
         access.begin()
 
 
-def test_a_reader_cannot_close_under_itself(access: Access) -> None:
+def test_a_reader_cannot_close_the_model_it_reads(access: Access) -> None:
     with access.reading(), pytest.raises(BusyError, match="a call of its own"), access.closing():
         pass
     with access.closing() as is_first:

@@ -32,7 +32,7 @@ def test_a_budget_is_predicted_to_beat_plain_decoding(
 
 @settings(deadline=None)
 @given(cost=costs, allowed=st.sets(st.integers(2, 45)))
-def test_prices_are_of_admissible_passes_and_fall_nowhere(cost: np.ndarray, allowed: set[int]) -> None:
+def test_prices_are_of_allowed_passes_and_never_fall_with_size(cost: np.ndarray, allowed: set[int]) -> None:
     prices = price(cost, list(allowed))
     assert np.all(prices.seconds[2:-1] <= prices.seconds[3:])
     assert prices.seconds[1] == cost[1]
@@ -50,11 +50,11 @@ def test_three_tokens_are_padded_to_four_when_four_are_cheaper() -> None:
     assert prices.batch[2] == 2
 
 
-def test_nodes_that_come_free_are_taken() -> None:
+def test_nodes_that_cost_nothing_are_taken() -> None:
     assert choose(np.array([0.9, 0.8, 0.05], np.float32), price(Q4_0)) == 3
 
 
-def test_nothing_pays_when_the_draft_is_poor_or_the_pass_is_dear() -> None:
+def test_nothing_is_verified_when_the_draft_is_poor_or_the_pass_costs_much() -> None:
     assert choose(np.array([0.4, 0.1], np.float32), price(Q4_0)) == 0
     assert choose(np.array([1.0, 1.0], np.float32), price(np.array([0, 1.0, 2.1, 3.2]))) == 0
     assert choose(np.array([], np.float32), price(Q4_0)) == 0
@@ -82,7 +82,7 @@ def test_drafting_that_gains_is_never_paused() -> None:
         assert not guard.paused
 
 
-def test_drafting_is_paused_within_a_few_steps_after_the_world_changes() -> None:
+def test_drafting_is_paused_within_a_few_steps_after_drafts_begin_to_fail() -> None:
     guard = Guard()
     for _ in range(100):
         drafted(guard, 3, 1.7)
@@ -124,7 +124,7 @@ def test_drafting_recovers_when_it_gains_again() -> None:
     assert searched > 200
 
 
-def test_a_machine_that_became_slow_for_everything_is_not_held_against_drafting() -> None:
+def test_a_machine_that_slows_everything_does_not_pause_drafting() -> None:
     guard = Guard()
     for _ in range(9):
         plain(guard, 3.0)
@@ -133,7 +133,7 @@ def test_a_machine_that_became_slow_for_everything_is_not_held_against_drafting(
         assert not guard.paused
 
 
-def test_one_hiccup_does_not_pause() -> None:
+def test_one_slow_step_does_not_pause_drafting() -> None:
     guard = Guard()
     drafted(guard, 1, 50.0)
     assert not guard.paused

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded_cli import chat, display, history
+from aded_cli.conversation import Conversation
 from aded_cli.repl import Repl
-from aded_cli.session import Conversation
 from aded_local.errors import ADEDError, DeviceError, ModelNotFoundError
 from aded_local.shown import visible
 from aded_models import BuiltinModelMissing, builtin_path
@@ -213,6 +213,12 @@ def test_a_store_is_no_use_to_other_presets(engine: FakeEngine, preset: str) -> 
     assert f"--draft {preset} does not draft from a store" in result.stderr
 
 
+@pytest.mark.parametrize("search", ["best-first", "puct"])
+def test_a_search_reaches_the_engine(engine: FakeEngine, search: str) -> None:
+    assert run("-p", "q", "--search", search).exit_code == 0
+    assert engine.options["search"] == search
+
+
 def test_what_is_not_given_is_left_to_the_engine(engine: FakeEngine) -> None:
     run("-p", "q", "-n", "-1", "--seed", "-1", "-ngl", "-1", "-c", "0", "-t", "-1")
     assert engine.model is None
@@ -254,6 +260,9 @@ def test_llama_cpp_spellings_of_one_option(engine: FakeEngine, spelling: list[st
         ["--seed", str(2**32)],
         ["--seed", "x"],
         ["--draft", "fast"],
+        ["--search", "mcts"],
+        ["--search", "puct", "--draft", "off"],
+        ["--search", "puct", "--draft", "paper"],
         ["--what"],
         ["one.gguf", "two.gguf"],
         ["one.gguf", "-m", "two.gguf"],
@@ -585,7 +594,6 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
     interrupting(engine, after=2, times=times)
     before = signal.getsignal(signal.SIGINT)
     conversation = talk(engine, "one", "two")
-    assert conversation.turns[0].stopped
     assert conversation.turns[0].answer.startswith("some words")
     assert len(engine.calls) == 2
     assert "stopped" in capsys.readouterr().err

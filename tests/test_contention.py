@@ -12,7 +12,7 @@ import pytest
 from aded_local.speed.contention import SPREAD_LIMIT, WAITING_LIMIT, Watch, contended, spread
 
 
-def test_timings_that_agree_are_quiet_and_timings_that_do_not_are_not() -> None:
+def test_timings_that_scatter_show_other_programs() -> None:
     assert spread({1: [1.0, 1.01, 1.02], 4: [2.0, 2.1, 2.0]}) < SPREAD_LIMIT
     assert spread({1: [1.0, 3.0, 4.0], 4: [2.0, 5.0, 5.0]}) > SPREAD_LIMIT
 
@@ -32,7 +32,7 @@ def test_waiting_for_a_core_is_contention_however_even_the_timings_are() -> None
     assert not contended([WAITING_LIMIT / 2] * 3, even)
 
 
-def test_a_moment_s_disturbance_is_none() -> None:
+def test_a_short_disturbance_is_not_contention() -> None:
     assert not contended([0.0, 0.0, 0.5], {1: [1.0, 1.0, 2.0]})
 
 

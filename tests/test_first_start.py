@@ -248,7 +248,7 @@ def test_the_compiling_child_does_not_look_in_the_folder_the_user_is_in(
     preparing.compile_beside(Scheduler())
     (command,) = started
     assert command[:-2] == trial.interpreter("")[:-2] and "-m" not in command
-    assert command[2].startswith(trial.interpreter("")[2]) and "drafters.ahead" in command[2]
+    assert command[2].startswith(trial.interpreter("")[2]) and "drafters.ngram.ahead" in command[2]
 
 
 def test_closing_ends_a_compiler_that_runs_in_this_process() -> None:

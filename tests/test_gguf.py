@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import ModelError, ModelFormatError, ModelKindError, ModelNotFoundError
-from aded_local.llama.gguf import Array, check, read_header
+from aded_local.llama.gguf import Array, read_header
+from aded_local.llama.soundness import check
 
 
 def refused(path: Path, kind: type[ModelError], *words: str) -> None:

@@ -19,7 +19,7 @@ def test_an_interrupt_takes_effect_when_the_block_has_ended() -> None:
     assert reached == ["the end of the block"]
 
 
-def test_whoever_handles_interrupts_gets_it_and_keeps_handling_them() -> None:
+def test_a_handler_gets_the_interrupt_and_stays_in_place() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     try:

@@ -17,7 +17,8 @@ import pytest
 import strangers
 
 from aded_local import files as folders
-from aded_local.drafters import ahead, kernels_are_kept, make_drafter
+from aded_local.drafters import kernels_are_kept, make_drafter
+from aded_local.drafters.ngram import ahead
 from aded_local.files import complaint
 from aded_local.kernels import kept
 

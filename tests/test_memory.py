@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from aded_local import LocalADED, opening
 from aded_local.drafters import Drafter
 from aded_local.memory import ConversationMemory, Exchange, memories
 from aded_local.memory.conversations import memory_folder
+from aded_local.memory.rows import Rows
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 PROMPT = "one two three one two three"
@@ -214,14 +214,14 @@ def test_a_disk_that_refuses_is_told_once_and_the_answers_come(
         before = len(told)
         with monkeypatch.context() as full:
 
-            def refuse(_handle: int, _data: bytes) -> int:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            def refuse(*_: object) -> None:
+                raise sqlite3.OperationalError("database or disk is full")
 
-            full.setattr(os, "write", refuse)
+            full.setattr(Rows, "add", refuse)
             for _ in range(3):
                 assert llm.generate(PROMPT, max_tokens=5).tokens
         assert len(told) == before + 1
-        assert "not remembered" in told[-1] and "No space left" in told[-1] and "\n" not in told[-1]
+        assert "not remembered" in told[-1] and "full" in told[-1] and "\n" not in told[-1]
         llm.generate(PROMPT, max_tokens=5)
     assert len(kept()) == 2  # space was made meanwhile
 

@@ -87,3 +87,19 @@ def test_dependencies_are_each_justified() -> None:
     reasons = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     for name in names:
         assert f"`{name}`" in reasons, name
+
+
+def test_the_map_shows_every_module_in_the_order_of_the_layers() -> None:
+    """``docs/architecture.md`` draws the layers that ``lint-imports`` checks, from top to bottom."""
+    import re
+
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layers = re.findall(r'"([^"]+)"', project.split("layers = [")[1].split("]")[0])
+    level = {name: at for at, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^  (\w.*)$", text.split("\naded_local/\n")[1].split("```")[0], re.MULTILINE)
+    # A row begins with its names; three spaces or more come before what it says of them.
+    names = [re.findall(r"(\w+)(?:\.py|/)", re.split(r" {3,}", row)[0]) for row in rows]
+    assert {name for row in names for name in row} == set(level)
+    order = [level[name] for row in names for name in row]
+    assert order == sorted(order)

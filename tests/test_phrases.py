@@ -15,7 +15,14 @@ from aded_bench.replay.traces import Tokenizer
 from aded_local.ngrams import table as statistics
 from aded_local.ngrams.phrases import phrase_table, word_tokens
 from aded_models import builtin_path
-from aded_models.phrases import ORDERS, Phrases, PhrasesError, phrases_path, read_phrases, write_phrases
+from aded_models.phrases import (
+    PHRASE_ORDERS,
+    Phrases,
+    PhrasesError,
+    phrases_path,
+    read_phrases,
+    write_phrases,
+)
 from aded_models.phrases_count import HELD_BACK, WORD, Text, count_phrases, read_answers
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
@@ -89,7 +96,7 @@ def test_phrases_begin_with_phrases_and_have_five_words_at_most() -> None:
     phrases = count_phrases(said(text, text))
     rows = [{tuple(row) for row in grams.tolist()} for grams in phrases.grams]
 
-    assert [grams.shape[1] for grams in phrases.grams] == list(range(1, ORDERS + 1))
+    assert [grams.shape[1] for grams in phrases.grams] == list(range(1, PHRASE_ORDERS + 1))
     assert all(rows)
     for shorter, longer in pairwise(rows):
         assert {row[:-1] for row in longer} <= shorter
@@ -279,7 +286,7 @@ def successors(table: statistics.Table, context: list[int]) -> dict[int, tuple[f
 
 
 def made(words: list[str], grams: list[tuple[list[list[int]], list[float]]]) -> Phrases:
-    while len(grams) < ORDERS:
+    while len(grams) < PHRASE_ORDERS:
         grams.append(([], []))
     return Phrases(
         words,

@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
 
     def run(module: str, _arguments: object, *, limit: float) -> Outcome:
-        assert limit == preflight.LIMIT
+        assert limit == preflight.PREFLIGHT_SECONDS
         begun.append(module)
         return Outcome(Ending.FINE, "last", "", 0.5)
 
@@ -159,7 +159,7 @@ def test_a_vocabulary_is_read_by_a_broken_library_too(broken: Path, tmp_path: Pa
 def test_a_hang_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = broken_libraries.make(tmp_path / "lib", "hangs")
     monkeypatch.setenv(library.OVERRIDE, str(folder))
-    monkeypatch.setattr(preflight, "LIMIT", 6.0)
+    monkeypatch.setattr(preflight, "PREFLIGHT_SECONDS", 6.0)
     with pytest.raises(BrokenBuildError, match="it hung for 6 s while "):
         preflight.require_sound_build()
 
@@ -205,7 +205,7 @@ def test_it_is_tried_once_for_each_library(own_library: Path, counted: list[str]
     assert (len(counted), len(said)) == (2, 2)
 
 
-def test_another_processor_is_another_matter(
+def test_another_processor_gets_its_own_verdict(
     own_library: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = preflight.verdict_path()

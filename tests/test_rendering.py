@@ -246,7 +246,7 @@ def test_where_the_system_does_not_bind_memory_this_process_looks(monkeypatch: p
     look = psutil.Process.memory_info
 
     def swollen(process: psutil.Process) -> Any:
-        return look(process)._replace(rss=rendering.MEMORY + 1)
+        return look(process)._replace(rss=rendering.CHILD_MEMORY + 1)
 
     renderer = Renderer(FENCED["wrapped"])
     renderer.compile()
@@ -319,8 +319,8 @@ def test_a_process_that_died_meanwhile_is_replaced(echo: Renderer) -> None:
 def test_a_template_that_ends_its_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         rendering,
-        "_BEGIN",
-        rendering._BEGIN.replace(
+        "_SERVE",
+        rendering._SERVE.replace(
             "; rendering_child.serve",
             "; import os, signal; rendering_child.Sandbox.render_within_bounds = lambda *a: os.kill(os.getpid(), signal.SIGSEGV)"
             "; rendering_child.serve",
@@ -354,7 +354,7 @@ def run_program(source: str) -> subprocess.Popen[str]:
 def test_the_process_ends_with_a_parent_that_is_killed(at_work: bool) -> None:
     program = run_program(
         f"""
-        rendering.SECONDS, rendering.PATIENCE, rendering.MORE_SECONDS = 60, 0.5, 0.1
+        rendering.SECONDS, rendering.CHILD_PATIENCE, rendering.MORE_SECONDS = 60, 0.5, 0.1
         renderer = Renderer("{{% for i in range(100) %}}{{{{ ('ab '*5000000)|wordwrap(2) }}}}{{% endfor %}}")
         renderer.compile()
         if {at_work}: threading.Thread(target=renderer.render, args=({{}},), daemon=True).start()
@@ -370,7 +370,7 @@ def test_the_process_ends_with_a_parent_that_is_killed(at_work: bool) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_in_the_terminal_is_none_of_its_business(echo: Renderer) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_process(echo: Renderer) -> None:
     assert echo.render(said("a")) == "a"
     pid = pid_of(echo)
     assert os.getpgid(pid) != os.getpgid(0)
@@ -430,7 +430,7 @@ def test_without_a_process_templates_are_rendered_here(why: str, monkeypatch: py
     elif why == "it cannot be started":
         monkeypatch.setattr(sys, "executable", "/no/such/python")
     else:
-        monkeypatch.setattr(rendering, "_BEGIN", "raise SystemExit(3)")
+        monkeypatch.setattr(rendering, "_SERVE", "raise SystemExit(3)")
     renderer = Renderer(ECHO)
     renderer.compile()
     assert renderer.render(said("a")) == "a"

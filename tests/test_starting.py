@@ -74,7 +74,7 @@ def test_an_interrupt_at_the_very_end_leaves_no_traceback_and_the_code(
     assert done.returncode == code and done.stderr.count(b"\n") == bool(code)
 
 
-def test_whoever_ignores_interrupts_is_not_interrupted() -> None:
+def test_a_program_that_ignores_interrupts_is_not_interrupted() -> None:
     source = INTERRUPTED.format(module="aded_cli.entry", function="chat").replace(
         "class Interrupting", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nclass Interrupting"
     )

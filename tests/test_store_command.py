@@ -222,8 +222,9 @@ def memory_of(model: Path) -> ConversationMemory:
     (prompt,), (answer,) = vocabulary.encode("list the files"), vocabulary.encode("find one")
     vocabulary.close()
     user, end = [tiny_models.USER], [tiny_models.END]
-    memory.remember(user + prompt.tolist(), answer.tolist() + end)
-    memory.remember(user + answer.tolist(), prompt.tolist() + end)
+    for number, (asked, said) in enumerate(((prompt, answer), (answer, prompt))):
+        memory.remember(user + asked.tolist(), said.tolist() + end, known=0, conversation=number, turn=0)
+    memory.close()
     return memory
 
 
@@ -243,15 +244,46 @@ def test_memories_are_listed_shown_exported_and_pruned(model: Path) -> None:
 
 def test_a_damaged_memory_hides_no_other(model: Path) -> None:
     path = memory_of(model).path
-    other = path.with_name("other-0123456789ab.memory")
-    other.write_bytes(path.read_bytes())  # its header says that it is another's
-    other.with_name("odd.memory").write_bytes(b"nonsense")
-    (path.parent / "gone-0123456789ab.memory.damaged-1").write_bytes(b"what was set aside")
+    other = path.with_name("other-0123456789ab.sqlite")
+    other.write_bytes(path.read_bytes())  # it says itself that it is another's
+    other.with_name("odd.sqlite").write_bytes(b"nonsense")
+    torn = path.with_name("torn-0123456789ab.sqlite")
+    torn.write_bytes(b"?" + path.read_bytes()[1:])
+    (path.parent / "gone-0123456789ab.sqlite.damaged-1").write_bytes(b"what was set aside")
+    (path.parent / "old-0123456789ab.memory").write_bytes(b"aded-memory 1")
     listed = done("inspect").stdout
     assert str(path) in listed
-    assert "gone-0123456789ab.memory.damaged-1  set aside" in listed
-    assert "odd.memory is not a memory" in listed
+    [line] = [each for each in listed.splitlines() if each.startswith(str(torn))]
+    assert "conversation memory (damaged)" in line
+    assert "gone-0123456789ab.sqlite.damaged-1  set aside" in listed
+    assert "old-0123456789ab.memory" in listed and "earlier version" in listed
+    assert "odd.sqlite is not a memory" in listed
     assert run("inspect", "--check").exit_code == 2
+
+
+def test_a_memory_of_an_earlier_version_can_only_be_erased(model: Path) -> None:
+    old = memory_folder() / "old-0123456789ab.memory"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"aded-memory 1 {}")
+    for args in (["inspect"], ["prune", "--tokens", "5"], ["export", "-m", str(model)]):
+        refused(*args, old, words="earlier version")
+    assert done("erase", old, "--yes").stdout == f"erased {old}\n"
+    assert list(memory_folder().iterdir()) == []
+
+
+def test_what_was_set_aside_can_be_erased_by_its_name_and_a_live_log_is_not(model: Path) -> None:
+    memory = memory_of(model)
+    aside = memory.path.with_name(f"{memory.path.name}.damaged-1")
+    aside.write_bytes(b"damaged")
+    assert done("erase", aside, "--yes").stdout == f"erased {aside}\n"
+    memory.remember([1], [2], known=0, conversation=5, turn=0)  # it is in use
+    log = memory.path.with_name(f"{memory.path.name}-wal")
+    refused("erase", log, "--yes", words="neither")
+    assert str(log) not in done("erase", "--all", "--yes").stdout
+    assert log.exists() and memory.exchanges() == []
+    memory.close()
+    done("erase", "--all", "--yes")
+    assert list(memory_folder().iterdir()) == []
 
 
 # Erasing
@@ -268,10 +300,11 @@ def test_erasing_all_leaves_nothing_a_person_wrote(model: Path, built: Path, tmp
     memory_of(model)
     inside = memory_folder() / "x.store"
     inside.write_bytes(built.read_bytes())
-    left = memory_folder() / "gone-0123456789ab.memory.damaged-1"
+    left = memory_folder() / "gone-0123456789ab.sqlite.damaged-1"
     left.write_text("of a memory that is gone")
-    (memory_folder() / "strange.memory").write_text("no memory")
-    (memory_folder() / "link.memory").symlink_to(built)
+    (memory_folder() / "strange.sqlite").write_text("no memory")
+    (memory_folder() / "old-0123456789ab.memory").write_text("aded-memory 1")
+    (memory_folder() / "link.sqlite").symlink_to(built)
     typed = memory_folder().parent / "history"
     typed.write_text("\n# 2025-01-01\n+how do I list files\n")
     [line] = [each for each in done("inspect").stdout.splitlines() if str(typed) in each]
@@ -280,7 +313,7 @@ def test_erasing_all_leaves_nothing_a_person_wrote(model: Path, built: Path, tmp
     assert list(memory_folder().iterdir()) == [] and not typed.exists()
     assert f"erased {typed}\n" in told
     assert built.exists()
-    assert f"removed the link {memory_folder() / 'link.memory'}; what it led to stays: {built}\n" in told
+    assert f"removed the link {memory_folder() / 'link.sqlite'}; what it led to stays: {built}\n" in told
     assert "nothing was erased" in done("erase", "--all", "--yes").stdout
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import shutil
+import sqlite3
 import stat
 import tempfile
 import time
@@ -22,8 +23,10 @@ from hypothesis import strategies as st
 from aded_local.errors import StoreError
 from aded_local.llama.gguf import read_header
 from aded_local.memory import ConversationMemory, Exchange, Identity, conversations, identity_of, memories
-from aded_local.memory.conversations import memory_folder, most_useful, usefulness
-from aded_local.memory.records import RecordFile
+from aded_local.memory.conversations import memory_folder
+from aded_local.memory.database import Database
+from aded_local.memory.rows import Rows
+from aded_local.memory.usefulness import most_useful, usefulness
 
 WHO = Identity("tiny-llama", "t" * 64, "llama tiny", "0123456789ab")
 
@@ -47,74 +50,124 @@ def pairs(memory: ConversationMemory) -> list[tuple[list[int], list[int], bool]]
 # Turns
 
 FIRST, ANSWER = list(range(100, 120)), [1, 2, 3, 4, 9]
+SECOND = [*FIRST, *ANSWER, 50]
+KNOWN = len(FIRST) + len(ANSWER)
+
+
+def remember(
+    memory: ConversationMemory,
+    prompt: list[int],
+    answer: list[int],
+    *,
+    known: int = 0,
+    conversation: int = 1,
+    turn: int = 0,
+) -> None:
+    memory.remember(prompt, answer, known=known, conversation=conversation, turn=turn)
 
 
 def test_a_turn_keeps_only_what_is_new() -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    memory.remember([*FIRST, *ANSWER, 50, 51], [6, 9])
+    remember(memory, FIRST, ANSWER)
+    remember(memory, [*SECOND, 51], [6, 9], known=KNOWN, turn=1)
     assert pairs(opened()) == [(FIRST, ANSWER, False), ([50, 51], [6, 9], True)]
     assert opened().exchanges()[0].when == pytest.approx(time.time(), abs=60)
 
 
-def test_an_end_token_spelled_otherwise_does_not_end_the_conversation() -> None:
+def test_a_conversation_that_shares_a_beginning_is_kept_from_a_little_before_its_end() -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    memory.remember([*FIRST, *ANSWER[:-1], 8, 50], [6])
-    assert pairs(memory)[1] == ([8, 50], [6], True)
-
-
-def test_a_prompt_that_leaves_what_was_said_is_kept_from_a_little_before_there() -> None:
-    memory = opened()
-    memory.remember(FIRST, ANSWER)
-    memory.remember([*FIRST, 50], [6])
+    remember(memory, FIRST, ANSWER)
+    remember(memory, [*FIRST, 50], [6], known=len(FIRST), conversation=2)
     assert pairs(memory)[1] == ([*FIRST[-conversations.OVERLAP :], 50], [6], False)
 
 
 def test_a_question_asked_again_is_kept_whole() -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    memory.remember(FIRST, ANSWER)
+    remember(memory, FIRST, ANSWER)
+    remember(memory, FIRST, ANSWER, known=len(FIRST), conversation=2)
     assert pairs(memory) == [(FIRST, ANSWER, False)] * 2
 
 
-def test_a_new_conversation_continues_nothing() -> None:
+@pytest.mark.parametrize("turn", [0, 1, 7])
+def test_where_what_was_said_before_is_not_in_the_file_the_prompt_is_kept_whole(turn: int) -> None:
+    """It was erased or pruned by another program, or could not be written."""
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    memory.new_conversation()
-    memory.remember([*FIRST, *ANSWER, 50], [6])
-    assert pairs(memory)[1] == ([*FIRST, *ANSWER, 50], [6], False)
+    remember(memory, SECOND, [6], known=KNOWN, turn=turn)
+    assert pairs(memory) == [(SECOND, [6], False)]
 
 
-def test_turns_that_another_program_came_between_continue_nothing() -> None:
+def test_turns_that_another_program_came_between_continue_all_the_same() -> None:
     one, other = opened(), opened()
-    one.remember(FIRST, ANSWER)
-    other.remember([70, 71, 72], [73])
-    one.remember([*FIRST, *ANSWER, 50], [6])
-    one.remember([*FIRST, *ANSWER, 50, 6, 51], [7])
-    assert [each[2] for each in pairs(opened())] == [False, False, False, True]
+    remember(one, FIRST, ANSWER)
+    remember(other, [70, 71, 72], [73], conversation=2)
+    remember(one, SECOND, [6], known=KNOWN, turn=1)
+    assert pairs(opened()) == [(FIRST, ANSWER, False), ([50], [6], True), ([70, 71, 72], [73], False)]
 
 
 def test_after_a_damaged_turn_the_next_continues_nothing() -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    middle = memory.path.stat().st_size
-    memory.remember([*FIRST, *ANSWER, 50], [6])
-    memory.remember([*FIRST, *ANSWER, 50, 6, 51], [7])
-    data = bytearray(memory.path.read_bytes())
-    data[middle + 20] ^= 1
-    memory.path.write_bytes(data)
+    remember(memory, FIRST, ANSWER)
+    remember(memory, SECOND, [6], known=KNOWN, turn=1)
+    remember(memory, [*SECOND, 6, 51], [7], known=len(SECOND) + 1, turn=2)
+    memory.close()
+    with contextlib.closing(sqlite3.connect(memory.path, isolation_level=None)) as by_hand:
+        by_hand.execute("UPDATE exchanges SET answer = x'01000000' WHERE turn = 1")
     assert pairs(memory) == [(FIRST, ANSWER, False), ([51], [7], False)]
+    assert memory.inspect().damaged == 1
 
 
-def test_after_a_failure_the_next_exchange_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+TURNS = st.lists(
+    st.tuples(st.integers(0, 2), st.lists(st.integers(0, 9), min_size=1, max_size=4)), max_size=12
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TURNS, st.integers(0, 30))
+def test_every_prompt_can_be_put_together_again(
+    turns: list[tuple[int, list[int]]], erased_before: int
+) -> None:
+    """From what each exchange continues, however conversations take turns, and after an erasure too."""
+    with tempfile.TemporaryDirectory() as folder:
+        memory = ConversationMemory(WHO, Path(folder, "memory", WHO.file_name))
+        said: dict[int, list[int]] = {}
+        prompts: dict[int, list[list[int]]] = {}
+        n_turns = {number: 0 for number in range(3)}
+        for number, (conversation, new) in enumerate(turns):
+            if number == erased_before:
+                ConversationMemory(WHO, memory.path).erase()
+                prompts.clear()
+            before = said.get(conversation, [])
+            prompt = before + new
+            remember(
+                memory, prompt, [11], known=len(before), conversation=conversation, turn=n_turns[conversation]
+            )
+            n_turns[conversation] += 1
+            said[conversation] = [*prompt, 11]
+            prompts.setdefault(conversation, []).append(prompt)
+        whole: list[int] = []
+        found: dict[int, list[list[int]]] = {}
+        for exchange in memory.exchanges():
+            prompt = [*(whole if exchange.continues else []), *exchange.prompt.tolist()]
+            found.setdefault(exchange.conversation, []).append(prompt)
+            whole = [*prompt, *exchange.answer.tolist()]
+        assert found == prompts
+        memory.close()
+
+
+def test_a_failure_costs_that_exchange_and_what_continues_it_is_kept_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    with monkeypatch.context() as full, pytest.raises(StoreError):
-        full.setattr(os, "write", lambda *_: 0)
-        memory.remember([*FIRST, *ANSWER, 50], [6])
-    memory.remember([*FIRST, *ANSWER, 50, 6, 51], [7])
-    assert pairs(memory)[1] == ([*FIRST, *ANSWER, 50, 6, 51], [7], False)
+    remember(memory, FIRST, ANSWER)
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as full, pytest.raises(StoreError, match="free some space"):
+        full.setattr(Rows, "add", refuse)
+        remember(memory, SECOND, [6], known=KNOWN, turn=1)
+    remember(memory, [*SECOND, 6, 51], [7], known=len(SECOND) + 1, turn=2)
+    assert pairs(memory) == [(FIRST, ANSWER, False), ([*SECOND, 6, 51], [7], False)]
 
 
 # Looking after it
@@ -129,7 +182,7 @@ def test_a_memory_can_be_found_inspected_exported_and_erased_without_its_model()
     assert memory.identity == WHO
     facts = memory.inspect()
     assert (facts.exchanges, facts.tokens, facts.first, facts.last) == (2, 5, 1000, 2000)
-    assert (facts.bytes, facts.damaged_bytes, facts.beside) == (path.stat().st_size, 0, ())
+    assert (facts.bytes >= path.stat().st_size, facts.damaged, facts.beside) == (True, 0, ())
     assert pairs(memory) == [([1, 2], [3], False), ([4], [5], False)]
     assert memory.erase() == [path]
     assert list(memory_folder().iterdir()) == []
@@ -144,27 +197,29 @@ def test_inspecting_before_the_first_exchange_makes_nothing() -> None:
 
 def test_a_program_goes_on_after_another_erased_its_memory() -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
+    remember(memory, FIRST, ANSWER)
     ConversationMemory.at(memory.path).erase()
-    memory.remember([*FIRST, *ANSWER, 50], [6])
-    assert pairs(memory) == [([50], [6], False)]
+    remember(memory, SECOND, [6], known=KNOWN, turn=1)
+    assert pairs(memory) == [(SECOND, [6], False)]
 
 
-@pytest.mark.parametrize("name", ["x.memory", "x-0123456789ab.memory"])
+@pytest.mark.parametrize("name", ["x.sqlite", "x-0123456789ab.sqlite"])
 def test_what_is_no_memory_is_refused_or_holds_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(StoreError, match="there is no memory"):
         ConversationMemory.at(path)
     path.write_text("a text")
-    if name == "x.memory":
+    if name == "x.sqlite":
         with pytest.raises(StoreError, match="not a memory"):
             ConversationMemory.at(path)
     else:  # the name says that it was one
-        assert ConversationMemory.at(path).inspect().damaged_bytes == 6
+        assert ConversationMemory.at(path).inspect().damaged == 1
 
 
 def test_a_damaged_file_is_set_aside_at_the_next_start_with_one_notice() -> None:
-    opened().remember(FIRST, ANSWER)
+    memory = opened()
+    remember(memory, FIRST, ANSWER)
+    memory.close()
     [path] = memories()
     path.write_bytes(b"?" + path.read_bytes()[1:])
     assert ConversationMemory.at(path).inspect().exchanges == 1
@@ -176,41 +231,58 @@ def test_a_damaged_file_is_set_aside_at_the_next_start_with_one_notice() -> None
     assert len(memory.erase()) == 2
 
 
-def test_a_file_of_gigabytes_is_set_aside_at_the_next_start_with_one_notice() -> None:
-    opened().remember(FIRST, ANSWER)
-    [path] = memories()
-    os.truncate(path, 3 << 30)
-    assert ConversationMemory.at(path).inspect().exchanges == 1
-    told: list[str] = []
-    memory = opened(told)
-    assert len(told) == 1 and "3,221,225,472 bytes" in told[0] and "saved from it: 1" in told[0]
+def test_a_file_of_gigabytes_is_used_and_shrinks_when_it_is_pruned() -> None:
+    memory = opened()
+    remember(memory, FIRST, ANSWER)
+    memory.close()
+    os.truncate(memory.path, 3 << 30)
+    memory = opened()
     assert pairs(memory) == [(FIRST, ANSWER, False)]
-    assert path.stat().st_size < 1000
-    told.clear()
-    assert pairs(opened(told)) == [(FIRST, ANSWER, False)] and told == []
-    assert len(memory.erase()) == 2
+    assert memory.prune(1000) == 0 and memory.inspect().bytes < 100_000
 
 
 def test_another_models_file_under_this_name_is_set_aside() -> None:
     other = replace(WHO, key="ba9876543210")
-    path = memory_folder() / WHO.file_name
-    RecordFile(path, other.labels()).append(said([1], [2]))
+    memory = ConversationMemory(other, memory_folder() / WHO.file_name)
+    memory.append(said([1], [2]))
+    memory.close()
     told: list[str] = []
     assert pairs(opened(told)) == []
-    assert len(told) == 1 and "another model" in told[0]
+    assert len(told) == 1 and "belongs to another model: it is now" in told[0]
 
 
 def test_another_versions_file_is_not_touched_and_nothing_is_remembered() -> None:
-    opened().remember(FIRST, ANSWER)
+    memory = opened()
+    remember(memory, FIRST, ANSWER)
+    memory.close()
     [path] = memories()
-    data = path.read_bytes().replace(b"aded-memory 1 ", b"aded-memory 9 ", 1)
-    path.write_bytes(data)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as by_hand:
+        by_hand.execute("PRAGMA user_version = 9")
+    data = path.read_bytes()
     told: list[str] = []
     assert ConversationMemory.open(WHO, told.append) is None
     assert len(told) == 1 and "another version" in told[0]
     with pytest.raises(StoreError, match="another version"):
         ConversationMemory.at(path).prune(0)
     assert path.read_bytes() == data
+
+
+def test_what_an_earlier_version_left_is_told_until_there_is_a_new_file_and_goes_with_it() -> None:
+    left = memory_folder() / f"{WHO.name}-{WHO.key}.memory"
+    left.parent.mkdir(parents=True)
+    left.write_text("aded-memory 1 …")
+    left.with_name(f"{left.name}.lock").touch()
+    bystander = memory_folder() / "other-ba9876543210.memory"
+    bystander.touch()
+    told: list[str] = []
+    memory = opened(told)
+    assert len(told) == 1 and str(left) in told[0] and "aded-store erase" in told[0]
+    remember(memory, FIRST, ANSWER)
+    told.clear()
+    assert pairs(opened(told)) == [(FIRST, ANSWER, False)] and told == []
+    assert left in memory.inspect().beside
+    memory.erase()
+    assert list(memory_folder().iterdir()) == [bystander]
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "link", "file for a folder"])
@@ -231,15 +303,20 @@ def test_what_stands_in_the_way_is_one_notice_and_no_memory(tmp_path: Path, obst
     assert len(told) == 1 and "\n" not in told[0] and "not remembered" in told[0]
 
 
+@pytest.mark.parametrize("log", [False, True])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs another user in a process of its own")
-def test_a_folder_that_may_only_be_read_is_recalled_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_only_be_read_is_recalled_from(monkeypatch: pytest.MonkeyPatch, log: bool) -> None:
     """In a child that gives up root's rights, where the test has them: modes do not stop root."""
     with tempfile.TemporaryDirectory() as folder:  # not below pytest's own, which nobody else may enter
         os.chmod(folder, 0o755)
         monkeypatch.setenv("ADED_DATA_DIR", folder)
-        opened().remember(FIRST, ANSWER)
+        memory = opened()
+        remember(memory, FIRST, ANSWER)
+        if not log:
+            memory.close()
         [path] = memories()
-        path.chmod(0o644)
+        for each in path.parent.iterdir():
+            each.chmod(0o644)
         path.parent.chmod(0o555)
         child = os.fork()
         if child == 0:
@@ -251,8 +328,9 @@ def test_a_folder_that_may_only_be_read_is_recalled_from(monkeypatch: pytest.Mon
                     os._exit(77)
                 memory = opened()
                 assert pairs(memory) == [(FIRST, ANSWER, False)]
-                with pytest.raises(StoreError, match="Permission denied"):
-                    memory.remember(FIRST, ANSWER)
+                with pytest.raises(StoreError, match=r"Permission denied|another user"):
+                    remember(memory, FIRST, ANSWER)
+                assert memory.inspect().exchanges == 1
                 verdict = 0
             finally:
                 os._exit(verdict)
@@ -265,7 +343,8 @@ def test_a_folder_that_may_only_be_read_is_recalled_from(monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 def test_a_memory_is_private() -> None:
-    opened().remember(FIRST, ANSWER)
+    memory = opened()
+    remember(memory, FIRST, ANSWER)
     assert stat.S_IMODE(memory_folder().stat().st_mode) == 0o700
     assert {stat.S_IMODE(each.stat().st_mode) for each in memory_folder().iterdir()} == {0o600}
 
@@ -349,8 +428,8 @@ def test_pruning_keeps_the_order_the_bound_and_the_newest_quarter(
 
 def test_pruning_says_how_many_went_and_cuts_what_continued_them() -> None:
     memory = opened()
-    memory.remember(FIRST, ANSWER)
-    memory.remember([*FIRST, *ANSWER, 50], [6])
+    remember(memory, FIRST, ANSWER)
+    remember(memory, SECOND, [6], known=KNOWN, turn=1)
     assert memory.prune(10) == 1
     assert pairs(memory) == [([50], [6], False)]
     assert memory.prune(10) == 0
@@ -361,41 +440,41 @@ def test_a_memory_never_grows_beyond_its_bound(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(conversations, "LARGEST_TOKENS", 1000)
     memory = opened()
     most = 0
-    for i in range(300):
-        memory.remember([i, i + 1, i + 2], list(range(i, i + 17)))
-        memory.new_conversation()
+    for i in range(120):
+        remember(memory, [i, i + 1, i + 2], list(range(i, i + 17)), conversation=i)
         most = max(most, memory.inspect().tokens)
     assert 980 <= most <= 1000
-    assert memory.exchanges()[-1].prompt[0] == 299
+    assert memory.exchanges()[-1].prompt[0] == 119
     monkeypatch.setattr(conversations, "LARGEST_TOKENS", 500)
     assert opened().inspect().tokens <= 400  # at the next start
 
 
 def test_a_memory_that_cannot_be_pruned_is_used_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = opened()
-    for _ in range(3):
-        memory.remember(FIRST, ANSWER)
+    for number in range(3):
+        remember(memory, FIRST, ANSWER, conversation=number)
 
     def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(conversations, "LARGEST_TOKENS", 50)
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Rows, "keep", refuse)
     told: list[str] = []
     memory = opened(told)
     assert len(told) == 1 and "larger than it should be" in told[0]
-    for _ in range(3):
-        memory.remember(FIRST, ANSWER)
+    for number in range(3):
+        remember(memory, FIRST, ANSWER, conversation=9 + number)
     assert len(memory.exchanges()) == 6
 
 
 def test_a_full_memory_is_read_and_pruned_in_about_a_second() -> None:
-    """A bound far above what was measured (0.05 s to read, 0.3 s to prune a million tokens), for slow machines."""
+    """A bound far above what was measured (0.1 s to read twice, 0.3 s to prune a million tokens), for slow machines."""
     draw = np.random.default_rng(0)
-    file = RecordFile(memory_folder() / WHO.file_name, WHO.labels())
-    file.append(said([1], [2]))
+    file = Database(memory_folder() / WHO.file_name, WHO.labels())
     tokens = draw.zipf(1.3, 1_000_000).clip(0, 30_000).astype(np.int32).reshape(5000, 200)
-    file.rewrite(lambda _: [Exchange(row[:60], row[60:], False, i) for i, row in enumerate(tokens)])
+    with file.writing() as rows:
+        rows.add([Exchange(row[:60], row[60:], False, i) for i, row in enumerate(tokens)])
+    file.close()
     started = time.perf_counter()
     memory = opened()
     assert len(memory.exchanges()) == 5000
@@ -437,7 +516,7 @@ def rewritten(source: Path, target: Path, **changed: str) -> Path:
 def test_a_name_is_readable_and_unique(tiny: dict[str, Path], tmp_path: Path) -> None:
     path = rewritten(tiny["llama"], tmp_path / "x.gguf", **{"general.name": "TinyLlama 1.1B  Chat/"})
     found = identity(path)
-    assert found.file_name == f"tinyllama-1.1b-chat-{found.key}.memory"
+    assert found.file_name == f"tinyllama-1.1b-chat-{found.key}.sqlite"
     assert len(found.key) == 12 and len(found.tokenizer) == 64
     assert Identity.from_file_name(Path(found.file_name)) == Identity(
         "tinyllama-1.1b-chat", "", "", found.key

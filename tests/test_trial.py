@@ -87,7 +87,7 @@ def test_a_slow_child_may_take_longer_than_the_limit_as_long_as_it_goes_on(tried
     assert outcome.seconds > 3
 
 
-def test_an_exit_code_of_nought_alone_is_not_fine(tried: Any) -> None:
+def test_exit_code_0_without_the_last_line_is_a_failure(tried: Any) -> None:
     assert tried("import os\nos._exit(0)").ending is Ending.FAILED
 
 
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_the_child_and_takes_effect(tried: Any, tmp_path: Path) -> N
     assert not mark.exists()
 
 
-def test_windows_exceptions_are_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_exceptions_count_as_died(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trial.fault_of(0xC000001D) is None
     monkeypatch.setattr(sys, "platform", "win32")
     assert trial.fault_of(0xC000001D) == "illegal instruction"

@@ -131,7 +131,9 @@ def test_a_curve_measured_beside_other_programs_is_used_and_not_kept(
     assert json.loads(kept.read_text())["curves"].keys() == {"fa-off/f16"}
 
 
-def test_a_busy_second_look_leaves_the_first_as_it_was(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_second_measurement_does_not_change_the_first(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = ContextSettings(512, 1, False, "f16", 4)
     monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
     first = tuner(model).measure_curve(settings).base.copy()
@@ -154,7 +156,7 @@ def test_exact_sizes_are_kept_however_busy_the_machine(model: Model, monkeypatch
     assert other.exact == curve.exact
 
 
-def test_few_sizes_are_never_all_that_is_measured(model: Model) -> None:
+def test_a_least_number_of_sizes_is_always_measured(model: Model) -> None:
     target = Target(model, ContextSettings(512, 1, False, "f16", 4))
     found = Probe(target.context).time_sizes(SIZES, BASE_FILL, seconds=0.0)
     target.context.close()

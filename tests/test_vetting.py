@@ -18,7 +18,8 @@ from aded_local import LocalADED
 from aded_local.errors import ModelError, ModelFormatError, ModelKindError
 from aded_local.files import cache_folder
 from aded_local.llama import Model
-from aded_local.llama.gguf import ARRAY, STRING, UINT32, check
+from aded_local.llama.gguf import ARRAY, STRING, UINT32
+from aded_local.llama.soundness import check
 from aded_local.llama.vocabulary import Vocabulary
 from aded_local.trials import trial, vetting
 from aded_local.trials.trial import Ending, Outcome
@@ -164,7 +165,7 @@ def test_memory_that_no_header_needs_is_refused_in_time(
 ) -> None:
     # A vocabulary that splits into ever more tokens took 4 GB in 20 s; the rule that names it is put aside.
     monkeypatch.setattr("aded_local.llama.soundness._unescaped", lambda text: b"")
-    monkeypatch.setattr(vetting, "MEMORY", 128 << 20)
+    monkeypatch.setattr(vetting, "VETTING_MEMORY", 128 << 20)
     refused(edited(lambda file: file.put("tokenizer.ggml.model", b"rwkv")), "died of SIGABRT", "bad_alloc")
 
 
@@ -241,9 +242,7 @@ def test_a_vocabulary_that_ends_the_process_ends_a_child(
 
 
 @pytest.mark.parametrize("cause", ["SIGKILL", "SIGTERM"])
-def test_a_child_that_somebody_ended_says_nothing_and_is_no_obstacle(
-    outcomes: list[Outcome], cause: str
-) -> None:
+def test_a_child_that_somebody_killed_is_no_obstacle(outcomes: list[Outcome], cause: str) -> None:
     for _ in range(2):
         outcomes.append(Outcome(Ending.DIED, "loading it", cause, 0.1))
         Model(draft_path()).close()
@@ -285,7 +284,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_repetition(
     assert outcomes == []
 
 
-def test_only_for_a_large_file_somebody_is_told(
+def test_the_user_is_told_of_the_trial_of_a_large_file_only(
     outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -353,7 +352,7 @@ def test_the_child_imports_nothing_but_the_bindings() -> None:
         "except SystemExit: pass\n"
         "print([name for name in ('numpy', 'numba', 'jinja2', 'aded_local.llama') if name in sys.modules])"
     )
-    arguments = [str(vetting.PROGRAM), str(draft_path()), "vocabulary"]
+    arguments = [str(vetting.VETTING_FILE), str(draft_path()), "vocabulary"]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv[:] = {arguments!r}\n{program}"],
         capture_output=True,

@@ -1,7 +1,7 @@
-"""How large a value in a chat template may be: looked at before it is made.
+"""Bounds the size of values in a chat template, before they are made.
 
-Each filter and method that can make much of little has a function here with its own parameters, which looks at them and
-gives back the value to work on.
+Each filter and method that can make a large value from a small one has a function here with the same parameters. It
+checks them and returns the value to work on.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from jinja2.sandbox import SandboxedFormatter
 from markupsafe import EscapeFormatter
 
 MAX_OUTPUT = 1 << 24
-"""Characters of any one value and of the result: several times what the longest context holds."""
+"""Characters of one value, and of the result: several times what the longest context holds."""
 MAX_ITEMS = 200_000
-"""Parts a list, a dict or the two nested may have when it is copied or written out."""
+"""Parts of a list or dict, nested ones included, when it is copied or written out."""
 MAX_WIDTH = 9_999
 """Columns text may be padded or indented to, and digits of a number written out."""
 MAX_BITS = 4_096
-"""Size of a whole number: its text takes time that grows with the square."""
+"""Size of a whole number; the time to write it grows with the square of its size."""
 
 
 class TooMuch(jinja2.TemplateError):
-    """The template wants more time or memory than any honest one needs."""
+    """The template takes more time or memory than any sound template needs."""
 
 
 def bounded(size: int, kind: Any) -> None:
-    """Refuse a text, or a list or the like, of ``size`` parts where that is too large."""
+    """Refuse a text or a list of ``size`` parts where that is too large."""
     limit = MAX_OUTPUT if isinstance(kind, str) else MAX_ITEMS
     if size > limit:
         raise TooMuch(f"it makes a value of {size} parts")
@@ -43,7 +43,7 @@ def number(value: int) -> None:
 
 
 def size_of(value: Any) -> int:
-    """Characters a value takes written out, roughly; shared parts count each time."""
+    """About how many characters a value has when written out; shared parts count each time."""
     size, parts, stack = 0, 0, [value]
     while stack:
         one = stack.pop()
@@ -90,7 +90,7 @@ def _width(value: Any) -> int:
 
 
 def as_is(value: Any, *_args: Any, **_named: Any) -> Any:
-    """Nothing to look at."""
+    """No check."""
     return value
 
 
@@ -109,7 +109,7 @@ def joined(value: Iterable[Any], d: Any = "", *_args: Any, **_named: Any) -> lis
 
 
 def summed(value: Iterable[Any], *_args: Any, **_named: Any) -> list[Any]:
-    """Before parts are added up, each sum of lists copying the one before; the parts, as a list."""
+    """Before parts are added up (each sum of lists copies the one before); the parts, as a list."""
     parts = list(value)
     bounded(size_of(parts) * len(parts) if any(hasattr(part, "__len__") for part in parts) else 0, "")
     return parts
@@ -154,7 +154,7 @@ _CONVERSION = re.compile(
     r"%(?:\([^()]*\))?[#0\- +]*(?P<width>\d{0,4})(?:\.(?P<precision>\d{0,4}))?[hlL]?(?P<kind>[A-Za-z%]?)",
     re.ASCII,
 )
-"""One conversion of ``text % values``, of a width that is written out. Without a ``kind`` it is none of ours."""
+"""One conversion of ``text % values`` with its width as digits. Without a ``kind`` it is refused."""
 
 
 def formatted(value: Any, *args: Any, **named: Any) -> Any:
@@ -171,12 +171,12 @@ def percent(text: str, values: Any) -> None:
             raise TooMuch("it formats text in an odd way")
         size += int(found["width"] or 0) + int(found["precision"] or 0)
         times += 1
-    # Only names can be used more than once.
+    # A value can be used more than once only by its name.
     bounded(size + size_of(values) * (times if isinstance(values, Mapping) else 1), "")
 
 
 class Formatter(SandboxedFormatter):
-    """``text.format(…)`` without looking into values, and of bounded size; for one text."""
+    """``text.format(…)`` for one text: no access to parts of values, and bounded size."""
 
     _size = 0
 
@@ -202,4 +202,4 @@ class Formatter(SandboxedFormatter):
 
 
 class EscapingFormatter(Formatter, EscapeFormatter):
-    """The same for text that escapes what is put into it."""
+    """The same for ``Markup``, which escapes the values put into it."""

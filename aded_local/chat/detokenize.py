@@ -1,28 +1,28 @@
-"""Token ids in, text out: whole characters only, and nothing from a stop string on.
+"""Token ids in, text out: whole characters only, and no text after a stop string.
 
-A token is a run of bytes and may end inside a character; a stop string may span tokens. So text leaves
-this module only when both its last character is complete and no stop string can begin in it any more.
+A token is a run of bytes and may end inside a character, and a stop string may span tokens. So text is emitted only
+when its last character is complete and no stop string can begin in it.
 """
 
 from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 
 class TextStream:
     """Turns the token ids of one answer into text, piece by piece.
 
-    Bytes that are no UTF-8 become U+FFFD as soon as that is certain, just as
-    ``bytes.decode("utf-8", errors="replace")`` of the whole would have it.
+    Bytes that are not UTF-8 become U+FFFD, as in ``bytes.decode("utf-8", errors="replace")`` of the whole, as soon as
+    that is certain.
 
     Args:
         piece_of: the bytes of a token id.
-        stop: texts that end the answer; the earliest occurrence wins, and its text is not emitted.
+        stop: texts that end the answer at their first occurrence; they are not emitted.
 
     Attributes:
-        stopped: a stop string was met; everything fed afterwards is dropped.
+        stopped: a stop string was found; tokens fed afterwards are dropped.
     """
 
     def __init__(self, piece_of: Callable[[int], bytes], stop: Sequence[str] = ()) -> None:
@@ -31,21 +31,32 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
-        # Tokens are settled by counting characters: (token, characters decoded when its bytes were in).
+        # Tokens whose text is not emitted yet: (token, characters decoded up to its end).
         self._waiting: deque[tuple[int, int]] = deque()
         self._settled: list[int] = []
         self._decoded = 0
         self._emitted = 0
 
-    def feed(self, tokens: Iterable[int]) -> str:
+    def feed(self, tokens: Sequence[int]) -> str:
         """Text that became certain with ``tokens``, in order; may be empty."""
         if self.stopped:
             return ""
+        if not self._stop and not self._waiting:
+            # Nearly always: nothing is held back, and these are whole characters.
+            try:
+                text = b"".join([self._piece_of(token) for token in tokens]).decode()
+            except UnicodeDecodeError:
+                pass
+            else:
+                self._decoded += len(text)
+                self._emitted += len(text)
+                self._settled += tokens
+                return text
         pieces: list[str] = []
         for token in tokens:
             text = self._decoder.decode(self._piece_of(token))
             self._decoded += len(text)
-            # A token whose last bytes wait for the rest of a character counts with that character.
+            # A token that ends inside a character is emitted with that character.
             pending = bool(self._decoder.getstate()[0])
             self._waiting.append((token, self._decoded + pending))
             pieces.append(self._release(text))
@@ -54,7 +65,7 @@ class TextStream:
         return "".join(pieces)
 
     def flush(self) -> str:
-        """The rest, at the end of the answer: what was held back, half a character as U+FFFD."""
+        """The rest of the text at the end of the answer; half a character becomes U+FFFD."""
         if self.stopped:
             return ""
         rest = self._decoder.decode(b"", final=True)
@@ -74,7 +85,7 @@ class TextStream:
         return taken
 
     def _release(self, text: str) -> str:
-        """Add decoded text; return what no stop string can claim any more."""
+        """Add decoded text; return the text that cannot belong to a stop string."""
         held = self._held + text
         cut = min((at for at in map(held.find, self._stop) if at >= 0), default=-1)
         if cut >= 0:

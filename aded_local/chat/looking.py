@@ -1,8 +1,8 @@
-"""Which of a template's texts only look at what a conversation holds.
+"""Finds the constants that a template only compares with a conversation, and makes them parameters.
 
-A template that strips an answer of its thoughts looks for ``'</think>'`` in it; that constant is compared and never
-written. Each such constant becomes a parameter here, so that a rendering can look for something else instead: for the
-text as it reads while its characters are replaced by others.
+A template that removes the thoughts from an answer looks for ``'</think>'`` in it. Such a constant is compared and
+never written. As a parameter it can be changed in a rendering in which the characters of the conversation are replaced
+by others: then the template looks for the replaced text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jinja2 import nodes
 from aded_local.chat.sandbox import Sandbox
 
 LONGEST_ANALYSED: Final = 32_000
-"""Characters of a template that is read for this, in this process: the worst of that length take half a second, and the
-longest of 301 public ones has 19,600."""
+"""Characters of a template that is analysed, in this process. The slowest of that length take half a second; the
+longest of 301 public templates has 19,600."""
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,31}")
 """A constant like ``'user'`` is compared with roles, keys and types, and stays as it is."""
@@ -38,13 +38,13 @@ _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """A template whose looking constants are parameters.
+    """A template in which the constants that it looks for are parameters.
 
     Attributes:
-        original: the template as it came.
-        source: the template, with parameters in place of those constants.
-        parameters: what each stands for.
-        names: constants that roles are compared with, among others.
+        original: the template as given.
+        source: the template with parameters in place of those constants.
+        parameters: the constant of each parameter.
+        names: short constants that it compares with, among them roles.
     """
 
     original: str
@@ -54,9 +54,9 @@ class Looking:
 
 
 def analysed(source: str, given: Mapping[str, str]) -> Looking:
-    """Make a template's looking constants parameters.
+    """Make the constants that a template looks for parameters.
 
-    A template that cannot be read keeps all of them; whoever compiles it will say why.
+    A template that cannot be parsed keeps all of them; compiling it will say what is wrong.
 
     Args:
         source: the template.
@@ -143,7 +143,7 @@ def _looking(tree: nodes.Template) -> Iterator[int]:
 
 
 def _compared(node: nodes.Node) -> Sequence[nodes.Node]:
-    """Parts of an expression that end in it: they decide what comes out and are no part of that."""
+    """Parts of an expression that decide its result and do not go into it."""
     match node:
         case nodes.Compare():
             return [node.expr, *(operand.expr for operand in node.ops)]
@@ -161,7 +161,7 @@ def _compared(node: nodes.Node) -> Sequence[nodes.Node]:
 def _numbers(node: nodes.Node) -> Iterator[int]:
     match node:
         case nodes.Const(value=str(text)):
-            # Strings that stand side by side are one constant, and are left alone.
+            # Adjacent strings are one constant to Jinja, and stay as they are.
             if text.startswith(_OPEN) and text.find(_CLOSE) == len(text) - 1:
                 yield int(text[1:-1])
         case nodes.Name(name=name) if _COPY in name:

@@ -1,4 +1,4 @@
-"""Characters that stand for others while a template runs, so that what people wrote can be told from what it writes."""
+"""Replaces characters while a template runs, to distinguish what people wrote from what the template writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aded_local.errors import PromptError
 from aded_local.llama.controls import Controls
 
 _TWINS: Final = range(0x20000, 0x2A6DE)
-"""Rare ideographs (Unicode's extension B). A printed list shows them as they are, unlike private-use characters."""
+"""Rare ideographs (Unicode's extension B). Python prints them in a list as they are, unlike private-use characters."""
 
 _WRITTEN_SPECIALLY: Final = frozenset("\"'\\")
-"""JSON and Python write these with a backslash before, which must not be lost."""
+"""JSON and Python write a backslash before these, which must not be lost."""
 
 _ESCAPED_TWIN: Final = re.compile(r"\\u(d8[4-6][0-9a-f])\\u(d[c-f][0-9a-f]{2})")
 
@@ -28,18 +28,18 @@ def _escaped(found: re.Match[str]) -> int:
 
 
 class Marks:
-    """Twins for one rendering.
+    """The replacements, called twins, for one rendering.
 
-    White space gets none, so that what trims and splits text finds it.
+    White space has no twin, so that a template can trim and split text.
 
     Args:
         controls: texts whose characters get twins.
-        texts: everything a twin must not be confused with.
+        texts: texts whose characters are not used as twins.
 
     Attributes:
         full: a twin for each character of a control text.
-        edges: only for those that control texts begin or end with.
-        answer, end: two more characters that nobody uses.
+        edges: twins only for the characters that control texts begin or end with.
+        answer, end: two more unused characters.
 
     Raises:
         PromptError: the conversation uses too many rare characters.

@@ -1,14 +1,13 @@
-"""Chat templates rendered where they can do no harm: in a child process with little time and little memory.
+"""Renders chat templates in a child process, with bounded time and memory.
 
-A template comes with a GGUF from anywhere. The sandbox keeps it from Python and bounds most of what it may ask for, but
-not all: one call into a library can take minutes or gigabytes before anybody looks at a clock. A process can be ended,
-so each ``Renderer`` keeps one (``rendering_child``), started when the template is first needed and kept until it is
-closed, and ends it when it takes too long; the next rendering starts another.
+A template comes with a GGUF from anywhere. The sandbox keeps it from Python and bounds most of what it may take, but
+not all: one call into a library can take minutes or gigabytes. A process can be ended. So each ``Renderer`` has one
+(``rendering_child``), from the first use of the template until the renderer is closed. A process that takes too long is
+ended, and the next rendering starts another.
 
-What it costs on a two-core Xeon server: the process is there after 0.1 s, beside the reading of the vocabulary, and
-takes 20 MB; a rendering takes 0.2 ms more than one in this process, and 3 ms more of a conversation of 100 turns and
-200 KB. So no stranger's template is trusted, whatever it did before; rendered here are only those of the models that
-this program ships or installs, which are known.
+Its cost on a two-core Xeon server: it starts within 0.1 s, while the vocabulary is read, and takes 20 MB. A rendering
+takes 0.2 ms more than in this process, and 3 ms more for a conversation of 100 turns and 200 KB. Only the templates of
+models that this program ships or installs are rendered in this process.
 """
 
 from __future__ import annotations
@@ -31,14 +30,13 @@ import jinja2
 import markupsafe
 import psutil
 
-import aded_local
 from aded_local.chat.bounds import MAX_OUTPUT, TooMuch
 from aded_local.chat.rendering_child import (
-    OUT_OF_MEMORY,
-    REFUSED,
-    TEMPLATE,
-    TOO_MUCH,
-    VARIABLES,
+    REFUSED_PACKET,
+    TEMPLATE_PACKET,
+    TOO_MUCH_MEMORY,
+    TOO_MUCH_PACKET,
+    VARIABLES_PACKET,
     receive,
     send,
 )
@@ -53,38 +51,38 @@ VOUCHED = frozenset(
         "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
     }
 )
-"""SHA-256 of templates that are known to do no harm: ChatML, the built-in models' and SmolLM2's. They are rendered in
-this process, and the first answer of those models waits for none."""
+"""SHA-256 of templates that are known to be harmless: ChatML, the built-in models' and SmolLM2's. They are rendered in
+this process, so that the first answer of those models does not wait for another."""
 
 MORE_SECONDS = 0.2
-"""Processor time a child may take beyond what the sandbox in it allows, so that the sandbox can say what it was."""
+"""Processor time a child may take beyond the sandbox's bound, so that the sandbox's own message comes first."""
 
 COMPILING_SECONDS = 1.0
-"""Processor time to compile in. Of 301 public templates the slowest takes 0.1 s on that server."""
+"""Processor time for compiling. The slowest of 301 public templates takes 0.1 s on that server."""
 
-MEMORY = 400 << 20
-"""Bytes a child may take, 20 MB of them before it has read anything. Linux refuses more (``RLIMIT_DATA``); elsewhere,
-and on Windows, who takes more is ended when next looked at."""
+CHILD_MEMORY = 400 << 20
+"""Bytes a child may take; it takes 20 MB before it reads anything. Linux refuses more (``RLIMIT_DATA``); on other
+systems a child that has more is ended at the next look."""
 
 LATE = 1.5
-"""Seconds after which half of that processor time is too much: beside other programs, too, somebody waits."""
+"""After so many seconds half of that processor time is too much: beside other programs, too, the user waits."""
 
 LOOK = 0.02
-"""Seconds between looks at a child that is at work."""
+"""Seconds between looks at a working child."""
 
-PATIENCE = 30.0
-"""Seconds within which any answer comes, if only because the processor time is used up: a machine may be that slow to
-give some, and a child may have been stopped from outside."""
+CHILD_PATIENCE = 30.0
+"""Seconds after which a child that has not answered is ended, however little processor time it had: the machine may be
+very busy, or somebody may have stopped the child."""
 
 STARTING = 60.0
-"""The same for a start, on a machine whose disk has much else to do."""
+"""The same for its start, which may wait for a busy disk."""
 
-_BEGIN = (
+_SERVE = (
     "import sys; sys.path += sys.argv[4:]; from aded_local.chat import rendering_child; "
     "rendering_child.serve(*map(float, sys.argv[1:4]))"
 )
-"""The child's first words. It is started without the user's folders and settings, which it must not obey, and without
-looking for installed packages, which takes longer than all else: of those it needs two."""
+"""The child's first statements. It starts without the user's folders and settings, which must not influence it, and
+without a search for installed packages, which would take most of the time: it needs two of them."""
 
 
 def read_template(given: str | os.PathLike[str]) -> str:
@@ -178,8 +176,8 @@ class Renderer:
                 raise TemplateLimitError(
                     f"the conversation has more than {MAX_OUTPUT:,} characters; shorten it"
                 )
-            kind, text = self._ask(child, VARIABLES, request, SECONDS + MORE_SECONDS)
-            if kind == REFUSED:
+            kind, text = self._ask(child, VARIABLES_PACKET, request, SECONDS + MORE_SECONDS)
+            if kind == REFUSED_PACKET:
                 raise TemplateError(_refused(text))
             return text
 
@@ -213,11 +211,11 @@ class Renderer:
                 self.close()
                 self._here = True
                 return None
-            kind, text = self._ask(child, TEMPLATE, self._source, COMPILING_SECONDS)
+            kind, text = self._ask(child, TEMPLATE_PACKET, self._source, COMPILING_SECONDS)
         except BaseException:
             self.close()
             raise
-        if kind == REFUSED:
+        if kind == REFUSED_PACKET:
             self.close()
             raise TemplateError(_uncompiled(text))
         child.is_ready = True
@@ -225,14 +223,14 @@ class Renderer:
 
     def _ask(self, child: _Child, kind: bytes, text: str, seconds: float) -> tuple[bytes, str]:
         try:
-            answer = child.answer(seconds, PATIENCE, (kind, text))
+            answer = child.answer(seconds, CHILD_PATIENCE, (kind, text))
         except BaseException:  # Ctrl-C: its answer would be taken for the next one's
             self.close()
             raise
         if answer is None:
             self.close()
             raise TemplateLimitError(_stopped(child.verdict))
-        if answer[0] == TOO_MUCH:
+        if answer[0] == TOO_MUCH_PACKET:
             raise TemplateLimitError(_stopped(answer[1]))
         return answer
 
@@ -344,8 +342,8 @@ class _Child:
                 self.verdict = "it takes too long"
             elif waited > patience:
                 self.verdict = f"there was no answer within {patience:g} seconds"
-            elif memory > MEMORY:
-                self.verdict = OUT_OF_MEMORY
+            elif memory > CHILD_MEMORY:
+                self.verdict = TOO_MUCH_MEMORY
             else:
                 continue
             self._process.kill()
@@ -356,10 +354,9 @@ def _start_process() -> subprocess.Popen[bytes]:
     # The executable of a frozen program is that program, which would begin anew.
     if not sys.executable or getattr(sys, "frozen", False):
         raise OSError("there is no Python interpreter to start")
-    needed = (
-        Path(str(module.__file__)).absolute().parent.parent for module in (aded_local, jinja2, markupsafe)
-    )
-    limits = (SECONDS, MEMORY, PATIENCE + MORE_SECONDS)
+    libraries = (Path(str(module.__file__)).absolute().parent.parent for module in (jinja2, markupsafe))
+    needed = (Path(__file__).absolute().parents[2], *libraries)
+    limits = (SECONDS, CHILD_MEMORY, CHILD_PATIENCE + MORE_SECONDS)
     # A Ctrl-C in the terminal goes to the whole group, and is none of this process's business.
     own_group: dict[str, Any]
     if sys.platform == "win32":
@@ -367,7 +364,7 @@ def _start_process() -> subprocess.Popen[bytes]:
     else:
         own_group = {"start_new_session": True}
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-c", _BEGIN, *map(str, limits), *dict.fromkeys(map(str, needed))],
+        [sys.executable, "-I", "-S", "-B", "-c", _SERVE, *map(str, limits), *dict.fromkeys(map(str, needed))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,7 +1,8 @@
 """The program of the process in which a chat template runs; ``aded_local.chat.rendering`` starts it and asks.
 
-Both sides send packets: eight bytes of length, one that says what it is, and text. The first request is the template,
-each later one the variables of a rendering; every request gets one answer, and a ``READY`` comes before the first.
+Both sides send packets: eight bytes of length, one byte for the kind, and text. The child first sends a
+``READY_PACKET``. The first request is the template, each later one the variables of a rendering; every request gets one
+answer.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from aded_local.chat.bounds import MAX_OUTPUT, TooMuch
 from aded_local.chat.sandbox import Sandbox, complaint
 from aded_local.trials import trial
 
-TEMPLATE, VARIABLES = b"T", b"V"
-READY, TEXT, REFUSED, TOO_MUCH = b"R", b"t", b"r", b"m"
+TEMPLATE_PACKET, VARIABLES_PACKET = b"T", b"V"
+READY_PACKET, TEXT_PACKET, REFUSED_PACKET, TOO_MUCH_PACKET = b"R", b"t", b"r", b"m"
 
-OUT_OF_MEMORY = "it takes more memory than it may"
+TOO_MUCH_MEMORY = "it takes more memory than it may"
 
 _LENGTH = struct.Struct(">Q")
 _LARGEST = 4 * MAX_OUTPUT + 1
@@ -73,24 +74,24 @@ def serve(seconds: float, memory: float, patience: float) -> None:
     asked, told = sys.stdin.buffer, sys.stdout.buffer
     sandbox = Sandbox(seconds)
     template: jinja2.Template | None = None
-    send(told, READY, "")
+    send(told, READY_PACKET, "")
     while (request := receive(asked)) is not None:
         faulthandler.dump_traceback_later(patience, exit=True)
         kind, text = request
         try:
-            if kind == TEMPLATE:
+            if kind == TEMPLATE_PACKET:
                 template = sandbox.from_string(text)
-                answer = READY, ""
+                answer = READY_PACKET, ""
             else:
                 assert template is not None
-                answer = TEXT, sandbox.render_within_bounds(template, json.loads(text))
+                answer = TEXT_PACKET, sandbox.render_within_bounds(template, json.loads(text))
         except TooMuch as error:
-            answer = TOO_MUCH, complaint(error)
+            answer = TOO_MUCH_PACKET, complaint(error)
         except MemoryError:
-            answer = TOO_MUCH, OUT_OF_MEMORY
+            answer = TOO_MUCH_PACKET, TOO_MUCH_MEMORY
         # A template can raise whatever Python can, and compiling runs Python's parser and Jinja's.
         except Exception as error:
-            answer = REFUSED, complaint(error)
+            answer = REFUSED_PACKET, complaint(error)
         text = ""
         send(told, *answer)
         faulthandler.cancel_dump_traceback_later()

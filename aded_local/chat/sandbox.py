@@ -1,9 +1,9 @@
-"""Runs a chat template that nobody has vouched for: no attributes of Python, bounded time, bounded memory.
+"""Runs an unknown chat template with bounded time and memory, and without access to Python's attributes.
 
-Jinja's own sandbox keeps a template away from the interpreter. It does not keep it from looping for hours or asking for
-a terabyte. What binds that is the process around it (``rendering``); inside, every loop, call and filter is charged to
-a budget, and what makes large values measures them first (``bounds``). That says better what was wrong, and serves
-where no process can be started.
+Jinja's own sandbox keeps a template away from the interpreter, but lets it loop for hours or ask for a terabyte. The
+process around it (``rendering``) ends that. Within the process, each loop, call and filter is charged to a budget, and
+sizes are checked before large values are made (``bounds``): that gives better messages, and it also works where no
+process can be started.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MAX_SOURCE = 1 << 20
 MAX_STEPS = 2_000_000
 """Loop rounds and calls of one rendering: thousands for each of a thousand messages."""
 SECONDS = 0.6
-"""Processor time of one rendering; a conversation of 2 MB takes 0.05 s. With starting and compiling it is under 2 s."""
+"""Processor time of one rendering; a conversation of 2 MB takes 0.05 s. With start and compiling it is under 2 s."""
 LONGEST_COMPLAINT = 300
-"""Characters of what a template's failure says."""
+"""Characters of a template's error message."""
 
 _MEASURES: dict[str, Callable[..., Any]] = {
     "batch": bounds.padded,
@@ -48,7 +48,7 @@ _MEASURES: dict[str, Callable[..., Any]] = {
     "string": bounds.written,
     "sum": bounds.summed,
 }
-"""What is looked at before a filter of that name runs."""
+"""The check before a filter of that name runs."""
 
 _METHODS: dict[str, Callable[..., Any]] = {
     "center": bounds.padded,
@@ -61,16 +61,16 @@ _METHODS: dict[str, Callable[..., Any]] = {
 """The same for methods of texts."""
 
 _REFUSED_METHODS = {str: {"encode", "translate"}, int: {"to_bytes"}}
-"""Bytes have methods of their own that make much of little, and a template writes text."""
+"""These give bytes, whose methods are not checked; a template needs text only."""
 
 _WIDE_DATE = re.compile(r"%[^A-Za-z%]*\d")
 """A width in a date's pattern; the C library pads to any."""
 
 
 class _Generator(CodeGenerator):
-    """Compiles ``a ~ b``, lists, tuples and dicts to calls that measure.
+    """Compiles ``a ~ b``, lists, tuples and dicts to calls that check sizes.
 
-    A list of twice the same list, sixty times over, is small until somebody compares or writes it.
+    A list that holds one list twice, nested sixty times, is small until it is compared or written.
     """
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
@@ -100,7 +100,7 @@ class _Generator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """``{% generation %}…{% endgeneration %}`` says what a model in training learns from, and writes nothing."""
+    """``{% generation %}…{% endgeneration %}`` marks what a model is trained on. The tags write nothing."""
 
     tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
 
@@ -118,14 +118,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         seconds: processor time of one rendering.
 
     Raises:
-        jinja2.TemplateError: while compiling or rendering; ``TooMuch`` for a bound. And whatever Python can raise.
+        jinja2.TemplateError: while compiling or rendering; ``TooMuch`` for a bound. Python's own exceptions as well.
     """
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(["+", "*", "**", "%", "//"])
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        # As model makers' own tools render them; optimising would run parts of the template unbudgeted.
+        # As model makers' own tools render them. Jinja's optimizer would run parts of the template without a budget.
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], optimized=False
         )
@@ -138,12 +138,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             for name, function in self.filters.items()
         }
         self.filters.update(tojson=self._to_json, charged=self._charged)
-        # The same conversation is the same prompt.
+        # Without random parts, the same conversation gives the same prompt.
         del self.filters["random"], self.globals["lipsum"]
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
 
     def render_within_bounds(self, template: jinja2.Template, variables: Mapping[str, Any]) -> str:
-        """The rendered text; the budget starts anew."""
+        """The rendered text. Each rendering has the whole budget."""
         self._steps = 0
         self._deadline = time.thread_time() + self._seconds
         parts: list[str] = []
@@ -226,7 +226,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return formatted
 
     def concat(self, parts: Iterable[str]) -> str:
-        """What a block or a macro wrote, in one piece."""
+        """The output of a block or a macro, as one text."""
         return self.concatenated(parts)
 
     def concatenated(self, parts: Iterable[Any]) -> str:
@@ -236,7 +236,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def measured(self, value: Any) -> Any:
-        """``value``, once its text is known to be of bounded size."""
+        """``value``, after a check that its text is of bounded size."""
         if isinstance(value, (list, tuple, dict)):
             self._charge(1)
             bounds.size_of(value)
@@ -245,8 +245,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def _before(self, function: Callable[..., Any], measure: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that is charged for, and measures its arguments before it runs."""
-        # Of jinja's filters some take the environment, the evaluation context or the context first.
+        """The filter with a charge, and a check of its arguments, before it runs."""
+        # Some of Jinja's filters take the environment, the evaluation context or the context as first argument.
         first = getattr(function, "jinja_pass_arg", None)
         skip = 0 if first is None else 1
 

@@ -14,9 +14,9 @@ class Segment:
     """A stretch of a prompt.
 
     Attributes:
-        text: what to tokenize, control texts in it as control tokens; empty where ``tokens`` are given.
-        tokens: an answer's own ids, to be taken as they are; empty for text.
-        continues: running text stands directly before this, so no tokenizer may put a space in front.
+        text: what to tokenize; control texts in it become control tokens. Empty where ``tokens`` are given.
+        tokens: an answer's own ids, used as they are; empty for text.
+        continues: text stands directly before this, so that no space may be put in front.
     """
 
     text: str
@@ -25,7 +25,7 @@ class Segment:
 
 
 class Tokenizer(Protocol):
-    """What is asked of a vocabulary; ``aded_local.llama.Model`` is one."""
+    """What a vocabulary offers; ``aded_local.llama.Model`` is one."""
 
     @property
     def adds_bos(self) -> bool: ...
@@ -39,7 +39,7 @@ class Tokenizer(Protocol):
 
 
 class FencedTokenizer(Tokenizer, Protocol):
-    """One that knows its control tokens."""
+    """A tokenizer that lists its control tokens."""
 
     @property
     def control_texts(self) -> tuple[str, ...]: ...
@@ -51,7 +51,7 @@ class FencedTokenizer(Tokenizer, Protocol):
 def segment_tokens(segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
     """Token ids of a rendered conversation.
 
-    BOS stands first exactly once where the model wants it, whoever wrote it.
+    Where the model wants BOS, it stands first exactly once, whether or not the template wrote it.
 
     Args:
         segments: in order.
@@ -98,7 +98,7 @@ def _puts_space(tokenizer: Tokenizer) -> bool:
 
 def _behind_text(text: str, tokenizer: Tokenizer, *, parse_special: bool) -> list[int]:
     """Ids of text in the middle of text, without the space in front."""
-    # A line break joins with nothing in the vocabularies that put one, so it can be taken off again.
+    # In vocabularies that put a space in front, a line break joins with no other text, so it can be removed again.
     anchor = tokenizer.tokenize("\n", add_special=False, parse_special=False)
     behind = tokenizer.tokenize("\n" + text, add_special=False, parse_special=parse_special)
     if behind[: len(anchor)] == anchor:

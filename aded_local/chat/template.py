@@ -1,24 +1,27 @@
 """Messages in, the segments of a prompt out, through the model's own chat template.
 
-What a person types must never become a control token, while the template must see it as it is: it looks for
-``</think>`` in answers and for ``<tool_response>`` in questions. So a conversation is rendered twice. The first
-rendering has the contents as they are, and what it says is what the prompt says. In the second each character of a
-content that occurs in a control text is replaced by a twin (``marks``), and so it is in what the template looks for
-(``looking``): a text stands in another exactly if the two with twins do. Twins go wherever the template puts their
-characters, deletes what stands between them, or joins them to its own. If the second rendering, with the twins turned
-back, equals the first, each character of the prompt is known to be the template's or not, and a control text in it is
-the template's own if all of its characters are. Every other one is cut in two (``controls``).
+What a person types must never become a control token. Yet the template must see it unchanged: it looks for ``</think>``
+in answers and for ``<tool_response>`` in questions. So each conversation is rendered twice:
 
-Where the two differ (a template looks at an answer in lower case, or for words like ``'ping'``), fewer characters get
-twins: those only that control texts begin and end with, which is enough unless a template writes its own brackets
-around what a person said. Where nothing helps, the rendering with all twins is taken: then the template may not have
-found what it looked for, and still nothing typed steers.
+1. with the contents as they are: this is the text of the prompt;
+2. with a twin (``marks``) in place of each character of a content that occurs in a control text. What the template
+   looks for is replaced in the same way (``looking``), so that it finds the same places. Wherever the template moves a
+   character of a content, its twin goes too.
 
-A role is a word that the template may put in brackets of its own, ``<|user|>``. Well-known ones, and those the template
-compares roles with, are its own words; others get twins as contents do.
+If the second rendering, with the twins turned back, equals the first, it shows for each character of the prompt whether
+the template wrote it. A control text stays a control text if the template wrote all of it. Every other one is cut in
+two (``controls``).
 
-An answer's own token ids go into the prompt as they are: tokenizing its text again may give others, and
-the cache of the turn before would be lost.
+Where the two renderings differ (a template looks at an answer in lower case, or for words like ``'ping'``), only the
+characters that control texts begin and end with get twins. That is enough unless a template writes its own brackets
+around what a person said. If this does not help either, the rendering with all twins is used: the template may not have
+found what it looked for, but nothing typed becomes a control token.
+
+A template may put a role in brackets, ``<|user|>``. Well-known roles, and those that the template compares with, count
+as the template's own words; other roles get twins as contents do.
+
+An answer's own token ids go into the prompt unchanged. Its text, tokenized again, may give other ids, and what the
+cache holds of the turn before would be lost.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
-
-from aded_local.ngrams.table import Table
 
 READ, KEEP, DATA = 0, 3, 1
 """To be read; worth keeping in all caches; data, not code (LLVM language reference, ``llvm.prefetch``)."""
@@ -33,5 +33,5 @@ def _prefetch(typing_context: Any, table: Any, index: Any) -> tuple[Any, Callabl
     return types.void(table, index), generate
 
 
-prefetch = cast(Callable[[Table, int], None], intrinsic(_prefetch))
+prefetch = cast(Callable[[npt.NDArray[np.int64], int], None], intrinsic(_prefetch))
 """Within kernels: ask for the line of ``table[index]``. Changes nothing else, wherever ``index`` points."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aded_local.llama.context import CACHE_TYPES, Context, ContextSettings
 from aded_local.llama.model import ALL_LAYERS, Model
-from aded_local.llama.sampling import Sampler, Sampling
+from aded_local.llama.sampler import Sampler
+from aded_local.llama.sampling import Sampling
 from aded_local.llama.target import SavedCells, Target
 
 __all__ = [

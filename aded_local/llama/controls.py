@@ -1,8 +1,8 @@
-"""Control texts: which texts steer a model, where they stand in a prompt, and where to cut those that stay text.
+"""Control texts: which texts steer a model, where they are in a prompt, and where to cut those that must stay text.
 
-llama.cpp reads a control token wherever its text stands whole in what it is given, and tokens of the kind USER_DEFINED
-even where it is told to read none. So a control text that is to stay text is cut in two, and the halves are tokenized
-apart: nothing of the kind is left to be read, and all around it is tokenized as ever.
+llama.cpp makes a control token wherever its whole text occurs in its input, and USER_DEFINED tokens even where it is
+told not to. So a control text that must stay text is cut in two, and the halves are tokenized apart. Then no such token
+can come out, and the text around it is tokenized as before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
 
 
 def is_bracketed_twice(text: str) -> bool:
-    """Whether a text is of the shape ``<|…|>``, at one end at least: a token with such a text always steers."""
+    """Whether a text has the shape ``<|…|>``, at one end at least. A token with such a text always steers."""
     return _DOUBLE_BRACKETS.fullmatch(text) is not None
 
 
@@ -39,15 +39,15 @@ def used_as_marker(text: str, source: str) -> bool:
 class Controls:
     """A vocabulary's control texts.
 
-    A text of white space alone is none, whatever the vocabulary says: RWKV ends a turn with two line ends, and
-    everybody types those. One of a single character cannot be cut.
+    White space alone is not treated as a control text: RWKV ends a turn with two line ends, which everybody types. Nor
+    is a single character, which cannot be cut.
 
     Args:
-        texts: their texts.
+        texts: of the control tokens.
 
     Attributes:
-        characters: those that control texts are made of.
-        edges: those that they begin and end with.
+        characters: all characters of control texts.
+        edges: the characters that control texts begin or end with.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -101,10 +101,10 @@ class Controls:
 
 
 def _cut(text: str, start: int, end: int, whole: set[int]) -> int:
-    """Where to cut a control text in two: before the signs at its end, where words end in any tokenizer.
+    """Where to cut a control text in two: before the signs at its end, where a word ends for any tokenizer.
 
-    Another control text that overlaps it and is to be read must stay ``whole``. It covers no marked character, and so
-    leaves a place beside one.
+    No place in ``whole`` is used, since there another control text overlaps it that must stay a control token. Such a
+    text covers no marked character, so there is always a place beside one.
     """
     place = end - 1
     while place > start + 1 and not text[place - 1].isalnum():

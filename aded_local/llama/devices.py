@@ -1,4 +1,4 @@
-"""Which processors beside the CPU llama.cpp can use here."""
+"""Lists the GPUs that llama.cpp can use here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GPU_KINDS = (1, 2)
 
 
 def gpu_names() -> list[str]:
-    """Descriptions of the GPUs this build of llama.cpp drives; empty for a build without any.
+    """Descriptions of the GPUs that this build of llama.cpp can use; empty for a build for the CPU alone.
 
     Raises:
         BrokenBuildError: llama.cpp does not work on this processor.

@@ -1,8 +1,8 @@
-"""Reads and checks a GGUF's header before llama.cpp sees the file; pure Python, no tensor data is read.
+"""Reads a GGUF's header in pure Python, before llama.cpp sees the file, and checks it against the container's rules.
 
-llama.cpp refuses many bad files politely and ends the whole process on others, so everything that makes
-it do the latter is looked for here. The format is described in ggml's ``docs/gguf.md``; the limits are
-those of ``ggml/src/gguf.cpp``.
+llama.cpp reports an error for many bad files and crashes on others; ``soundness`` has the rules about their content.
+No tensor data is read. The format is described in ggml's ``docs/gguf.md``; the limits are those of
+``ggml/src/gguf.cpp``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,17 @@ MAX_DIMS = 4
 MAX_NAME = 63
 """Bytes of a tensor's name, ``GGML_MAX_NAME`` without its terminator."""
 DEFAULT_ALIGNMENT, SMALLEST_ALIGNMENT = 32, 8
-"""Bytes; numbers of eight bytes that lie across their own boundaries end llama.cpp."""
+"""Bytes. llama.cpp ends the process where a number of eight bytes is not aligned to eight."""
 MAX_KEYS = 65_536
 MAX_TENSORS = 1_000_000
 MAX_TEXTS = 1 << 22
-"""Far above any real file (a few hundred keys, tens of thousands of tensors, 800,000 tokens and merges), low enough to
-walk in a second or two: a sparse file of any size costs nothing."""
+"""Far above any real file (a few hundred keys, tens of thousands of tensors, 800,000 tokens and merges), and low enough
+to be read in a second or two, so that a sparse file of any size costs little time."""
 SHORT_ARRAY = 1024
-"""Arrays up to this many numbers are read; longer ones, and all of strings, keep type and length only."""
+"""Arrays of at most this many numbers are read. Of longer ones, and of all arrays of strings, only type, length and
+place are kept."""
 SHORT_TEXT = 1 << 20
-"""Bytes of a string value that is kept; longer ones are no metadata anybody asks for."""
+"""Bytes of a string that is read; no longer one is needed."""
 
 UINT32, BOOL, STRING, ARRAY = 4, 7, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -56,7 +57,7 @@ TENSOR_TYPES: dict[int, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor lies.
+    """A tensor's place in the file.
 
     Attributes:
         shape: as stored, fastest dimension first.
@@ -82,7 +83,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
-    """What stands before the tensor data.
+    """The part of the file before the tensor data.
 
     Attributes:
         path: the file.
@@ -92,9 +93,8 @@ class GGUFHeader:
         kinds: GGUF type of each key's value, (``ARRAY``, element type) for arrays.
         tensors: by name, in file order.
         file_size: bytes.
-        digest: SHA-256 over the header's bytes and ``file_size``, in hexadecimal digits: all that tells one file from
-            another but its weights.
-        state: inode and time of change as it was read.
+        digest: SHA-256 over the header's bytes and ``file_size``, in hexadecimal digits; weights are not part of it.
+        state: inode and time of change when it was read.
         others: of a model in several files, the headers of all but the first.
     """
 
@@ -132,38 +132,32 @@ class GGUFHeader:
         return len(found) if isinstance(found, list) else None
 
 
-def check(path: Path) -> GGUFHeader:
-    """Read the header and refuse what llama.cpp would refuse, crash on, or not write text with.
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[GGUFHeader, mmap.mmap]]:
+    """The header, checked against the container's own rules, and the file's bytes, mapped while the block runs.
 
     Raises:
         ModelNotFoundError: no such file, a folder.
         ModelFormatError: not a GGUF, truncated, or inconsistent.
-        ModelKindError: sound, but it does not write text.
     """
-    # Imported here: the rules read headers, so their module imports this one.
-    from aded_local.llama import soundness
-
-    with _opened(path) as (data, state):
-        header = _read(Path(path), data, state)
-        others = soundness.check(header, data)
-    return replace(header, others=others)
+    with _mapped(path) as (data, state):
+        yield _read(Path(path), data, state), data
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """Read the header, checking the container's own rules only; errors as ``check``, no ModelKindError."""
-    with _opened(path) as (data, state):
-        return _read(Path(path), data, state)
+    """The header; errors as ``opened``."""
+    with opened(path) as (header, _data):
+        return header
 
 
 @contextmanager
 def unchanged(header: GGUFHeader) -> Iterator[None]:
-    """Load a file in the block; tells one that another program writes meanwhile from one that is broken.
+    """Load the file in the block; a file that another program writes meanwhile gets an error of its own.
 
-    Of a file that is cut short while it is mapped the processor cannot read the rest, and ends the process: that a
-    program notices only afterwards.
+    A file that is cut short while it is mapped cannot be helped: reading the missing part ends the process.
 
     Raises:
-        ModelFormatError: the file is another than its header was read from, whatever the block came to.
+        ModelFormatError: the file has changed since its header was read, whether or not the block succeeded.
     """
     try:
         yield
@@ -191,7 +185,7 @@ def _state(found: os.stat_result) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
+def _mapped(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
     """The file's bytes, mapped, and its state."""
     path = Path(path)
     try:
@@ -221,7 +215,7 @@ def _opened(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
 
 
 class _Broken(Exception):
-    """What is wrong with the file, in a few words; becomes a ModelFormatError with the path."""
+    """What is wrong with the file, in a few words; raised again as a ModelFormatError with the path."""
 
 
 def _read(path: Path, data: mmap.mmap, state: tuple[int, int]) -> GGUFHeader:
@@ -237,7 +231,7 @@ def _read(path: Path, data: mmap.mmap, state: tuple[int, int]) -> GGUFHeader:
 
 
 class _Walk:
-    """One pass over the header, front to back. ``struct.error`` means that the file has ended."""
+    """Reads the header in one pass. ``struct.error`` means that the file has ended."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
@@ -258,7 +252,7 @@ class _Walk:
         places = self._tensor_places(n_tensors)
         digest = hashlib.sha256(memoryview(self.data)[: self.at])
         digest.update(b"%d" % self.size)
-        # The data section starts aligned, behind the last tensor's description.
+        # The data section begins at the next aligned place after the last tensor's description.
         base = -(-self.at // alignment) * alignment
         tensors = self._tensors(places, base, alignment)
         architecture = metadata.get("general.architecture")
@@ -285,7 +279,7 @@ class _Walk:
             raise _Broken(f"is a GGUF of version {version}; versions 2 and 3 are supported")
         n_tensors, n_keys = _U64(self.data, 8)[0], _U64(self.data, 16)[0]
         self.at = 24
-        # A key takes 13 bytes at least, a tensor 24: more than fit are a lie, not a truncation.
+        # No real file has as many.
         if n_keys > MAX_KEYS or n_tensors > MAX_TENSORS:
             raise _Broken(f"is inconsistent: it claims {n_keys} keys and {n_tensors} tensors")
         return version, n_tensors, n_keys

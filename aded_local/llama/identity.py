@@ -1,6 +1,6 @@
-"""What a memory belongs to: the tokenizer, which gives its ids a meaning, and the model, which said it.
+"""Identifies a model and its tokenizer, to which a memory belongs: token ids mean nothing with another tokenizer.
 
-Both are read from the GGUF's metadata alone, so that all quantizations of one model share a memory.
+Both are read from the GGUF's metadata only, so that all quantizations of a model share a memory.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from aded_local.errors import StoreError
 if TYPE_CHECKING:
     from aded_local.llama.gguf import GGUFHeader
 
-SUFFIX = ".memory"
+SUFFIX = ".sqlite"
 
 KEY_DIGITS = 12
 """Hexadecimal digits in a file's name: 48 bits, for the few models a person has."""
 
-LONGEST_NAME = 48
+LONGEST_SLUG = 48
 """Characters of the readable part of a file's name."""
 
 _NAMES = ("general.name", "general.basename", "general.finetune", "general.size_label", "general.version")
 _SHAPE = ("block_count", "embedding_length", "feed_forward_length")
-"""Told apart by these where a converter wrote no name, or the same for every size."""
+"""These distinguish models to which a converter gave no name, or the same name for every size."""
 
 _VOCABULARY = ("tokens", "token_type", "merges")
 _QUANTIZATION = re.compile(
@@ -58,16 +58,16 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """Readable and unique: ``tinyllama-1.1b-chat-0123456789ab.memory``."""
+        """Readable and unique: ``tinyllama-1.1b-chat-0123456789ab.sqlite``."""
         return f"{self.name}-{self.key}{SUFFIX}"
 
     def labels(self) -> dict[str, str]:
-        """As in the header of a file; ``from_labels`` reads it back."""
+        """As a file keeps them; ``from_labels`` reads it back."""
         return {"name": self.name, "tokenizer": self.tokenizer, "model": self.model, "key": self.key}
 
     @classmethod
     def from_labels(cls, labels: dict[str, str]) -> Identity:
-        """What a file's header says.
+        """What a file says.
 
         Raises:
             KeyError: something is missing.
@@ -76,7 +76,7 @@ class Identity:
 
     @classmethod
     def from_file_name(cls, path: Path) -> Identity | None:
-        """As much as the name says: for a file whose header is damaged. None where it is no memory's name."""
+        """As much as the name says: for a file that does not say it any more. None where it is no memory's name."""
         found = _FILE_NAME.fullmatch(path.name.removesuffix(SUFFIX)) if path.suffix == SUFFIX else None
         return cls(found["name"], "", "", found["key"]) if found else None
 
@@ -106,15 +106,15 @@ def _first_name(named: dict[str, str]) -> str:
 
 
 def _plain_stem(path: Path) -> str:
-    """A file's name without what tells quantizations and parts apart."""
+    """A file's name without the parts for quantization and number of the file."""
     stem = _SPLIT.sub("", path.name.removesuffix(".gguf"))
     return _QUANTIZATION.sub("", stem) or stem
 
 
 def _slug(name: str) -> str:
-    # Some converters wrote the path of a folder.
+    # Some converters write the path of a folder.
     last = re.split(r"[/\\]", name.strip().rstrip("/\\"))[-1]
-    return re.sub(r"[^a-z0-9.]+", "-", last.lower()).strip("-.")[:LONGEST_NAME].strip("-.") or "model"
+    return re.sub(r"[^a-z0-9.]+", "-", last.lower()).strip("-.")[:LONGEST_SLUG].strip("-.") or "model"
 
 
 def _tokenizer_hash(header: GGUFHeader) -> str:

@@ -1,7 +1,7 @@
-"""Ctrl-C while llama.cpp works and logs, or kernels are compiled.
+"""Handles Ctrl-C while llama.cpp loads a model, or kernels are compiled.
 
-Python delivers an interrupt at its next bytecode, and while a model loads that may be in llama.cpp's log callback,
-where ctypes can only print and drop it. Numba's compiler has such callbacks too.
+Python raises KeyboardInterrupt at its next bytecode. While a model loads that may be in llama.cpp's log callback, where
+ctypes prints the exception and drops it. Numba's compiler has such callbacks too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Hold an interrupt back until the block has ended, then let it take effect.
+    """Delay Ctrl-C until the block has ended.
 
-    Only the main thread receives signals; elsewhere, and where Ctrl-C is ignored, this does nothing.
+    Only the main thread receives signals. In other threads, and where Ctrl-C is ignored, this does nothing.
     """
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
@@ -37,10 +37,10 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def not_dropped() -> Iterator[None]:
-    """Let an interrupt take effect at once where it can, and else as soon as the block fails for it or ends.
+    """Let Ctrl-C end the block at once; where a callback drops it, when the block fails because of it, or ends.
 
-    For a block that takes long and may be left half done: compiling. Where somebody else handles interrupts, or in
-    another thread, this does nothing.
+    For a block that takes long and may be left half done, such as compiling. In other threads, and where the program
+    has a handler of its own, this does nothing.
     """
     previous = signal.default_int_handler
     if (

@@ -1,13 +1,13 @@
-"""How a draft tree lies in a llama.cpp batch: the order of its cells and the sequences of its branches.
+"""Places a draft tree in a llama.cpp batch: the order of its nodes, and the sequences of its branches.
 
-Every leaf is a sequence of its own and a node carries the sequences of all leaves below it, so that the
-attention mask, which goes by sequence, lets a node see its ancestors and nothing else. Two choices keep
-the bookkeeping cheap and the cache in order:
+Each leaf is a sequence of its own, and a node belongs to the sequences of all leaves below it. llama.cpp's attention
+mask goes by sequence, so a node sees its ancestors and nothing else. Two choices keep the cache in order and make
+accepting cheap:
 
-- the likeliest chain comes first in the batch, so that accepting along it and trimming the rest leaves
-  the cells as plain decoding would;
-- the leaf of that chain owns every sequence no other leaf needs, so that accepting along it copies
-  (almost) nothing, and a tree without branches copies nothing at all.
+- the likeliest chain comes first in the batch: after it is accepted and the rest removed, the cells are in the order of
+  plain decoding;
+- the leaf of that chain owns all sequences that no other leaf needs: accepting it copies almost nothing, and a tree
+  without branches copies nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Layout:
 
 
 PLAIN = Layout([], [], [], True)
-"""Of a tree without nodes."""
+"""The layout of a tree without nodes."""
 
 
 def lay_out(tree: DraftTree, n_sequences: int) -> Layout:

@@ -1,11 +1,11 @@
-"""llama.cpp's library, loaded with its threads' waiting bounded. Every module of this package takes ``lib`` from here.
+"""Loads llama.cpp's library, with a bound on spinning threads. Every module of this package takes ``lib`` from here.
 
-llama.cpp has a barrier behind every operator. A thread that waits there spins, by libgomp's default for some
-milliseconds, and where another process has the core of the thread that is waited for, all of it is lost: a pass of
-5 ms can take seconds. A short spin costs nothing on a quiet machine.
+llama.cpp has a barrier after every operator. A thread that waits there spins, by libgomp's default for some
+milliseconds. Where another process has the core of the thread that it waits for, this time is lost: a pass of 5 ms can
+take seconds. A short spin costs nothing on a quiet machine.
 
-Those threads do not come along when a process forks, and the child would wait for them at its first barrier for ever.
-So in such a child every function of ``lib`` raises ``ForkedError``, and nothing that it inherited is freed.
+A forked child has no copy of those threads, and would wait for them for ever at its first barrier. So in such a child
+every function of ``lib`` raises ``ForkedError``, and nothing that it inherited is freed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPIN_COUNT: Final = "500"
 """Turns of the spin loop before a thread sleeps: see docs/benchmarks.md, "Beside other programs"."""
 
 USERS_OWN: Final = (SPIN_VARIABLE, "OMP_WAIT_POLICY")
-"""Whoever sets one of these has decided."""
+"""Where the user has set one of these, nothing is changed."""
 
 
 def _libgomp_is_loaded() -> bool:
@@ -36,7 +36,7 @@ def _libgomp_is_loaded() -> bool:
 
 
 def waiting() -> str:
-    """How threads that wait behave in this process, in a few words."""
+    """How waiting threads behave in this process, in a few words."""
     for name in USERS_OWN:
         if name in os.environ:
             return f"{name}={os.environ[name]}, set by the user"
@@ -49,10 +49,9 @@ def waiting() -> str:
 
 @contextlib.contextmanager
 def _bounded_spinning() -> Iterator[None]:
-    """Bound libgomp's spinning for a library that is loaded in the block; leave the environment as it was.
+    """Bound the spinning of a libgomp that is loaded in the block; leave the environment as it was.
 
-    libgomp reads its environment once, when it is loaded. Where another package has loaded it before, this has no
-    effect.
+    libgomp reads its environment once, when it is loaded. If another package has loaded it before, this has no effect.
     """
     if not BOUND:
         yield
@@ -61,7 +60,7 @@ def _bounded_spinning() -> Iterator[None]:
     try:
         yield
     finally:
-        # Programs that the caller starts later are not ours to tune.
+        # Programs that the caller starts later must not inherit it.
         del os.environ[SPIN_VARIABLE]
 
 
@@ -70,26 +69,26 @@ BOUND: Final = (
     and not any(name in os.environ for name in USERS_OWN)
     and not _libgomp_is_loaded()
 )
-"""Whether the spinning of this process is bounded by us."""
+"""Whether this module has bounded the spinning in this process."""
 
 with _bounded_spinning():
     try:
         from llama_cpp import _ggml, llama_cpp
-    except (OSError, RuntimeError) as error:  # no library, or one that the system refuses to load
+    except (OSError, RuntimeError) as error:  # there is no library, or the system cannot load it
         raise BrokenBuildError(f"llama.cpp's library cannot be loaded: {error}; {remedy()}") from error
 
 ggml = _ggml.libggml
-"""ggml's own library, below llama.cpp's. Ask ``lib`` for something first: what is said of forks holds there."""
+"""ggml's own library, below llama.cpp's. It does not check for forks, so call a function of ``lib`` first."""
 
 
 class _Library:
-    """llama.cpp's functions, types and constants, by its own names."""
+    """llama.cpp's functions, types and constants under their own names."""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(llama_cpp, name)
         if callable(found) and not isinstance(found, type):
             require_not_forked()
-        vars(self)[name] = found  # not asked here again
+        vars(self)[name] = found  # from here on Python finds it without this method
         return found
 
 
@@ -100,13 +99,13 @@ _forked = False
 
 
 def threads_begin() -> None:
-    """From here on llama.cpp has threads of its own in this process, or a GPU's driver, which no fork survives."""
+    """Note that llama.cpp has threads in this process now, or uses a GPU's driver: neither works after a fork."""
     global _threads_began
     _threads_began = True
 
 
 def is_forked() -> bool:
-    """Whether this process was forked from one in which llama.cpp had threads. Asks for no lock."""
+    """Whether this process was forked from one in which llama.cpp had threads. Takes no lock."""
     return _forked
 
 

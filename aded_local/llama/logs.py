@@ -1,4 +1,4 @@
-"""llama.cpp's log: silent unless asked for, its last errors kept for our own messages."""
+"""Takes llama.cpp's log: shows it only if asked to, and keeps the last errors for our own messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aded_local.shown import visible
 ERROR_LEVEL = 4
 """``GGML_LOG_LEVEL_ERROR`` in ggml.h."""
 CONTINUE_LEVEL = 5
-"""``GGML_LOG_LEVEL_CONT``: more of the line before."""
+"""``GGML_LOG_LEVEL_CONT``: the text continues the line before."""
 
 _recent_errors: deque[str] = deque(maxlen=4)
 _verbose = False
@@ -28,13 +28,13 @@ def _on_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     if _last_level == ERROR_LEVEL and line.strip():
         _recent_errors.append(line.strip())
     if _verbose:
-        sys.stderr.write(visible(line))  # it quotes what stands in the file
+        sys.stderr.write(visible(line))  # the log quotes texts of the file
 
 
 def capture(verbose: bool) -> None:
-    """Route llama.cpp's log to us; ``verbose`` passes every line on to standard error.
+    """Take llama.cpp's log; with ``verbose``, write every line to standard error.
 
-    The log is one per process, so the last loaded model decides.
+    A process has one log, so the model that was loaded last decides.
     """
     global _verbose
     _verbose = verbose

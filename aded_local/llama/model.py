@@ -13,10 +13,12 @@ import numpy as np
 from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.llama import logs
 from aded_local.llama.controls import is_bracketed_twice
-from aded_local.llama.gguf import GGUFHeader, check, unchanged
+from aded_local.llama.gguf import GGUFHeader, unchanged
 from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import lib, require_not_forked, threads_begin
 from aded_local.llama.owned import Owned
+from aded_local.llama.sampling import suggestions
+from aded_local.llama.soundness import check
 from aded_local.llama.tokenizing import piece_of, tokenized
 from aded_local.shown import one_line
 from aded_local.tree import IntArray
@@ -40,16 +42,16 @@ _backend_started = False
 def start_backend(
     verbose: bool, *, computes: bool = True, progress: Callable[[str], None] | None = None
 ) -> None:
-    """Route llama.cpp's log, and start it unless it runs.
+    """Take llama.cpp's log, and start llama.cpp if it is not running.
 
     Args:
-        verbose: pass its log on to standard error.
-        computes: it will compute, which it must have been seen to survive on this processor.
-        progress: told before that is tried, once per build.
+        verbose: write its log to standard error.
+        computes: it will compute, so its build must work on this processor.
+        progress: told before the build is tried, once per build.
 
     Raises:
-        BrokenBuildError: it does not survive.
-        ForkedError: this process was forked from one in which it had threads.
+        BrokenBuildError: the build does not work on this processor.
+        ForkedError: this process was forked from one in which llama.cpp had threads.
     """
     global _backend_started
     require_not_forked()
@@ -70,7 +72,7 @@ def load(
     vocabulary_only: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Any:
-    """llama.cpp's model of a file, which a child process has survived.
+    """Load a file with llama.cpp, after a child process has loaded it without a crash.
 
     Args:
         header: as read and checked.
@@ -79,7 +81,7 @@ def load(
         progress: told of a trial in a child process that may take seconds.
 
     Raises:
-        ModelFormatError: llama.cpp refused it, a child did not survive it, or it changed meanwhile.
+        ModelFormatError: llama.cpp refused it, a child crashed on it, or it changed meanwhile.
     """
     path = header.path
     what = "the vocabulary of " if vocabulary_only else ""
@@ -116,8 +118,8 @@ def load(
 class Model:
     """Weights and vocabulary of one GGUF.
 
-    The header is checked before llama.cpp sees the file, and a file not met before is loaded in a child process first,
-    because llama.cpp ends the whole process on some malformed ones.
+    The header is checked before llama.cpp sees the file. A new file is first loaded in a child process, because
+    llama.cpp ends the whole process on some malformed files.
 
     Args:
         path: the GGUF.
@@ -126,7 +128,7 @@ class Model:
         progress: told what takes seconds.
 
     Raises:
-        ModelNotFoundError, ModelFormatError, ModelKindError: see ``gguf.check``.
+        ModelNotFoundError, ModelFormatError, ModelKindError: see ``soundness.check``.
         BrokenBuildError: llama.cpp does not work on this processor.
         ForkedError: llama.cpp ran before this process was forked.
     """
@@ -188,7 +190,7 @@ class Model:
 
     @cached_property
     def kv_bytes_per_cell(self) -> int:
-        """Bytes one token takes in an F16 KV cache; 0 is never returned, models without one count as small."""
+        """Bytes of one token in an F16 KV cache; never 0, also for a model without a cache."""
         heads = max(1, int(lib.llama_model_n_head(self.handle)))
         kv_heads = max(1, int(lib.llama_model_n_head_kv(self.handle)))
         head_size = max(1, int(lib.llama_model_n_embd(self.handle)) // heads)
@@ -232,14 +234,11 @@ class Model:
 
     @property
     def ignored_suggestions(self) -> list[str]:
-        """A line on each of those settings that nobody can follow: ``top_k`` NaN."""
+        """A line on each of those settings that is out of range, such as a ``top_k`` of NaN."""
         return self._suggestions[1]
 
     @cached_property
     def _suggestions(self) -> tuple[dict[str, float], list[str]]:
-        # Imported here: samplers read contexts, whose module imports this one.
-        from aded_local.llama.sampling import suggestions
-
         found: dict[str, float] = {}
         for name, key in _SAMPLING_KEYS.items():
             value = self.header.metadata.get(key)
@@ -265,7 +264,7 @@ class Model:
 
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
-        """Texts of all tokens that steer, e.g. ``<|im_end|>``; what a person types must not become one."""
+        """Texts of all tokens that steer, e.g. ``<|im_end|>``. Typed text must not become one."""
         return tuple(self.token_text(token) for token in sorted(self.control_tokens))
 
     @cached_property
@@ -275,7 +274,7 @@ class Model:
 
     @cached_property
     def defined_texts(self) -> tuple[str, ...]:
-        """Texts of the other USER_DEFINED tokens, e.g. ``<think>``, an HTML tag or spaces: read in any text."""
+        """Texts of the other USER_DEFINED tokens, e.g. ``<think>``, an HTML tag or spaces: tokens in any text."""
         return tuple(
             self.token_text(token)
             for token in range(self.n_vocab)

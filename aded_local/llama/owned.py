@@ -1,4 +1,4 @@
-"""What llama.cpp allocated, freed when nobody holds it any more: also where an object is dropped without a word."""
+"""Frees what llama.cpp allocated when the last reference to it goes, also where an object is not closed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from aded_local.llama.loading import is_forked
 
 
 class Owned:
-    """One of llama.cpp's things and the duty to free it, which falls due when this object goes.
+    """A handle of llama.cpp's that is freed when this object goes.
 
-    Objects that go together, in a cycle, go in any order; ``needs`` keeps llama.cpp's. In a forked child nothing is
-    freed, nor at the end of the program, where the system does it.
+    Python collects the objects of a cycle in any order; ``needs`` keeps llama.cpp's order. A forked child frees
+    nothing. At the end of the program the system frees everything.
 
     Args:
         handle: llama.cpp's pointer.
         free: llama.cpp's function that frees it.
-        needs: what must not be freed before.
+        needs: what must not be freed before this one.
 
     Attributes:
         handle: as given.

@@ -3,8 +3,8 @@
     python -m aded_local.llama.preflight_trial FOLDER      quantize and decode tiny models, in FOLDER
     python -m aded_local.llama.preflight_trial --describe  print what llama.cpp says of its build
 
-Each kernel family of ggml's CPU backend is met once: a type of weights, one token and several (plain products and tiled
-ones, AMX among the latter), attention and cache of both kinds, one thread and many.
+Each kernel family of ggml's CPU backend is tried once: a type of weights, one token and several (plain products and
+tiled ones, AMX among the latter), both kinds of attention and cache, one thread and many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from aded_local.trials.trial import step
 from aded_models import builtin_path
 
 FAMILIES = ("q4_0", "q8_0", "q4_k_m", "bf16", "f16")
-"""One of each family that ggml has kernels of its own for (ggml-cpu: repack.cpp, amx/mmq.cpp, vec.cpp, llamafile/)."""
+"""One type of each family for which ggml has its own kernels (ggml-cpu: repack.cpp, amx/mmq.cpp, vec.cpp,
+llamafile/)."""
 
 BATCHES = (1, 2, 8, 40)
 """Tokens decoded together: one; a small draft, on both sides of AMX's and repacking's smallest tiles; a prompt, longer
@@ -43,11 +44,11 @@ three busy programs on two cores a batch took 0.3 s, by one thread 0.005 s, and 
 DROPPED_LAYERS = (1, 2, 3, -1)
 """All layers of the built-in model but the first, and the end of the list (llama.h): more do nothing new."""
 
-CONTEXT = 256
+CACHE_CELLS = 256
 """KV cells: what llama.cpp pads a smaller cache to."""
 
 FIRST_TOKEN = 100
-"""Id of the first token decoded; any will do."""
+"""Id of the first token decoded; any id serves."""
 
 
 def main(arguments: list[str]) -> int:
@@ -106,7 +107,7 @@ def _decodes_with(
     setting = f"flash attention {'on' if flash_attention else 'off'}, {cache_type} cache"
     step(f"making a context of a {name} model, {setting}")
     params = lib.llama_context_default_params()
-    params.n_ctx = CONTEXT
+    params.n_ctx = CACHE_CELLS
     params.n_batch = params.n_ubatch = params.n_outputs_max = max(BATCHES)
     params.n_seq_max = 1
     params.flash_attn_type = (

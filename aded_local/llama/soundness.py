@@ -1,6 +1,6 @@
-"""What a GGUF header must say for llama.cpp to load the model, run it, and write text with it.
+"""Rules that a GGUF's header must satisfy before llama.cpp may load the file.
 
-Each rule stands for a file that made llama.cpp end or crash the process, hang, or fail without a reason.
+Each rule was written after a file made llama.cpp abort, crash, hang, or fail without a reason.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import mmap
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aded_local.errors import ModelFormatError, ModelKindError
-from aded_local.llama.gguf import ARRAY, BOOL, STRING, UINT32, Array, GGUFHeader
+from aded_local.llama.gguf import ARRAY, BOOL, STRING, UINT32, Array, GGUFHeader, opened, read_header
 
 _INT32, _FLOAT32 = 5, 6
 
@@ -32,17 +33,17 @@ NO_TEXT = {
 MAX_LAYERS = 512
 """``LLAMA_MAX_LAYERS``: llama.cpp asserts beyond it."""
 MAX_HEADS = 65_536
-MAX_WIDTH = 1 << 24
-MAX_CONTEXT = 1 << 31
+MAX_EMBEDDING = 1 << 24
+MAX_TRAINED_CONTEXT = 1 << 31
 MAX_VOCABULARY = 1 << 24
-"""Sizes far above any real model's that keep products of two of them within 64 bits."""
+"""Bounds far above any real model's; a product of two of them fits into 64 bits."""
 MAX_EXPERTS = 4096
 MAX_WINDOW = 1 << 24
 
 WHOLE_ROTATION = {"qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"}
 """Architectures whose graph asserts that RoPE covers a whole head."""
 UNCHECKED_HEADS = {"jamba", "lfm2", "lfm2moe"}
-"""Architectures whose loader takes a query matrix of any height, and whose graph asserts the right one."""
+"""Architectures whose loader accepts a query matrix of any height, and whose graph asserts the right height."""
 STATE_HEADS = {"mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1", "plamo2"}
 """Architectures whose loader asserts that the state splits evenly into heads and groups."""
 
@@ -50,10 +51,10 @@ ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 """``LLAMA_ROPE_SCALING_TYPES``: llama.cpp asserts that it is one of them."""
 
 NO_WEIGHTS = {9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
-"""Tensor types (``enum ggml_type``) that are for intermediate results or for tables."""
+"""Tensor types (``enum ggml_type``) for intermediate results or tables, which weights cannot have."""
 EMBEDDINGS = ("token_embd.weight", "output.weight")
 VECTORS = ("_norm.weight", ".bias")
-"""Names of tensors that are added or multiplied to each token's row, in F32 only."""
+"""Ends of the names of tensors that are added to each token's row or multiplied with it: F32 only."""
 
 _SPLIT_NAME = re.compile(r"^(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
@@ -65,20 +66,31 @@ _VOCABULARY_ARRAYS = {
 }
 
 
-def check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
-    """Refuse an unsound header.
-
-    Args:
-        header: as read.
-        data: the file's bytes, for the vocabulary's texts.
-
-    Returns:
-        Of a model in several files, the headers of all but the first.
+def check(path: Path) -> GGUFHeader:
+    """Read a model's header; refuse a file that llama.cpp would refuse or crash on, or whose model writes no text.
 
     Raises:
-        ModelFormatError: llama.cpp would fail or crash.
+        ModelNotFoundError: no such file, a folder.
+        ModelFormatError: not a GGUF, truncated, or inconsistent.
         ModelKindError: sound, but it does not write text.
     """
+    with opened(path) as (header, data):
+        return replace(header, others=_check(header, data))
+
+
+def check_vocabulary(path: Path) -> GGUFHeader:
+    """Read a header; refuse a vocabulary that llama.cpp would crash on. The weights, if any, are not checked.
+
+    Raises:
+        ModelNotFoundError, ModelFormatError, ModelKindError: as ``check``.
+    """
+    with opened(path) as (header, data):
+        _Rules(header).vocabulary(data)
+        return header
+
+
+def _check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
+    """Apply all rules; returns the headers of a split model's other files."""
     rules = _Rules(header)
     rules.kind()
     others = rules.split()
@@ -93,7 +105,7 @@ def check(header: GGUFHeader, data: mmap.mmap) -> tuple[GGUFHeader, ...]:
 
 
 class _Rules:
-    """The rules, with the header at hand."""
+    """The rules for one header."""
 
     def __init__(self, header: GGUFHeader) -> None:
         self.header = header
@@ -106,7 +118,7 @@ class _Rules:
     # --- what kind of model it is ----------------------------------------------------------------
 
     def kind(self) -> None:
-        """It writes text, left to right."""
+        """The model writes text, left to right."""
         name = self.architecture
         if not name:
             raise self._refuse("general.architecture is missing")
@@ -128,7 +140,7 @@ class _Rules:
     # --- files in several parts ------------------------------------------------------------------
 
     def split(self) -> tuple[GGUFHeader, ...]:
-        """Of a model in several files it is the first one, and the others lie beside it."""
+        """A split model is given by its first file, and the others are in the same folder."""
         count, number = self.metadata.get("split.count", 0), self.metadata.get("split.no", 0)
         if not isinstance(count, int) or not isinstance(number, int):
             raise self._refuse("split.count or split.no is no number")
@@ -152,9 +164,6 @@ class _Rules:
         return self._siblings(siblings)
 
     def _siblings(self, siblings: list[Path]) -> tuple[GGUFHeader, ...]:
-        # Imported late: ``gguf.check`` imports this module.
-        from aded_local.llama.gguf import read_header
-
         total = self.metadata.get("split.tensors.count")
         others = []
         for number, sibling in enumerate(siblings[1:], start=1):
@@ -175,13 +184,13 @@ class _Rules:
     # --- numbers ---------------------------------------------------------------------------------
 
     def sizes(self) -> None:
-        """Layers, widths and heads are there, and are possible."""
+        """Numbers of layers and heads, and widths, are present and possible."""
         layers = self._number("block_count", 1, MAX_LAYERS)
-        # Layers that predict further tokens are counted with the others.
+        # Layers that predict further tokens are part of the number of layers.
         if f"{self.architecture}.nextn_predict_layers" in self.metadata:
             self._number("nextn_predict_layers", 0, layers - 1)
-        width = self._number("embedding_length", 1, MAX_WIDTH)
-        self._number("context_length", 1, MAX_CONTEXT)
+        width = self._number("embedding_length", 1, MAX_EMBEDDING)
+        self._number("context_length", 1, MAX_TRAINED_CONTEXT)
         heads = self._per_layer("attention.head_count", MAX_HEADS)
         kv_heads = self._per_layer("attention.head_count_kv", MAX_HEADS) or heads
         self._attention(width, heads)
@@ -234,7 +243,7 @@ class _Rules:
         sizes = [width // fewest if fewest else 1]
         for name in ("attention.key_length", "attention.value_length"):
             if f"{self.architecture}.{name}" in self.metadata:
-                sizes.append(self._number(name, 1, MAX_WIDTH))
+                sizes.append(self._number(name, 1, MAX_EMBEDDING))
         if needs_heads:
             self._rotation(max(sizes), sizes[1] if len(sizes) > 1 else sizes[0])
         if self.architecture in UNCHECKED_HEADS and len(heads) == 1 and heads[0]:
@@ -243,7 +252,7 @@ class _Rules:
     def _rotation(self, largest: int, key_length: int) -> None:
         if f"{self.architecture}.rope.dimension_count" not in self.metadata:
             return
-        rotated = self._number("rope.dimension_count", 0, MAX_WIDTH)
+        rotated = self._number("rope.dimension_count", 0, MAX_EMBEDDING)
         # Latent attention stores the rotated part apart from the rest, or has none.
         if f"{self.architecture}.attention.kv_lora_rank" in self.metadata:
             return
@@ -273,15 +282,15 @@ class _Rules:
     def _state_space(self, width: int) -> None:
         if f"{self.architecture}.ssm.inner_size" not in self.metadata:
             return
-        inner = self._number("ssm.inner_size", 1, MAX_WIDTH)
+        inner = self._number("ssm.inner_size", 1, MAX_EMBEDDING)
         for name in ("ssm.conv_kernel", "ssm.state_size"):
             if f"{self.architecture}.{name}" in self.metadata:
                 self._number(name, 1, MAX_HEADS)
         if self.architecture == "jamba" and inner != 2 * width:
             raise self._refuse(f"jamba.ssm.inner_size is {inner}, not twice the width of {width}")
         if self.architecture in STATE_HEADS:
-            heads = self._number("ssm.time_step_rank", 1, MAX_WIDTH)
-            groups = self._number("ssm.group_count", 0, MAX_WIDTH, default=0) or 1
+            heads = self._number("ssm.time_step_rank", 1, MAX_EMBEDDING)
+            groups = self._number("ssm.group_count", 0, MAX_EMBEDDING, default=0) or 1
             if inner % heads or inner % groups or heads % groups:
                 raise self._refuse(
                     f"its state of {inner} does not split into {heads} heads and {groups} groups"
@@ -302,7 +311,7 @@ class _Rules:
             self._number("attention.sliding_window", 0, MAX_WINDOW)
 
     def tensors(self) -> None:
-        """Their types are of those that weights have."""
+        """Each tensor has a type that weights can have."""
         for name, tensor in self.header.tensors.items():
             kind = NO_WEIGHTS.get(tensor.kind)
             # Tables of numbers lie beside the weights of some models.
@@ -314,7 +323,7 @@ class _Rules:
     # --- vocabulary ------------------------------------------------------------------------------
 
     def vocabulary(self, data: mmap.mmap) -> None:
-        """Its arrays have the types and lengths llama.cpp takes for granted."""
+        """The vocabulary's arrays have the types and lengths that llama.cpp assumes."""
         model = self.metadata.get("tokenizer.ggml.model")
         if not isinstance(model, str):
             raise self._refuse("tokenizer.ggml.model is missing")
@@ -357,12 +366,12 @@ class _Rules:
             raise self._refuse("its vocabulary has the same token twice")
         missing = None
         if model == "llama":
-            # llama.cpp ends the process when it meets a byte it cannot spell.
+            # llama.cpp ends the process at a byte for which there is no token.
             missing = next(
                 (b for b in range(256) if b"<0x%02X>" % b not in spelled and bytes([b]) not in spelled), None
             )
         elif model == "rwkv":
-            # It stays for ever at a byte that begins tokens and is none.
+            # llama.cpp loops for ever at a byte with which tokens begin and which is no token itself.
             meant = {_unescaped(text) for text in spelled}
             missing = next((text[0] for text in meant if text and text[:1] not in meant), None)
         if missing is not None:
@@ -370,13 +379,13 @@ class _Rules:
 
 
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
-_ESCAPED = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+_ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 
 
 def _unescaped(text: bytes) -> bytes:
-    """The bytes that a text of RWKV's vocabulary stands for (``llama_unescape_rwkv_token``)."""
+    """The bytes of a text in RWKV's vocabulary (``llama_unescape_rwkv_token``)."""
     return _ESCAPE.sub(
-        lambda found: bytes.fromhex(found[1].decode()) if found[1] else _ESCAPED.get(found[2], found[2]), text
+        lambda found: bytes.fromhex(found[1].decode()) if found[1] else _ESCAPES.get(found[2], found[2]), text
     )
 
 

@@ -12,7 +12,8 @@ from aded_local.continuation import common_prefix
 from aded_local.llama.context import LARGEST_PASS, Context, ContextSettings
 from aded_local.llama.layout import Layout
 from aded_local.llama.model import Model
-from aded_local.llama.sampling import Sampler, Sampling
+from aded_local.llama.sampler import Sampler
+from aded_local.llama.sampling import Sampling
 from aded_local.tree import DraftTree, IntArray
 
 

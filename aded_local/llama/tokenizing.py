@@ -1,9 +1,9 @@
-"""Text to token ids, whatever its length: llama.cpp's tokenizer given a stack that is deep enough.
+"""Text to token ids, for texts of any length: llama.cpp's tokenizer in a thread with a large stack.
 
 llama.cpp splits a text into words by regular expressions, and the C++ library's matcher calls itself once for each
-character of a match: of 32,000 letters in a row it ended the process in a stack of 8 MB. Cutting such a run changes
-what it becomes, and may cut a control token in two. So a text with a long run is tokenized in a thread with a stack
-of its own, and only what is longer still is cut, where a token ends.
+character of a match: 32,000 letters in a row overflowed a stack of 8 MB and ended the process. To cut such a run would
+change its tokens, and might cut a control token in two. So a text with a long run is tokenized in a thread with a
+larger stack. Only a run that is still too long is cut, where a token ends.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from aded_local.llama.loading import lib
 from aded_local.tree import IntArray
 
 SHORT_RUN: Final = 1024
-"""Characters in a row, all of them white space or none of them a space or line end, that any thread's stack bears."""
+"""Characters of a run that fits any thread's stack. A run is all white space, or has no space and no line end."""
 
 LONGEST_RUN: Final = 1 << 17
-"""The same, in the deep stack: more than most contexts have tokens for."""
+"""The same for the large stack: more than most contexts have tokens for."""
 
 STACK_BYTES: Final = (LONGEST_RUN + 4096) << 10
-"""Of the deep stack: twice what the hungriest expression met took, deepseek-coder's, 256 to 512 bytes a character with
-GCC 12. Memory is taken as it is used."""
+"""Size of the large stack: twice what deepseek-coder's expression takes, the largest found, 256 to 512 bytes a
+character with GCC 12. The system gives memory only as it is used."""
 
 SETTLED: Final = 1024
-"""Characters before a cut whose tokens are not believed, since what follows may join them: some ten of the longest
+"""Characters before a cut whose tokens are dropped, since they may join with what follows: about ten of the longest
 tokens."""
 
 _LONG = re.compile(rf"[^ \n]{{{SHORT_RUN}}}|\s{{{SHORT_RUN}}}")
@@ -55,7 +55,7 @@ def tokenized(vocab: Any, text: str, *, add_special: bool, parse_special: bool) 
     if _LONG.search(text) is None:
         yield _whole(vocab, text, add_special, parse_special)
         return
-    # White space is searched for on its own: a run of it may hold spaces, which the first kind may not.
+    # A run of white space may hold spaces, the other kind may not, so each has its own alternative.
     too_long = re.compile(rf"[^ \n]{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}")
     if lib.llama_vocab_type(vocab) != lib.LLAMA_VOCAB_TYPE_BPE or too_long.search(text) is None:
         # The other kinds of vocabulary have no regular expressions.
@@ -80,7 +80,7 @@ def _around(vocab: Any) -> tuple[list[int], list[int]]:
 
 
 def _settled(vocab: Any, tokens: IntArray, text: str, parse_special: bool) -> tuple[IntArray, int]:
-    """The tokens that what follows ``text`` cannot change, and how many of its characters they are."""
+    """The tokens that do not depend on what follows ``text``, and how many of its characters they cover."""
     raw = text.encode("utf-8", errors="replace")
     limit = len(text[:-SETTLED].encode("utf-8", errors="replace"))
     best, best_bytes, at = 0, 0, 0
@@ -91,11 +91,11 @@ def _settled(vocab: Any, tokens: IntArray, text: str, parse_special: bool) -> tu
         at += len(piece)
         if at > limit:
             break
-        # Between the bytes of one character there is no place to cut.
+        # A character is not cut between its bytes.
         if at == len(raw) or raw[at] & 0xC0 != 0x80:
             best, best_bytes = i + 1, at
     if best == 0:
-        # A vocabulary whose pieces are not the text's bytes: all of it is believed.
+        # The vocabulary's pieces are not the bytes of the text: all tokens are kept.
         return tokens, len(text)
     return tokens[:best], len(raw[:best_bytes].decode("utf-8"))
 
@@ -113,7 +113,7 @@ def piece_of(vocab: Any, token: int, special: bool) -> bytes:
 
 def _whole(vocab: Any, text: str, add_special: bool, parse_special: bool) -> IntArray:
     raw = text.encode("utf-8", errors="replace")
-    # A token stands for a byte at least; some vocabularies put a space before, or tokens around.
+    # A token covers a byte at least; some vocabularies put a space in front, or tokens around the text.
     room = np.empty(len(raw) + 8, np.int32)
     while True:
         pointer = room.ctypes.data_as(ctypes.POINTER(lib.llama_token))
@@ -129,7 +129,7 @@ def _in_deep_stack(vocab: Any, text: str, add_special: bool, parse_special: bool
     thread = threading.Thread(
         target=lambda: found.append(_whole(vocab, text, add_special, parse_special)), daemon=True
     )
-    # An interrupt must not let go of a vocabulary that is still read.
+    # Ctrl-C must not free the vocabulary while the thread reads it.
     with held_back():
         with _thread_starts:
             before = threading.stack_size(STACK_BYTES)

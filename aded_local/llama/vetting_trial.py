@@ -1,13 +1,13 @@
-"""The program that loads a GGUF and decodes a token, because the header may end the process that does so.
+"""The child's program that loads a GGUF and decodes a token, since the file may crash the process.
 
     vetting_trial.py FILE model|vocabulary
 
 ``aded_local.trials.vetting`` runs it as a file in a child process. It imports llama.cpp's bindings and nothing
-else, in 0.1 s; what the target imports besides would take 0.4 s more.
+else, in 0.1 s; the other imports of its package would take 0.4 s more.
 
-What is met here is what depends on the header: shapes, types, numbers, spellings. Kernels are not: ``preflight_trial``
-has met them. So all runs on the CPU, by one thread, from weights that stay mapped. Repacked for faster kernels, they
-would take their size in memory, once more than there may be, and as long again to write.
+It tries what depends on the header: shapes, types, numbers, spellings. ``preflight_trial`` has tried the kernels. So
+all of it runs on the CPU, in one thread, from mapped weights. To repack them for faster kernels would take their size
+in memory, which there may not be, and as much time again.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from typing import Any
 from aded_local.trials import trial
 from aded_local.trials.trial import step
 
-CONTEXT = 256
+CACHE_CELLS = 256
 """KV cells: what llama.cpp pads a smaller cache to."""
 
 F16, BF16 = 1, 30
 """As ``enum ggml_type`` numbers them (ggml.h)."""
 
-ATTENTIONS = ((False, F16, 1), (True, BF16, 2))
-"""(flash attention, cache type, tokens decoded): their graphs differ, and that for one token from those for more."""
+TRIED_CONTEXTS = ((False, F16, 1), (True, BF16, 2))
+"""(flash attention, cache type, tokens decoded). Their graphs differ, and so do those for one token and for several."""
 
-SEQUENCES, SNAPSHOTS = 8, 1
-"""Branches of a tree, as the product has them, or snapshots of a running state: one has all that more have, and large
-models have large states."""
+TRIED_SEQUENCES, SNAPSHOTS = 8, 1
+"""Branches of a tree, as many as the product has; or snapshots of a running state: one is enough, since large models
+have large states."""
 
 CHARACTERS = [*map(chr, range(0x800)), *map(chr, range(0x800, 0x110000, 0x333))]
-TEXT = "".join([*CHARACTERS, *(2 * char for char in CHARACTERS[:0x100])]).encode(errors="replace")
-"""Characters with every byte that UTF-8 has, each of which must be spelled somehow; and some twice in a row, since
-what stands side by side is looked up together."""
+EVERY_CHARACTER = "".join([*CHARACTERS, *(2 * char for char in CHARACTERS[:0x100])]).encode(errors="replace")
+"""Characters with every byte of UTF-8, since each must have a token; and some twice in a row, since a tokenizer looks
+neighbours up together."""
 
 ERROR_LEVEL = 4
 """``GGML_LOG_LEVEL_ERROR`` in ggml.h."""
@@ -69,11 +69,13 @@ def main(arguments: list[str]) -> int:
     step("splitting a text into its tokens")
     vocabulary = lib.llama_model_get_vocab(model)
     for special in (True, False):
-        room = (lib.llama_token * (2 * len(TEXT)))()
-        lib.llama_tokenize(vocabulary, TEXT, len(TEXT), room, len(room), special, special)
+        room = (lib.llama_token * (2 * len(EVERY_CHARACTER)))()
+        lib.llama_tokenize(
+            vocabulary, EVERY_CHARACTER, len(EVERY_CHARACTER), room, len(room), special, special
+        )
     if what == "vocabulary" or not _writes(lib, model):
         return 0
-    for flash_attention, cache_type, n_tokens in ATTENTIONS:
+    for flash_attention, cache_type, n_tokens in TRIED_CONTEXTS:
         step(f"making a context, flash attention {'on' if flash_attention else 'off'}")
         context = _open(lib, model, flash_attention, cache_type)
         if not context:
@@ -122,10 +124,10 @@ def _open(lib: Any, model: Any, flash_attention: bool, cache_type: int) -> Any:
     """A context as ``Context`` makes it, but small; NULL where llama.cpp politely refuses."""
     has_states = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
     params = lib.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = CONTEXT
-    params.n_seq_max = 1 if has_states else SEQUENCES
+    params.n_ctx = params.n_batch = params.n_ubatch = CACHE_CELLS
+    params.n_seq_max = 1 if has_states else TRIED_SEQUENCES
     params.n_rs_seq = SNAPSHOTS if has_states else 0
-    params.n_outputs_max = SEQUENCES
+    params.n_outputs_max = TRIED_SEQUENCES
     params.n_threads = params.n_threads_batch = 1
     params.flash_attn_type = (
         lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attention else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED

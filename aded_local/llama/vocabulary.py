@@ -5,17 +5,15 @@ Loads in a fraction of a second from any GGUF, one that holds nothing but a voca
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from aded_local.errors import ModelFormatError
-from aded_local.llama import soundness
-from aded_local.llama.gguf import GGUFHeader, read_header
+from aded_local.llama.gguf import GGUFHeader
 from aded_local.llama.loading import lib
 from aded_local.llama.model import Model, load, start_backend
 from aded_local.llama.owned import Owned
+from aded_local.llama.soundness import check_vocabulary
 from aded_local.llama.tokenizing import tokenized
 from aded_local.tree import IntArray
 
@@ -34,8 +32,7 @@ class Vocabulary(Model):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.header: GGUFHeader = read_header(path)
-        _check_vocabulary(self.header)
+        self.header: GGUFHeader = check_vocabulary(path)
         start_backend(verbose=False, computes=False)
         self.handle = load(self.header, vocabulary_only=True)
         self.owned = Owned(self.handle, lib.llama_model_free)
@@ -70,14 +67,3 @@ class Vocabulary(Model):
         if is_start and self._adds_space:
             raw = raw.removeprefix(b" ")
         return raw.decode("utf-8", errors="replace")
-
-
-def _check_vocabulary(header: GGUFHeader) -> None:
-    """Refuse a vocabulary that llama.cpp would crash on; that of a whole model is checked with its weights."""
-    try:
-        with open(header.path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            soundness._Rules(header).vocabulary(data)
-    except OSError as error:
-        raise ModelFormatError(
-            f"{header.path} cannot be read again: {error.strerror or error}; check the disk"
-        ) from error

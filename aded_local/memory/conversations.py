@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from aded_local.errors import StoreError
-from aded_local.files import data_folder, read_ends
+from aded_local.files import data_folder, failure
 from aded_local.llama.identity import SUFFIX, Identity
-from aded_local.memory.records import (
-    LONGEST_HEADER,
-    UNUSABLE,
-    Contents,
-    Exchange,
-    Kind,
-    RecordFile,
-    parse_header,
-)
-from aded_local.memory.writing import failure
+from aded_local.memory.database import UNUSABLE, Contents, Database, Kind, labels_in
+from aded_local.memory.exchange import Exchange
+from aded_local.memory.usefulness import most_useful
 
 FOLDER = "memory"
 """In the data folder."""
+
+EARLIER_SUFFIX = ".memory"
+"""Of a file by a version of aded-local before SQLite; it is not read, only erased."""
+
+EARLIER = "is a memory of an earlier version of aded-local and is not read; `aded-store erase` removes it"
+
+_LEFT_OVER = re.compile(r".+-[0-9a-f]{12}(\.sqlite\.damaged-\d.*|\.memory(\.(lock|damaged-\d+|new-\d+))?)")
 
 LARGEST_TOKENS = 1_000_000
 """Tokens a memory holds at most: read and learnt in about a second, at every start."""
 
 PRUNED_SHARE = 0.8
 """Share of that left by pruning, so that it is not done again after every answer."""
-
-YOUNG_SHARE = 0.25
-"""Share of the room kept for the newest exchanges, whatever their use: it could not show yet."""
-
-GRAM = 4
-"""Tokens in a row that must come again to count as a use: the shortest run worth drafting."""
 
 OVERLAP = 16
 """Tokens kept before the place where a prompt leaves what was said before, so that what follows there is learnt: as
@@ -66,9 +60,12 @@ def memories(folder: Path | None = None) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreError(
-            f"cannot list {folder}: {error.strerror or error}; check its permissions, or set ADED_DATA_DIR"
-        ) from error
+        raise failure("list", folder, error, otherwise="set ADED_DATA_DIR") from error
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a file's name says that it was set aside from a memory, or is one of an earlier version."""
+    return _LEFT_OVER.fullmatch(path.name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +77,10 @@ class Facts:
         identity: what it belongs to.
         exchanges: number of prompts with their answers.
         tokens: in all of them.
-        bytes: size of the file; 0 where there is none yet.
+        bytes: size of the file and its log; 0 where there is none yet.
         first, last: seconds since 1970 of the oldest and the newest exchange; None without any.
-        damaged_bytes: bytes of the file that belong to no sound record.
-        beside: files set aside because they were damaged or of another model, and unfinished rewrites.
+        damaged: exchanges that cannot be read, as far as they can be counted; at least 1 in a damaged file.
+        beside: files set aside because they were damaged or of another model, or left by an earlier version.
     """
 
     path: Path
@@ -93,7 +90,7 @@ class Facts:
     bytes: int
     first: int | None
     last: int | None
-    damaged_bytes: int
+    damaged: int
     beside: tuple[Path, ...]
 
 
@@ -101,7 +98,6 @@ class ConversationMemory:
     """What was said with one model.
 
     Several programs may append at the same time; each sees the others' exchanges when it reads again.
-    Not thread-safe within one program.
 
     Args:
         identity: what it belongs to.
@@ -114,7 +110,7 @@ class ConversationMemory:
     def __init__(self, identity: Identity, path: Path | None = None) -> None:
         self.identity = identity
         self.path = memory_folder() / identity.file_name if path is None else path
-        self._file = RecordFile(self.path, identity.labels())
+        self._file = Database(self.path, identity.labels())
         self._tokens = 0  # as last read, and appended since
 
     @classmethod
@@ -148,17 +144,18 @@ class ConversationMemory:
         Raises:
             StoreError: there is none, it cannot be read, or it is something else.
         """
+        if path.suffix == EARLIER_SUFFIX and path.is_file():
+            raise StoreError(f"{path} {EARLIER}")
         try:
-            beginning, _, _ = read_ends(path, LONGEST_HEADER, 0)
+            labels = labels_in(path)
         except FileNotFoundError:
             raise StoreError(f"there is no memory {path}; check the path") from None
         except OSError as error:
-            raise failure("read", path, error) from error
-        header = parse_header(beginning)
-        identity = Identity.from_file_name(path)
-        if header is not None:
-            with contextlib.suppress(KeyError):
-                identity = Identity.from_labels(header[1])
+            raise failure("read", path, error, otherwise="set ADED_DATA_DIR") from error
+        try:
+            identity: Identity | None = Identity.from_labels(labels)
+        except KeyError:
+            identity = Identity.from_file_name(path)
         if identity is None:
             raise StoreError(f"{path} is not a memory of aded-local; check the path")
         return cls(identity, path)
@@ -166,10 +163,9 @@ class ConversationMemory:
     # --- reading -----------------------------------------------------------------------------------
 
     def exchanges(self) -> list[Exchange]:
-        """All that can be read, oldest first; none where there is no file yet.
+        """All that can be read: conversations by their beginning, oldest first; none where there is no file yet.
 
-        ``continues`` holds for the exchange just before: it is taken back where that one was dropped or damaged, or
-        where another program's came between.
+        ``continues`` holds for the exchange just before: it is taken back where that one was dropped or damaged.
 
         Raises:
             StoreError: the file cannot be read, or is of another version or model.
@@ -188,12 +184,12 @@ class ConversationMemory:
             path=self.path,
             identity=self.identity,
             exchanges=len(contents.exchanges),
-            tokens=sum(exchange.tokens for exchange in contents.exchanges),
+            tokens=_tokens(contents.exchanges),
             bytes=contents.size,
             first=min(times, default=None),
             last=max(times, default=None),
-            damaged_bytes=contents.damaged,
-            beside=tuple(self._file.beside()),
+            damaged=contents.damaged,
+            beside=tuple([*self._file.beside(), *self._earlier()]),
         )
 
     def _read(self) -> Contents:
@@ -202,12 +198,15 @@ class ConversationMemory:
         return contents
 
     def _refuse(self, contents: Contents) -> None:
-        if contents.kind is Kind.OTHER_VERSION:
-            raise StoreError(
-                f"{self.path} was written by another version of aded-local; use that one, or erase the file"
-            )
-        if contents.kind is Kind.FOREIGN:
-            raise StoreError(f"{self.path} belongs to another model; move it away, or erase it")
+        if contents.kind in (Kind.OTHER_VERSION, Kind.FOREIGN):
+            raise StoreError(f"{self.path} {contents.kind.value}; move it away, or erase it")
+
+    def _earlier(self) -> list[Path]:
+        """What a version before SQLite left of this model."""
+        name = self.path.name.removesuffix(SUFFIX) + EARLIER_SUFFIX
+        with contextlib.suppress(OSError):
+            return sorted(path for path in self.path.parent.iterdir() if path.name.startswith(name))
+        return []
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -219,33 +218,41 @@ class ConversationMemory:
         Args:
             prompt: token ids of the whole prompt.
             answer: token ids the model emitted.
-            known: so many tokens of the prompt were said before, and are not kept again.
-            conversation: its number.
-            turn: how many exchanges of it came before.
+            known: tokens at its beginning that were said before: in the exchange before, which holds them, or with
+                ``turn`` 0 in another conversation.
+            conversation: number of the conversation, uint32; two programs must not choose the same.
+            turn: number of the exchange within it, from 0.
 
         Raises:
             StoreError: it could not be written; the memory is as before.
         """
-        asked = np.array(prompt, np.int32)
-        # Asked again word for word, it is kept word for word: see ``usefulness``.
-        start = known if turn else (0 if known == len(asked) else max(0, known - OVERLAP))
-        self.append(
-            Exchange(
-                asked[start:], np.array(answer, np.int32), turn > 0, int(time.time()), conversation, turn
-            )
-        )
+        asked, said = np.array(prompt, np.int32), np.array(answer, np.int32)
+        with self._file.writing() as rows:
+            continues = turn > 0 and rows.holds(conversation, turn - 1)
+            start = 0
+            if continues:
+                start = known
+            elif turn == 0 and known < len(asked) and rows.any():
+                # Templates that leave out earlier thoughts, and questions below one long system prompt. A question
+                # asked again word for word is kept word for word: see ``usefulness``.
+                start = max(0, known - OVERLAP)
+            exchange = Exchange(asked[start:], said, continues, int(time.time()), conversation, turn)
+            rows.add([exchange])
+        self._grown(exchange)
 
     def append(self, exchange: Exchange) -> None:
-        """Append an exchange as it is, and prune when there are more than ``LARGEST_TOKENS`` then.
-
-        Pruning that fails is left to the next start, which tells of it.
+        """Append an exchange as it is.
 
         Raises:
             StoreError: it could not be written; the memory is as before.
         """
-        self._file.append(exchange)
+        with self._file.writing() as rows:
+            rows.add([exchange])
+        self._grown(exchange)
+
+    def _grown(self, exchange: Exchange) -> None:
         self._tokens += exchange.tokens
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError):  # pruning is left to the next start, which tells of it
             self._keep_bound()
 
     def _keep_bound(self) -> None:
@@ -261,30 +268,41 @@ class ConversationMemory:
             How many exchanges were dropped.
 
         Raises:
-            StoreError: the file could not be rewritten; it is as before.
+            StoreError: the file could not be written; it is as before.
         """
         self._set_right()
-        kept: list[Exchange] = []
-
-        def choose(exchanges: list[Exchange]) -> list[Exchange]:
-            kept.extend(most_useful(exchanges, tokens))
-            return kept
-
-        before = self._file.rewrite(choose)
-        self._tokens = sum(exchange.tokens for exchange in kept)
-        return len(before.exchanges) - len(kept)
+        if not self._tokens:
+            return 0
+        with self._file.writing("prune") as rows:
+            dropped, kept = rows.keep(lambda exchanges: most_useful(exchanges, tokens))
+        self._tokens = _tokens(kept)
+        self._file.shrink()
+        return dropped
 
     def erase(self) -> list[Path]:
-        """Remove the file and all that was set aside from it. A program that uses it begins a new one.
+        """Remove the file, all that was set aside from it, and what an earlier version left of it.
+
+        While another program uses the file, an empty one stays; that program goes on with it.
 
         Returns:
-            The files removed.
+            The files removed or emptied.
 
         Raises:
             StoreError: something could not be removed.
         """
         self._tokens = 0
-        return self._file.erase()
+        gone = self._file.erase()
+        for path in self._earlier():
+            try:
+                path.unlink()
+            except OSError as error:
+                raise failure("erase", path, error) from error
+            gone.append(path)
+        return gone
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self._file.close()
 
     def _set_right(self) -> list[str]:
         """Set a file aside that cannot be used, and count what is there.
@@ -293,85 +311,34 @@ class ConversationMemory:
             What to tell, in lines.
         """
         told = []
-        found = self._file.read()
-        if found.kind in UNUSABLE:
+        contents = self._file.read()
+        if contents.kind in UNUSABLE:
             moved = self._file.set_aside()
             if moved is not None:
                 aside, saved = moved
-                reason = {
-                    Kind.FOREIGN: "belongs to another model",
-                    Kind.TOO_LARGE: f"has {found.size:,} bytes, far more than a memory",
-                }.get(found.kind, "was damaged")
-                rest = "" if found.kind is Kind.FOREIGN else f"; exchanges saved from it: {saved}"
-                told.append(f"{self.path} {reason}: it is now {aside.name}{rest}")
-            found = self._file.read()
-        self._refuse(found)
-        self._tokens = sum(exchange.tokens for exchange in found.exchanges)
+                rest = "" if contents.kind is Kind.FOREIGN else f"; exchanges saved from it: {saved}"
+                told.append(f"{self.path} {contents.kind.value}: it is now {aside.name}{rest}")
+                contents = self._file.read()
+        self._refuse(contents)
+        self._tokens = _tokens(contents.exchanges)
+        if contents.kind is Kind.ABSENT:  # said once: the first answer makes a file
+            told += [f"{path} {EARLIER}" for path in self._earlier() if path.suffix == EARLIER_SUFFIX]
         return told
 
 
-def most_useful(exchanges: Sequence[Exchange], tokens: int) -> list[Exchange]:
-    """The exchanges to keep where there is room for ``tokens``, in their order.
-
-    The newest stay; of the others the least useful go first, the oldest first where none was of use. Use is
-    counted per token kept: room is what they compete for.
-    """
-    sizes = np.array([exchange.tokens for exchange in exchanges], np.int64)
-    total = int(sizes.sum())
-    if total <= tokens:
-        return list(exchanges)
-    upto = np.cumsum(sizes[::-1])[::-1]  # tokens from here to the newest
-    young = (upto - sizes < YOUNG_SHARE * tokens) & (upto <= tokens)
-    keep = np.ones(len(exchanges), np.bool_)
-    for i in np.argsort(usefulness(exchanges) / np.maximum(sizes, 1), kind="stable"):
-        if total <= tokens:
-            break
-        if not young[i]:
-            keep[i] = False
-            total -= int(sizes[i])
-    return [exchange for exchange, kept in zip(exchanges, keep, strict=True) if kept]
-
-
-def usefulness(exchanges: Sequence[Exchange]) -> npt.NDArray[np.float64]:
-    """How often each answer would have helped to draft a later one, float64 ``(n,)``.
-
-    A run of ``GRAM`` tokens that comes again in a later answer counts for the newest earlier answer that holds it,
-    once per later answer. An exchange said again word for word has no use (-1); what it earned counts for the last
-    time it was said.
-    """
-    n = len(exchanges)
-    answers = [exchange.answer for exchange in exchanges]
-    tokens = np.concatenate([np.zeros(0, np.int32), *answers]).astype(np.uint64)
-    owners = np.repeat(np.arange(n), [len(answer) for answer in answers])
-    n_runs = max(0, len(tokens) - GRAM + 1)
-    runs = np.zeros(n_runs, np.uint64)
-    for k in range(GRAM):
-        runs = (runs ^ tokens[k : k + n_runs]) * np.uint64(0x9E3779B97F4A7C15)
-        runs ^= runs >> np.uint64(29)
-    inside = owners[:n_runs] == owners[GRAM - 1 :][:n_runs]  # not across two answers
-    runs, owners = runs[inside], owners[:n_runs][inside]
-    order = np.argsort(runs, kind="stable")  # equal runs stay oldest first
-    runs, owners = runs[order], owners[order]
-    again = (runs[1:] == runs[:-1]) & (owners[1:] != owners[:-1])
-    use = np.bincount(owners[:-1][again], minlength=n).astype(np.float64)
-    last: dict[tuple[bytes, bytes], int] = {}
-    for i in range(n - 1, -1, -1):
-        twin = last.setdefault((exchanges[i].prompt.tobytes(), exchanges[i].answer.tobytes()), i)
-        if twin != i:
-            use[twin] += use[i]
-            use[i] = -1.0
-    return use
+def _tokens(exchanges: Sequence[Exchange]) -> int:
+    return sum(exchange.tokens for exchange in exchanges)
 
 
 def _linked(exchanges: Sequence[Exchange]) -> list[Exchange]:
-    """The same, with ``continues`` only where the exchange it means stands just before."""
+    """The same, conversations one after another, and ``continues`` only where the exchange it means stands before."""
+    begun: dict[int, int] = {}
+    for number, exchange in enumerate(exchanges):
+        begun.setdefault(exchange.conversation, number)
     linked: list[Exchange] = []
-    before: Exchange | None = None
-    for exchange in exchanges:
-        follows = before is not None and (exchange.conversation, exchange.turn - 1) == (
-            before.conversation,
-            before.turn,
-        )
-        before = exchange
+    before: tuple[int, int] | None = None
+    for exchange in sorted(exchanges, key=lambda exchange: begun[exchange.conversation]):
+        follows = before == (exchange.conversation, exchange.turn - 1)
+        before = (exchange.conversation, exchange.turn)
         linked.append(exchange if follows or not exchange.continues else replace(exchange, continues=False))
     return linked

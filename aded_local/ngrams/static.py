@@ -13,7 +13,6 @@ kept so that stores can be merged, pruned and exported. All numbers are little-e
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
@@ -28,6 +27,7 @@ from typing import Any, Final
 import numpy as np
 
 from aded_local.errors import StoreError
+from aded_local.files import failure
 from aded_local.ngrams import table as statistics
 from aded_local.ngrams.table import Table
 from aded_local.tree import IntArray
@@ -304,17 +304,6 @@ def is_static(path: Path) -> bool:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
-
-
-def failure(doing: str, path: Path, error: OSError) -> StoreError:
-    """An error of the system as one line: what, why, what to do."""
-    remedies = {
-        errno.ENOSPC: "free some space, or write elsewhere",
-        errno.EDQUOT: "free some space, or write elsewhere",
-        errno.EFBIG: "raise the limit on the size of files, or write elsewhere",
-    }
-    remedy = remedies.get(error.errno or 0, "check the path and its permissions")
-    return StoreError(f"cannot {doing} {path}: {error.strerror or error}; {remedy}")
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import stat
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import IO, Final
 import numpy as np
 
 from aded_local.errors import StoreError
+from aded_local.files import failure, replacing
 from aded_local.llama.identity import SUFFIX
 from aded_local.ngrams.static import (
     LARGEST_TOKEN,
@@ -27,15 +27,11 @@ from aded_local.ngrams.static import (
     Places,
     Source,
     StaticFacts,
-    failure,
     is_static,
     open_static,
 )
 from aded_local.ngrams.static_count import DEFAULT_MEMORY, Counting
 from aded_local.tree import IntArray
-
-UNFINISHED: Final = ".new-"
-"""What follows the file's name in one that is being written."""
 
 COMPRESSION: Final = 1
 """zlib's level: token ids shrink to a quarter at 150 MB/s; level 6 makes them a fifth, six times slower."""
@@ -243,34 +239,21 @@ def new_file(out: Path) -> Iterator[IO[bytes]]:
     Raises:
         StoreError: it cannot be written.
     """
-    out = Path(os.path.realpath(out))  # through a link, the file it means is replaced
+    of_others: OSError | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f"{out.name[:200]}{UNFINISHED}", dir=out.parent)  # mode 0600
-    except OSError as error:
-        raise failure("write", out, error) from error
-    try:
-        try:
-            with open(handle, "wb") as file:
+        with replacing(
+            Path(os.path.realpath(out)), lasting=True
+        ) as file:  # through a link, the file it means
+            try:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, out)
-        except OSError as error:
-            if error.filename not in (None, name):  # the corpus, not this file
+            except OSError as error:
+                if error.filename is not None:  # the corpus, not this file
+                    of_others = error
                 raise
-            raise failure("write", out, error) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    with contextlib.suppress(
-        OSError
-    ):  # the name reaches the disk too; not every system lets a folder be opened
-        folder = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    except OSError as error:
+        if error is of_others:
+            raise
+        raise failure("write", out, error) from error
 
 
 def _pieces(texts: Iterable[IntArray]) -> Iterator[IntArray]:

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 Seconds = npt.NDArray[np.float64]
 
-MARGIN: Final = 0.02
-"""Drafting must promise this much more speed than plain decoding. With calibrated probabilities little is enough:
-replayed on 150 answers each of two chat models and a code model (field notes' Q4_0 and BF16 curves), 0.10 cost 2 to 5%
-of the speed that 0.02 reached, and the unluckiest answer of 300 was no better for it (0.96 of plain decoding)."""
+DRAFT_MARGIN: Final = 0.02
+"""A draft must promise this much more speed than plain decoding. Origin: replays of 150 answers each of two chat models
+and a code model, on the field notes' Q4_0 and BF16 curves. 0.10 reached 2 to 5% less speed than 0.02, and the slowest
+of 300 answers was no faster with it (0.96 of plain decoding)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class PassPrices:
     """What a target pass costs when it may be padded.
 
     Attributes:
-        seconds: of the cheapest admissible pass that holds i tokens, float64 ``(m + 1,)``, falling
-            nowhere; index 0 is 0, infinite where no admissible size is large enough.
+        seconds: of the cheapest allowed pass that holds i tokens, float64 ``(m + 1,)``; never smaller for a larger
+            i. Index 0 is 0; infinite where no allowed size is large enough.
         batch: the size of that pass, int64 ``(m + 1,)``.
-        most_nodes: the largest draft that fits into an admissible pass.
+        most_nodes: the largest draft that fits into an allowed pass.
         plain: ``seconds`` as Python's floats.
     """
 
@@ -48,7 +48,7 @@ def price(cost: Seconds, allowed: npt.ArrayLike | None = None) -> PassPrices:
 
     Args:
         cost: seconds of a pass over exactly i tokens, float64 ``(m + 1,)``, index 0 unused.
-        allowed: the admissible sizes (exact mode); all when None. One token is always admissible.
+        allowed: the allowed sizes (exact mode); all when None. One token is always allowed.
     """
     seconds = np.array(cost, np.float64)
     if allowed is not None:
@@ -60,7 +60,7 @@ def price(cost: Seconds, allowed: npt.ArrayLike | None = None) -> PassPrices:
     seconds[0] = 0.0
     batch = np.arange(len(seconds), dtype=np.int64)
     for i in range(len(seconds) - 2, 0, -1):
-        # One token is never padded: plain decoding is what everything is compared with.
+        # One token is never padded: it is plain decoding, with which drafts are compared.
         if i > 1 and seconds[i + 1] < seconds[i]:
             seconds[i] = seconds[i + 1]
             batch[i] = batch[i + 1]
@@ -72,15 +72,15 @@ def choose(
     prices: PassPrices,
     draft_seconds: float = 0.0,
     extra_seconds: float = 0.0,
-    margin: float = MARGIN,
+    margin: float = DRAFT_MARGIN,
 ) -> int:
     """The number of nodes to verify; 0 for plain decoding.
 
     Args:
         probabilities: of the draft's nodes, not increasing, float32 ``(n,)``.
         prices: of the passes.
-        draft_seconds: already spent on this step, whatever is decided.
-        extra_seconds: what verifying costs outside the pass and plain decoding does not (matching,
+        draft_seconds: already spent on this step.
+        extra_seconds: what verifying costs outside the pass, and plain decoding does not cost (matching,
             trimming the cache).
         margin: by how much drafting must be expected to beat plain decoding; see ``Guard.margin``.
     """
@@ -90,7 +90,7 @@ def choose(
     overhead = draft_seconds + extra_seconds
     best, best_rate = 0, (1.0 + margin) / (prices.plain[1] + draft_seconds)
     expected = 1.0
-    # A loop over plain floats: shorter than NumPy's way for the few nodes of a draft.
+    # A loop over Python's floats: faster than NumPy for the few nodes of a draft.
     for i, probability in enumerate(probabilities[:n].tolist(), start=1):
         expected += probability
         rate = expected / (prices.plain[i + 1] + overhead)
@@ -100,42 +100,41 @@ def choose(
 
 
 WARY_MARGIN: Final = 0.1
-"""The margin while drafting is behind by more than ``WARY_FROM`` plain steps: a short answer that began with
-a failed draft should not take every gamble. In the same replays 0.1 costs 0.1% of the mean speed; 0.5, which paid
-before probabilities were calibrated as well as they are, costs 3 to 5%."""
+"""The margin while drafting has lost more than ``WARY_FROM`` plain steps: a short answer whose first draft failed takes
+fewer risks. In the same replays 0.1 costs 0.1% of the mean speed, and 0.5 costs 3 to 5%."""
 WARY_FROM: Final = 0.2
 FORGIVEN: Final = 0.005
-"""Loss forgotten with each step, so that one failure is not held against drafting for ever; less than a
-search worth pausing costs."""
+"""Taken off the loss with each step, in plain steps, so that old failures stop counting. Smaller than the cost of a
+search that is worth a pause."""
 
 LOSS_LIMIT: Final = 2.0
-"""Plain steps' worth of time that drafting may lose before it pauses. A good draft fails twice in a row now
-and then, which loses 1.4 on the Q4_0 curve at four tokens."""
+"""What drafting may lose before it pauses, in plain steps. Good drafts fail twice in a row now and then; that loses 1.4
+plain steps at four tokens on the Q4_0 curve."""
 SEARCH_LOSS_LIMIT: Final = 0.3
-"""Plain steps' worth of time that searching may waste, without a draft that gains, before it pauses: where a pass
-takes a quarter of a millisecond, ten searches; where it takes twenty, hundreds."""
+"""What searching may waste before it pauses, in plain steps, while no draft gains: ten searches where a pass takes a
+quarter of a millisecond, hundreds where it takes twenty."""
 STEP_LOSS_LIMIT: Final = 1.2
-"""The most a single step counts for: one hiccup of the machine does not stop drafting, two do."""
+"""The most that one step can add to the loss: one interruption of the machine does not stop drafting, two do."""
 FIRST_PAUSE: Final = 4
 LONGEST_PAUSE: Final = 128
-"""Steps without drafting after a loss: doubled each time it happens again before the loss is made good."""
+"""Steps without drafting after a loss. The pause doubles each time until a gain has made up for the loss."""
 LONGEST_SEARCH_PAUSE: Final = 32
-"""The same where nothing but searching was wasted: a text that begins to repeat itself should not be slept through."""
+"""The same where only searching was wasted: short, so that drafting notices a text that begins to repeat itself."""
 PLAIN_STEPS: Final = 9
-"""Recent plain steps whose median is the yardstick."""
+"""The median of so many recent plain steps says how fast plain decoding is now."""
 
 
 class Guard:
-    """Compares what drafting gains with what plain decoding would have cost, and pauses it when it loses.
+    """Compares drafting with what plain decoding would have cost, and pauses drafting when it loses.
 
-    The loss is counted in plain steps: each step adds what it took beyond plain decoding of its tokens,
-    gains subtract, and it never falls below zero, so that a change for the worse shows within a few
-    steps however well things went before. The yardstick is the plain steps of the recent past, each
-    relative to what the cost curve predicted for its cache fill.
+    The loss is counted in plain steps. Each step adds the time it took beyond plain decoding of its tokens; a gain is
+    subtracted. The loss never falls below zero, so a change for the worse shows within a few steps, however much was
+    gained before. How fast plain decoding is now follows from recent plain steps, each relative to what the cost curve
+    predicted for its number of cells.
     """
 
     def __init__(self) -> None:
-        """No losses, no yardstick yet."""
+        """No losses and no plain steps yet."""
         self._plain_ratios: deque[float] = deque(maxlen=PLAIN_STEPS)
         self._plain_ratio = 1.0
         self._loss = 0.0
@@ -154,8 +153,8 @@ class Guard:
 
     @property
     def margin(self) -> float:
-        """By how much a draft must be expected to beat plain decoding at the next step."""
-        return WARY_MARGIN if self._loss > WARY_FROM else MARGIN
+        """How much faster than plain decoding the next draft must promise to be, as a share."""
+        return WARY_MARGIN if self._loss > WARY_FROM else DRAFT_MARGIN
 
     def record(
         self, *, tokens: int, seconds: float, plain_seconds: float, nodes: int = 0, draft_seconds: float = 0.0
@@ -182,7 +181,7 @@ class Guard:
             return
         yardstick = plain_seconds * self._plain_ratio
         if nodes == 0:
-            # Of a plain step only the search counts: that machine noise made it slow is not drafting's fault.
+            # In a plain step only the search is counted: drafting did not cause noise in the pass.
             self._waste += draft_seconds / yardstick
         else:
             gain = tokens - seconds / yardstick
@@ -196,6 +195,6 @@ class Guard:
             longest = LONGEST_PAUSE if self._loss > LOSS_LIMIT else LONGEST_SEARCH_PAUSE
             self._paused_for = min(self._pause, longest)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            # On probation: half the patience.
+            # After the pause only half of each limit is left.
             self._loss = min(self._loss, LOSS_LIMIT / 2)
             self._waste = min(self._waste, SEARCH_LOSS_LIMIT / 2)

@@ -1,8 +1,8 @@
-"""Whether other programs had the processor while something was timed.
+"""Whether other programs used the processor while something was timed.
 
-Linux counts, for each thread, the nanoseconds in which it could have run and had no core (``schedstat``, second
-number): the very thing that makes a pass dear. Elsewhere, and where a virtual machine is kept waiting by its host, only
-the spread of repeated timings tells.
+Linux counts for each thread the nanoseconds in which it could have run and had no core (``schedstat``, second number).
+Waiting of this kind makes a pass slow. On other systems, and where the host of a virtual machine causes the waiting,
+only the spread of repeated timings shows it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from statistics import median
 from typing import Final
 
 WAITING_LIMIT: Final = 0.05
-"""Share of the time for which a thread may have waited for a core: see docs/benchmarks.md, "Beside other programs"."""
+"""Share of the time that a thread may wait for a core: see docs/benchmarks.md, "Beside other programs"."""
 
 SPREAD_LIMIT: Final = 1.4
-"""How far the typical timing of a size may lie above its shortest, as a ratio. Quiet: 1.01 to 1.15."""
+"""Largest ratio of a size's typical to its shortest timing. On a quiet machine it is 1.01 to 1.15."""
 
 SAMPLES_THAT_SPREAD: Final = 3
-"""Timings of a size below which nothing is said of their spread."""
+"""With fewer timings of a size their spread is not computed."""
 
-TASKS: Final = Path("/proc/self/task")
+THREADS_FOLDER: Final = Path("/proc/self/task")
 
 
 class Watch:
-    """Watches this process from its making on."""
+    """Measures how long threads of this process wait for a core, from its creation on."""
 
     def __init__(self) -> None:
         """Begin."""
@@ -35,13 +35,13 @@ class Watch:
         self._waited = _waited_by_thread()
 
     def waiting(self) -> float:
-        """Share of the time since the beginning for which the unluckiest thread waited for a core; 0.0 where the
-        system does not tell."""
+        """Share of the time since the beginning that one thread, of all the longest, waited for a core; 0.0 where the
+        system does not count it."""
         elapsed = time.perf_counter() - self._started
         if elapsed <= 0.0:
             return 0.0
         now = _waited_by_thread()
-        # A thread that was born meanwhile counts from its birth.
+        # A thread that was started since counts from its start.
         longest = max((waited - self._waited.get(thread, 0) for thread, waited in now.items()), default=0)
         return max(0, longest) * 1e-9 / elapsed
 
@@ -50,14 +50,14 @@ def _waited_by_thread() -> dict[str, int]:
     """Nanoseconds that each thread of this process has waited for a core; empty where unknown."""
     found: dict[str, int] = {}
     try:
-        threads = os.listdir(TASKS)
+        threads = os.listdir(THREADS_FOLDER)
     except OSError:
         return found
     for thread in threads:
         try:
-            found[thread] = int((TASKS / thread / "schedstat").read_text().split()[1])
+            found[thread] = int((THREADS_FOLDER / thread / "schedstat").read_text().split()[1])
         except (OSError, ValueError, IndexError):
-            continue  # it has ended, or the kernel does not count
+            continue  # the thread has ended, or the kernel does not count
     return found
 
 
@@ -72,12 +72,12 @@ def spread(samples: Mapping[int, Sequence[float]]) -> float:
 
 
 def contended(waiting: Iterable[float], samples: Mapping[int, Sequence[float]]) -> bool:
-    """Whether timings were taken beside other programs, so that they hold for this moment only.
+    """Whether other programs ran beside the timings, so that they are not worth keeping.
 
     Args:
-        waiting: of ``Watch.waiting``, of each stretch of timings.
+        waiting: ``Watch.waiting`` of each round of timings.
         samples: seconds by batch size.
     """
-    # The median, as of the timings: a moment's disturbance moves neither.
+    # The median: a short disturbance does not move it.
     typical = median([*waiting] or [0.0])
     return typical > WAITING_LIMIT or spread(samples) > SPREAD_LIMIT

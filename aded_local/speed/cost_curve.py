@@ -1,7 +1,7 @@
-"""What a pass costs on this very machine: measured once per loaded model, kept, refined as it runs.
+"""What a pass costs on this machine: measured once per model, kept, and refined with each real pass.
 
-The cost of verifying n tokens is jagged in n and grows with the number of cells attended over, so it is
-kept as two arrays over n: seconds at ``BASE_FILL`` cells, and seconds per further cell. ``probe`` measures it.
+The cost of verifying n tokens is jagged in n and grows with the number of cells attended over. A curve is two arrays
+over n: seconds at ``BASE_FILL`` cells, and seconds per further cell. ``probe`` measures them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ LARGEST_BATCH = 64
 """Largest batch a curve covers: the paper's largest tree."""
 
 MOST_SECONDS = 1e6
-"""A file that claims that a pass takes longer is damaged."""
+"""A file in which a pass takes longer is damaged."""
 
 SIGHTINGS = 2
-"""Starts at which the curve is measured: contention does not show everywhere (a virtual machine's host)."""
+"""A curve is measured at this many starts of the program, and each size keeps its shorter time. Other programs may slow
+one measurement down without a sign of it, as on the host of a virtual machine."""
 
 REFINE_RATE = 0.05
-"""Weight of one real step in the running correction of a size's cost: some twenty steps to follow a change."""
+"""Weight of one real pass in the running correction of a size's cost: it follows a change within some twenty passes."""
 
 REFINE_BOUND = 4.0
-"""A single step counts as at most this many times dearer or cheaper than predicted: it was interrupted."""
+"""A pass counts as at most this many times slower or faster than predicted; beyond, it was interrupted."""
 
 
 @dataclass
@@ -44,8 +45,8 @@ class CostCurve:
         exact: batch sizes whose logits equal one-token decoding to the last bit, at every fill probed;
             None while not probed.
         exact_fills: cells at which that was seen.
-        sightings: starts at which it was measured, up to ``SIGHTINGS``.
-        contended: other programs had the processor meanwhile: it holds for now, and is not to be kept.
+        sightings: at how many starts it was measured, at most ``SIGHTINGS``.
+        contended: other programs used the processor during the measurement: use it now, and do not keep it.
     """
 
     measured: list[int]
@@ -64,7 +65,7 @@ class CostCurve:
     def seconds(self, n_cells: int) -> SecondsArray:
         """Cost by batch size after ``n_cells`` cells, float64 ``(LARGEST_BATCH + 1,)``; index 0 is 0.
 
-        The array is reused while cells stay within 64 of each other and no step came in; do not write to it.
+        The same array is returned for nearby ``n_cells`` until a pass is observed; do not write to it.
         """
         bucket = n_cells >> 6
         if bucket != self._cached_bucket:
@@ -88,7 +89,7 @@ class CostCurve:
         if predicted <= 0.0:
             return
         ratio = min(max(seconds / predicted, 1.0 / REFINE_BOUND), REFINE_BOUND)
-        # Half of it to all sizes: a machine that slows down slows all of them, also those not tried now.
+        # Half of the change goes to all sizes: a machine that slows down slows all of them.
         step = ratio ** (REFINE_RATE / 2)
         self._drift *= step
         self._correction[n] *= step
@@ -97,10 +98,10 @@ class CostCurve:
         self._steps += 1
 
     def see_again(self, other: CostCurve) -> None:
-        """Take what two measurements at different times agree on: of each size the cheaper.
+        """Merge a later measurement: each size keeps the shorter time.
 
-        Another process only ever makes a pass dearer, and sizes that look too dear are never drafted, so that no
-        real step would put them right. Exactness stays. What was measured beside other programs is replaced.
+        Other processes can only make a pass slower. A size that looks too slow is never drafted, so no real pass would
+        correct it. Exact sizes stay. A contended curve is replaced.
         """
         if self.contended and not other.contended:
             self.measured, self.base, self.per_cell = other.measured, other.base, other.per_cell
@@ -113,7 +114,7 @@ class CostCurve:
         self._cached_bucket = -1
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data for a file: corrections of single sizes folded in, the moment's drift of all left out."""
+        """Plain data for a file, with the corrections of single sizes, without the drift that all sizes share."""
         return {
             "measured": self.measured,
             "base": (self.base * self._correction).tolist(),
@@ -170,13 +171,13 @@ def from_measurements(near: dict[int, float], far: dict[int, float], far_fill: i
         far: the same at ``far_fill`` cells, for fewer sizes; may be empty.
         far_fill: cells of ``far``.
     """
-    # A wider pass is never cheaper than one token: where it seems so, something held the single one up. What plain
-    # decoding costs is the lower figure, so that a draft has to beat that.
+    # A wider pass is never cheaper than one token. Where it seems so, the pass over one token was interrupted: then
+    # plain decoding gets the lower time, which a draft has to beat.
     near = {**near, 1: min(near.values())}
     sizes = sorted(near)
     every = np.arange(LARGEST_BATCH + 1)
     base = np.interp(every, sizes, [near[n] for n in sizes])
-    # Beyond the largest size measured cost grows in proportion: the dear assumption, so never a lure.
+    # Beyond the largest size measured, cost is taken to grow in proportion: rather too high than too low.
     largest = sizes[-1]
     beyond = every > largest
     base[beyond] = near[largest] * every[beyond] / largest
@@ -185,7 +186,7 @@ def from_measurements(near: dict[int, float], far: dict[int, float], far_fill: i
     shared = sorted(set(far) & set(near))
     if shared and far_fill > BASE_FILL:
         slopes = [max(0.0, (far[n] - near[n]) / (far_fill - BASE_FILL)) for n in shared]
-        # Attention over the prefix is done once per token: the slope through the origin is the natural one.
+        # Attention over the prefix is computed once per token, so the slope is a line through the origin.
         per_cell = np.interp(every, [0, *shared], [0.0, *slopes])
         per_cell[every > shared[-1]] = slopes[-1] * every[every > shared[-1]] / shared[-1]
     return CostCurve(sizes, base, per_cell)

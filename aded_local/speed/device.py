@@ -9,10 +9,10 @@ from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.trials import processor
 
 LARGEST_DEFAULT_CONTEXT = 8192
-"""Tokens of context unless more is asked for: the project's rule, so that a cache never surprises."""
+"""Tokens of context unless the user asks for more, so that nobody is surprised by the size of the cache."""
 
 CACHE_SHARE = 0.5
-"""Share of the memory still free after loading that a KV cache may take; the rest is for everyone else."""
+"""Share of the memory that is free after loading which a KV cache may take; other programs need the rest."""
 
 
 def physical_threads() -> int:

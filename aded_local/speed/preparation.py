@@ -1,7 +1,7 @@
-"""What a first start lacks is made ready beside and between answers: kernels, the best setting, the cost curve.
+"""Prepares beside and between answers what a first start lacks: kernels, the best setting, the cost curve.
 
-The first token never waits for it. Kernels are compiled by a child process, which goes on when this one ends; settings
-and costs are measured while nobody asks, in contexts of their own; drafting joins when all of it is there.
+The first token never waits for them. A child process compiles the kernels, and goes on when this process ends. Settings
+and costs are measured while no answer is computed, in contexts of their own. Then drafting begins.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ KERNELS: Final = "kernels"
 MEASURING: Final = "measuring"
 READY: Final = "ready"
 
-POLL_SECONDS: Final = 0.1
-"""How often the compiling child is looked at."""
+PREPARATION_POLL: Final = 0.1
+"""Seconds between two looks at the compiling child, or at the thread that closing waits for."""
 
 FIRST_ANSWER_SECONDS: Final = 1.0
-"""Where nobody has asked so long after the start, compiling begins; else when the first answer has ended, since an
-answer beside it streams at half its speed (SmolLM2, two cores)."""
+"""Compiling begins so many seconds after the start if no answer was asked for, else after the first answer: beside
+compiling, an answer streams at half its speed (SmolLM2, two cores)."""
 
 COMPILING_LIMIT: Final = 600.0
 """Seconds after which a compiling child is no longer waited for: forty times what it takes on a quiet core."""
 
 SWITCH_SECONDS: Final = 5e-4
-"""How long Python code of this thread may hold up an answer's: Python's own 5 ms would be felt at every token."""
+"""Seconds after which Python code of this thread lets an answer's thread run. Python's default, 5 ms, would delay every
+token."""
 
 CLOSING_SECONDS: Final = 30.0
-"""How long closing waits for the pass that is being timed."""
+"""Seconds that closing waits for the pass that is being timed."""
 
 Say = Callable[[str], None]
 
@@ -52,7 +53,7 @@ class Preparation:
         scheduler: who may use the model now.
         stage: ``KERNELS``, ``MEASURING`` or ``READY``.
         compiled: seconds that compiling kernels took, 0.0 where they were kept.
-        joined: seconds from the start until drafting joined; 0.0 where it has not, or was there at once.
+        joined: seconds from the start until drafting began; 0.0 before, and where it began at once.
     """
 
     def __init__(self, scheduler: Scheduler, notice: Say) -> None:
@@ -91,15 +92,15 @@ class Preparation:
             pass
         except (ADEDError, OSError) as error:
             self._notice(f"not all could be measured here, so decoding goes on as it is: {error}")
-        except Exception as error:  # whatever it is, answers go on
+        except Exception as error:  # no error here may stop answers
             if self.scheduler.closing:
-                return  # a compiler makes an exception of its own of one that came in it
+                return  # a compiler turns ``Closed`` into an exception of its own
             what = f"{type(error).__name__}: {error}"
             self._notice(
                 f"measuring ended unexpectedly ({what}), so decoding goes on as it is; please report it"
             )
         finally:
-            # They may be the last to hold a model that was dropped meanwhile: it is freed before anybody is told.
+            # The steps may hold the last reference to a model: it is freed before ``wait`` returns.
             del steps
             self.stage = READY
             self._ended.set()
@@ -110,25 +111,25 @@ class Preparation:
 
     @property
     def running(self) -> bool:
-        """Whether something is still made ready."""
+        """Whether preparation goes on."""
         return not self._ended.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all is ready, for at most so many seconds; tells whether it is."""
+        """Wait until all is ready, at most ``seconds``; tells whether it is."""
         return self._ended.wait(seconds)
 
     def close(self) -> bool:
-        """Stop, within a pass; tells whether nobody uses the model any more.
+        """Stop after the current pass; tells whether the thread has ended and no longer uses the model.
 
-        An interrupt meanwhile takes effect when the pass has ended: weights must not be freed under it.
+        A Ctrl-C meanwhile takes effect after the pass, which needs the weights.
         """
         self.scheduler.close()
         interrupt: KeyboardInterrupt | None = None
         until = time.monotonic() + CLOSING_SECONDS
         while self.running and time.monotonic() < until:
             try:
-                self._interrupt()  # again and again: compilers have places where it is dropped
-                self._ended.wait(POLL_SECONDS)
+                self._interrupt()  # repeated, since compilers sometimes drop it
+                self._ended.wait(PREPARATION_POLL)
             except KeyboardInterrupt as came:
                 interrupt = came
         if interrupt is not None:
@@ -137,7 +138,7 @@ class Preparation:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Closing ends what the thread does in the block, wherever it is: with a ``Closed``."""
+        """Within the block closing raises ``Closed`` in this thread, wherever it is."""
         self._interruptible = threading.get_ident()
         try:
             yield
@@ -179,18 +180,18 @@ def compile_beside(scheduler: Scheduler) -> None:
     Raises:
         Closed: the model is being closed.
     """
-    from aded_local.drafters import ahead
+    from aded_local.drafters.ngram import ahead
     from aded_local.kernels import kept
 
     started = time.perf_counter()
     if kept.FOLDER is None:
-        return  # nothing can be handed over: they are compiled here
+        return  # a child could not hand its kernels over, so this process compiles them
     child = None
     try:
         scheduler.wait_for_a_first_answer(FIRST_ANSWER_SECONDS)
-    finally:  # also where this program ends now: the next start has them then
+    finally:  # also where this program ends now: the kernels are there at the next start
         if not kept.somebody_compiles():
-            # Its own session: a terminal's Ctrl-C is not for it.
+            # In a session of its own a terminal's Ctrl-C does not reach it.
             with contextlib.suppress(OSError):
                 child = subprocess.Popen(
                     trial.interpreter(
@@ -201,19 +202,19 @@ def compile_beside(scheduler: Scheduler) -> None:
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-                # It may outlive this object, and somebody has to ask how it ended.
+                # The child may outlive this object, and its exit code has to be collected.
                 threading.Thread(target=child.wait, daemon=True).start()
     while time.perf_counter() - started < COMPILING_LIMIT:
         if scheduler.closing:
             raise Closed
-        time.sleep(POLL_SECONDS)
+        time.sleep(PREPARATION_POLL)
         if child.poll() is not None if child is not None else not kept.somebody_compiles():
             return
 
 
 @contextlib.contextmanager
 def giving_way() -> Iterator[None]:
-    """Python code in the block, which runs beside an answer, hands the interpreter over often."""
+    """Within the block Python switches threads more often, so that an answer beside it is not delayed."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:

@@ -1,7 +1,7 @@
-"""Times passes in a context that nobody needs, and finds the batch sizes that equal one-token decoding.
+"""Times passes in a context of its own, and finds the batch sizes that equal one-token decoding.
 
-The same probe that times a batch of n tokens compares its logits with those of one-token decoding, bit for bit. It
-gives way: whoever answers comes first.
+A probe times a batch of n tokens, and compares its logits with those of one-token decoding, bit for bit. It waits
+before each pass while an answer is computed.
 """
 
 from __future__ import annotations
@@ -23,57 +23,57 @@ FAR_FILL = 2048
 """Cells of the second measurement, from which the cost per cell is taken."""
 
 PREFIX = 32
-"""Tokens really decoded before a probe; the other cells are copies of theirs, which costs no decoding."""
+"""Tokens decoded before a probe. The other cells are copies of theirs, so that they cost no decoding."""
 
 CHAIN = 16
-"""Tokens decoded one by one, for the cost of one and as the reference of exactness."""
+"""Tokens decoded one by one: they give the cost of one, and the reference for exactness."""
 
 SIZES = (2, 4, 3, 8, 5, 6, 7, 16, 12, 10, 9, 14, 20, 24, 32, 48, 64)
-"""Batch sizes probed, most useful first, because a slow model's probe ends when its time is spent. Up to 8
-every size counts on the jagged CPU curves of field measurements (3 dearer than 4, 7 than 8)."""
+"""Batch sizes probed, most useful first: on a slow model the time ends before the list. Up to 8 every size matters on
+the jagged CPU curves of the field measurements (3 costs more than 4, 7 more than 8)."""
 
 FAR_SIZES = (1, 2, 4, 8, 16)
 """Sizes probed at ``FAR_FILL``; in between the cost per cell is interpolated."""
 
 EXACT_POSITIONS = 1024
-"""Tokens that are decoded one by one and in batches before a size is believed exact, where the context has room.
-Kernels for one row and for several may differ only where a value lies just between two quantized ones: with the
-built-in model's Q8_0 weights at one token in a hundred or so, and 300 in a row have been seen without one."""
+"""A size counts as exact after so many tokens were decoded one by one and in batches with equal logits, where the
+context has room. Kernels for one row and for several may differ only where a value lies just between two quantized
+ones: with the built-in model's Q8_0 weights that is about one token in a hundred, and 300 in a row have shown none."""
 EXACT_SECONDS = 1.5
 LEAST_EXACT_POSITIONS = 256
-"""On a slow model, as many as are decoded one by one in this time, but at least this many. Such a model has
-fifty times the built-in one's values per token, each of which might tell."""
+"""On a slow model: as many tokens as are decoded one by one in these seconds, and at least this number. Each token of
+such a model has fifty times as many values as one of the built-in model, and any of them can show a difference."""
 EXACT_FILLS = (256, 512, 2048)
 """Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
 
-PROBE_SECONDS = 3.0
-"""Time after which a timing probe starts no further size: a start-up delay people bear once per model."""
+CURVE_SECONDS = 3.0
+"""Seconds after which a curve's measurement begins no further size: people wait for it once per model."""
 
 ROUNDS = 5
-"""Repetitions per size where time allows; the median counts."""
+"""Timings of each size where time allows; their median is used."""
 
 LEAST_SIZES: Final = 5
-"""Batch sizes that are measured however long they take. Drafts were priced from a single size once, measured beside
-other programs, and lost a tenth of the speed (SmolLM2, two cores)."""
+"""Batch sizes that are always measured, however long that takes. With a single size, measured beside other programs,
+drafting once lost a tenth of the speed (SmolLM2, two cores)."""
 
 PROBE_SEED = 20407
 """Seed of the probe's tokens."""
 
 
 class Gate(Protocol):
-    """Says when a probe may have the processor."""
+    """Says when a probe may use the processor."""
 
     def wait(self) -> bool:
-        """Return when nobody else needs it; tells whether that took waiting."""
+        """Return when no answer is computed; tells whether it had to wait."""
         ...
 
     def undisturbed(self) -> bool:
-        """Whether nobody has needed it since ``wait`` returned."""
+        """Whether no answer has begun since ``wait`` returned."""
         ...
 
 
 class OpenGate:
-    """Nobody else is there."""
+    """No answer is ever computed."""
 
     def wait(self) -> bool:
         """Return at once."""
@@ -85,7 +85,7 @@ class OpenGate:
 
 
 class Probe:
-    """Times and compares batches in a context that holds nothing anyone needs.
+    """Times and compares batches in a context of its own.
 
     Args:
         context: empty; empty again after each measurement.
@@ -93,7 +93,7 @@ class Probe:
         gate: asked before each pass.
 
     Attributes:
-        contended: other programs had the processor during a timing.
+        contended: other programs used the processor during a timing.
     """
 
     LARGEST_ROOM = FAR_FILL + 2 * BASE_FILL
@@ -133,13 +133,13 @@ class Probe:
 
     def _rewind(self, n_past: int) -> None:
         if not self._rewinds:
-            # A running state's snapshots do not reach back beyond the last batch.
+            # A running state can be rolled back within the last batch only.
             self._context.clear()
         if self._context.roll_back(n_past) != n_past:
             self._context.prefill(self._tokens[:n_past], want_logits=False)
 
     def cells_for(self, n_cells: int) -> int:
-        """Cells a probe asked for ``n_cells`` really has: whole copies of the prefix, and no more than fit."""
+        """Cells a probe at ``n_cells`` really has: whole copies of the prefix, as many as fit."""
         if not self._rewinds or n_cells > self.largest_fill:
             return PREFIX
         return max(PREFIX, n_cells // PREFIX * PREFIX)
@@ -153,7 +153,7 @@ class Probe:
             sizes: batch sizes wanted, most useful first; size 1 is always among them.
             n_cells: cells attended over; fewer when the context has fewer.
             rounds: repetitions where time allows.
-            seconds: time after which nothing further is begun, save the first ``LEAST_SIZES`` sizes.
+            seconds: time after which no pass begins, except those of the first ``LEAST_SIZES`` sizes.
 
         Yields:
             Batch size and seconds of each pass. The context is empty after the last.
@@ -161,7 +161,7 @@ class Probe:
         wanted = [1, *(n for n in dict.fromkeys(sizes) if 1 < n <= self.largest_size)]
         self._gate.wait()
         self._fill(n_cells)
-        self._time(1)  # the first pass pays for memory that nobody touched yet
+        self._time(1)  # the first pass is slower: memory is touched for the first time
         spent, met = 0.0, 0
         for _ in range(rounds):
             watch, before = Watch(), met
@@ -173,8 +173,8 @@ class Probe:
                         watch = Watch()
                     began = self._clock()
                     if n == 1:
-                        # Plain steps follow plain steps: llama.cpp reuses their graph, and nothing large has just
-                        # gone through the caches. After 64 tokens one costs 1.8 times as much on the built-in model.
+                        # In plain decoding the pass before was plain too: llama.cpp reuses its graph, and caches are
+                        # warm. After a batch of 64, one token costs 1.8 times as much (built-in model).
                         self._time(1)
                     taken = self._time(n)
                     spent += self._clock() - began
@@ -187,7 +187,7 @@ class Probe:
         self._context.clear()
 
     def time_sizes(
-        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = PROBE_SECONDS
+        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = CURVE_SECONDS
     ) -> dict[int, float]:
         """Median seconds by batch size; arguments as for ``passes``. Sets ``contended``."""
         samples: dict[int, list[float]] = {}
@@ -219,8 +219,8 @@ class Probe:
         return exact
 
     def lasting_sizes(self, sizes: Iterable[int], positions: int = EXACT_POSITIONS) -> set[int]:
-        """Batch sizes that equal one-token decoding, bit for bit, at each of so many tokens in a row (fewer where
-        that takes long: see ``EXACT_SECONDS``)."""
+        """Batch sizes that equal one-token decoding, bit for bit, at each of ``positions`` tokens in a row; at fewer
+        where that takes longer than ``EXACT_SECONDS``."""
         positions = min(positions, self.largest_fill)
         started = self._clock()
         tokens = self._context.model.random_tokens(PREFIX + positions, PROBE_SEED)
@@ -256,7 +256,7 @@ class Probe:
         far: dict[int, float] = {}
         far_fill = min(FAR_FILL, self.largest_fill)
         if far_fill > 2 * BASE_FILL:
-            far = self.time_sizes(FAR_SIZES, far_fill, seconds=PROBE_SECONDS / 3)
+            far = self.time_sizes(FAR_SIZES, far_fill, seconds=CURVE_SECONDS / 3)
         curve = from_measurements(near, far, far_fill)
         curve.contended = self.contended
         return curve
@@ -273,5 +273,5 @@ class Probe:
 
 
 def _digest(logits: npt.NDArray[np.float32]) -> bytes:
-    """Tells logits apart to the last bit, in little memory."""
+    """A short value that differs where logits differ in a bit."""
     return hashlib.blake2b(np.ascontiguousarray(logits).view(np.uint8).data, digest_size=16).digest()

@@ -6,7 +6,7 @@ from typing import Final
 
 TOP_K_SHARE_LIMIT: Final = 0.01
 """Reading the target's likeliest tokens may take this share of a plain pass per step; learning them is part of the
-step's one kernel call. Chosen, not tuned: small beside the margin that a draft must promise (``budget.MARGIN``)."""
+step's one kernel call. Chosen, not tuned: small beside what a draft must promise (``budget.DRAFT_MARGIN``)."""
 
 TOP_K_RATE: Final = 0.1
 """Weight of one step in the running mean of that share: seven steps at twice the limit switch it off."""

@@ -1,8 +1,7 @@
 """Which attention, cache type and cost curve a model gets on this machine: measured once, then kept.
 
-One JSON file per model, devices, thread count and build of llama.cpp in the user's cache folder holds the
-curves by setting, and which setting won. A file that cannot be read is measured again; one that cannot
-be written costs a measurement at the next start and nothing else.
+A JSON file in the user's cache folder, one per model, devices, thread count and build of llama.cpp, holds the curves by
+setting, and which setting won. Where the file cannot be read or written, the next start measures again.
 """
 
 from __future__ import annotations
@@ -25,38 +24,37 @@ from aded_local.speed.device import device_name
 from aded_local.speed.probe import Gate, OpenGate, Probe
 from aded_local.trials import library
 
-FORMAT = 7
-"""Version of the file's layout; another one is measured anew."""
+MEASUREMENTS_FORMAT = 7
+"""Version of the file's layout; a file of another version is not used."""
 
 Setting = tuple[bool, str]
 """Flash attention on or off, and a cache type."""
 
 CANDIDATES: Final[tuple[Setting, ...]] = ((False, "f16"), (True, "bf16"), (True, "f16"))
-"""What is tried, the first of them also what answers until something was measured. On two Zen 4 cores the first was
-fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms); with AMX the length of the text decides. A BF16 cache
-avoids the split-KV kernels that make one-token decoding differ."""
+"""The settings that are tried; answers use the first of them until one is chosen. On two Zen 4 cores the first was
+fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms); with AMX it depends on the length of the text. A BF16
+cache avoids the split-KV kernels, with which one-token decoding differs."""
 
 EXACT_SIZES_THAT_MATTER: Final = 8
-"""Exact sizes are counted up to here when candidates are compared: larger ones hardly ever pay on a CPU."""
+"""When settings are compared, exact sizes up to this one are counted: larger ones hardly ever pay on a CPU."""
 
 EXACT_WORTH: Final = 1.05
-"""A setting may take this much longer than the fastest where more sizes are exact with it: drafts that change no word
-are worth a twentieth of the speed."""
+"""A setting with more exact sizes may take this many times as long as the fastest: drafts that change no word are worth
+a twentieth of the speed."""
 
 TRIAL_FILLS: Final = (256, 1024, 2048)
-"""Cells at which candidates are timed: a chat's first turn, a long chat, a file to work on. The last one decides on two
-cores with AMX: SmolLM2 with flash attention and BF16 takes 5.2 ms a token at the first, 9.9 at the second, 34 at the
-last; without and F16, 6.5, 10.8 and 13.9."""
+"""Cells at which settings are timed: a chat's first turn, a long chat, a file to work on. Two cores with AMX show why:
+with flash attention and BF16, SmolLM2 takes 5.2, 9.9 and 34 ms a token there; without, and F16, 6.5, 10.8 and 13.9."""
 
 TRIAL_WEIGHTS: Final = {1: 6.0, 4: 1.0}
-"""Batch sizes timed in a trial, and how often each is decoded: SmolLM2's chats bring 1.1 to 1.3 tokens per pass, so
-some six passes of seven are plain."""
+"""Batch sizes timed in a trial, and how much each counts: in SmolLM2's chats a pass brings 1.1 to 1.3 tokens, so about
+six passes of seven are plain."""
 
 TRIAL_SECONDS: Final = 0.3
-"""Time per candidate, fill and round of a trial."""
+"""Seconds for each setting, number of cells and round of a trial."""
 
 TRIAL_ROUNDS: Final = 2
-"""Times that every candidate has its turn: a machine that slows down slows all of them."""
+"""Rounds of a trial. Each round times every setting, so that a machine that slows down slows all of them."""
 
 STEPS_WORTH_SAVING = 50
 """Real passes after which a refined curve is written back."""
@@ -70,12 +68,12 @@ def setting_name(flash_attention: bool, cache_type: str) -> str:
 
 
 def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int) -> Path:
-    """The file for this model on this device: named by a hash of all that a measurement depends on."""
+    """The file for this model on this device, named by a hash of everything a measurement depends on."""
     stat = model.path.stat()
     with model.path.open("rb") as file:
         head = hashlib.sha256(file.read(1 << 20)).hexdigest()
     parts = (
-        FORMAT,
+        MEASUREMENTS_FORMAT,
         head,
         stat.st_size,
         device_name(),
@@ -83,7 +81,7 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
         _build(),
         settings.n_threads,
         n_gpu_layers,
-        # A small context is measured at fewer cells, and exact at those alone.
+        # A small context is measured at fewer cells, and its exact sizes hold for those only.
         min(settings.n_ctx, Probe.LARGEST_ROOM),
     )
     name = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
@@ -91,7 +89,7 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
 
 
 def _build() -> str:
-    """Which llama.cpp computes: another build has other kernels, of the same version too."""
+    """Which llama.cpp computes: two builds of one version may have different kernels."""
     with contextlib.suppress(OSError):
         paths = library.files()
         if paths:
@@ -123,7 +121,7 @@ def _trial(found: object) -> tuple[float, list[int]]:
 class Measurements:
     """The file's content: curves and exact sizes by setting, the winners, and trials while there is no winner.
 
-    Exact sizes have a place of their own: they hold however busy the machine was, and a curve may not.
+    Exact sizes are kept apart from curves: other programs can spoil a curve, and never the exact sizes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,16 +135,17 @@ class Measurements:
             OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError
         ):
             data = json.loads(read_private(path))
-            if data["format"] == FORMAT:
+            if data["format"] == MEASUREMENTS_FORMAT:
                 self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
                 self.exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
                 self.trial = {str(name): _trial(found) for name, found in data["trial"].items()}
                 self.winners = {str(k): str(v) for k, v in data["winners"].items()}
 
     def save(self, model: Model, notice: Say) -> None:
-        """Write the file in one step; says so through ``notice``, once, where that fails and could not be foreseen."""
+        """Write the file in one step. Where that fails, ``notice`` is told once, unless the user knows already that the
+        cache folder cannot be written."""
         data = {
-            "format": FORMAT,
+            "format": MEASUREMENTS_FORMAT,
             "model": model.path.name,
             "device": device_name(),
             "winners": self.winners,
@@ -157,7 +156,7 @@ class Measurements:
         try:
             write_privately(self.path, json.dumps(data))
         except OSError as error:
-            if not self._told and cache().problem is None:  # that one was told at the start: see ``opening``
+            if not self._told and cache().problem is None:  # else ``opening`` has told of the cache folder
                 reason = f"{error.strerror or error} in {self.path.parent}"
                 notice(f"measurements not kept ({reason}); they are made again at the next start")
             self._told = True
@@ -165,14 +164,14 @@ class Measurements:
 
 @dataclass
 class _Score:
-    """What a trial found of a candidate: seconds of its passes, the best of its turns, and its exact sizes."""
+    """What a trial found about a setting: seconds of its passes in the best round, and its exact sizes."""
 
     seconds: float
     exact: frozenset[int]
 
     @property
     def kept(self) -> int:
-        """How many of the sizes that matter are exact."""
+        """How many exact sizes count."""
         return sum(1 for n in self.exact if n <= EXACT_SIZES_THAT_MATTER)
 
 
@@ -185,7 +184,7 @@ class Tuner:
 
     Args:
         model: loaded weights.
-        wanted: the context's shape; its attention and cache type are placeholders unless given below.
+        wanted: the context's shape. Its attention and cache type are not used.
         exact: choose by exactness instead of speed.
         flash_attention, cache_type: fixed by the caller where not None.
         n_gpu_layers: as the model was loaded.
@@ -193,9 +192,9 @@ class Tuner:
         notice: told when the file cannot be written.
 
     Attributes:
-        progress: as given; replaced where nobody waits any more.
-        busy: other programs ran beside a measurement of this start.
-        on_busy: called when that is noticed.
+        progress: as given; replaced when nobody waits any more.
+        busy: other programs ran beside a measurement since this start.
+        on_busy: called when ``busy`` becomes true.
     """
 
     def __init__(
@@ -234,7 +233,7 @@ class Tuner:
 
     @property
     def settled(self) -> bool:
-        """Whether it is known which setting suits best."""
+        """Whether the best setting is known."""
         return self._winner is not None
 
     def open(self) -> Target:
@@ -255,7 +254,7 @@ class Tuner:
         raise failure or DeviceError("no attention setting works here; run with --verbose")
 
     def settle(self, gate: Gate | None = None) -> ContextSettings:
-        """Find the setting that suits best, if that is not known yet, in contexts of its own.
+        """Find the best setting, if it is not known yet, in contexts of its own.
 
         Args:
             gate: asked before each pass.
@@ -275,7 +274,7 @@ class Tuner:
 
     def _try_all(self, gate: Gate) -> tuple[Setting, bool]:
         """The best candidate, and whether other programs ran beside the trial."""
-        # Trials of earlier starts count: a program that answers once may not live long enough for all of them.
+        # Trials of earlier starts count: a program that answers once may end before all of them are done.
         scores = {
             each: _Score(self.kept.trial[name][0], frozenset(self.kept.trial[name][1]))
             for each in self._candidates
@@ -300,7 +299,7 @@ class Tuner:
             raise failure or DeviceError("no attention setting works here; run with --verbose")
         if self._exact:
             best = max(scores, key=lambda each: (scores[each].kept, -scores[each].seconds))
-            # Times decide between equals only.
+            # Times matter only between settings with equally many exact sizes.
             contended &= sum(score.kept == scores[best].kept for score in scores.values()) > 1
         else:
             limit = EXACT_WORTH * min(score.seconds for score in scores.values())
@@ -322,7 +321,7 @@ class Tuner:
             if earlier is not None:
                 return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
             if self._exact:
-                # Bits do not depend on what else runs, so what an earlier start found holds.
+                # Other programs do not change bits, so exact sizes of an earlier start hold.
                 name = setting_name(*candidate)
                 found = self.kept.exact.get(name) or probe.exactness()
                 self.kept.exact[name] = found
@@ -352,7 +351,7 @@ class Tuner:
         return replace(self._wanted, flash_attention=candidate[0], cache_type=candidate[1])
 
     def _trial(self, candidate: Setting) -> Target:
-        """A small context beside the one that answers."""
+        """A small context for measurements."""
         room = min(self._wanted.n_ctx, Probe.LARGEST_ROOM)
         return Target(self._model, replace(self._settings(candidate), n_ctx=room))
 
@@ -368,12 +367,12 @@ class Tuner:
     def measure_curve(
         self, settings: ContextSettings, gate: Gate | None = None, known: CostCurve | None = None
     ) -> CostCurve:
-        """Measure the cost curve of a setting, in a context of its own, and keep it unless others ran beside it.
+        """Measure the cost curve of a setting, in a context of its own, and keep it unless it is contended.
 
         Args:
             settings: with the attention and cache type to measure.
             gate: asked before each pass.
-            known: the curve in use, which takes the new one in; the kept one where None.
+            known: the curve in use, into which the new one is merged; None for the kept one.
 
         Raises:
             DeviceError: there is no memory for the context.
@@ -423,10 +422,10 @@ class Tuner:
         self.save()
 
     def keep(self, settings: ContextSettings, curve: CostCurve) -> None:
-        """Write a curve measured elsewhere for the engine to use; what is known of exactness stays if it has none."""
+        """Keep a curve measured elsewhere, for the engine to use. Known exact sizes stay where it has none."""
         name = setting_name(settings.flash_attention, settings.cache_type)
         earlier = self.kept.curves.get(name)
-        curve.sightings = SIGHTINGS  # whoever measures on purpose is believed
+        curve.sightings = SIGHTINGS  # it was measured on purpose, and is not measured again
         if curve.exact is not None:
             self.kept.exact[name] = curve.exact, curve.exact_fills
         elif earlier is not None:
@@ -439,6 +438,6 @@ class Tuner:
         self.kept.save(self._model, self._notice)
 
     def save_refined(self, curve: CostCurve) -> None:
-        """Write a curve back that real steps have refined enough."""
+        """Write a curve again after enough real passes have refined it."""
         if curve.steps_seen >= STEPS_WORTH_SAVING:
             self.save()

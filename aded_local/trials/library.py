@@ -1,7 +1,4 @@
-"""Which llama.cpp library this process would load, and what tells one build from another.
-
-The library itself is not loaded.
-"""
+"""Finds the llama.cpp library that this process would load, and what distinguishes its build; does not load it."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ OVERRIDE = "LLAMA_CPP_LIB_PATH"
 """Environment variable that names another folder of libraries, for llama_cpp as for us."""
 
 COMPUTING = re.compile(r"(lib)?(llama|ggml-base|ggml-cpu[\w-]*)(\.\d+)*\.(so|dylib|dll)(\.\d+)*")
-"""Names of the libraries that compute on the CPU, on Linux, macOS and Windows. Those for GPUs are hundreds of
-megabytes, for another processor."""
+"""Names of the libraries that compute on the CPU, on Linux, macOS and Windows. Those for GPUs have hundreds of
+megabytes, and do not depend on the processor."""
 
 COMPILERS = (rb"GCC: \([^)\0]*\) [\w.]+", rb"(?:Apple |Debian |Ubuntu )*clang version [\w.]+")
-"""What compilers write into the libraries they make (the section .comment)."""
+"""What compilers write about themselves into a library (section .comment)."""
 
 
 def folder() -> Path | None:
@@ -36,7 +33,7 @@ def folder() -> Path | None:
         return Path(override)
     try:
         spec = importlib.util.find_spec(PACKAGE)
-    except (ImportError, ValueError):  # something under this name was put into sys.modules by hand
+    except (ImportError, ValueError):  # somebody has put another thing of this name into sys.modules
         return None
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     return Path(places[0]).absolute() / "lib" if places else None
@@ -45,8 +42,8 @@ def folder() -> Path | None:
 def files() -> list[Path]:
     """The libraries that compute on the CPU, by name; empty where there are none.
 
-    All names of a library are there (``libllama.so``, ``libllama.so.0``): wheels hold copies instead of links, and the
-    system's loader chooses among them.
+    A library may have several names (``libllama.so``, ``libllama.so.0``). Wheels hold copies instead of links, and the
+    system's loader chooses one, so all are listed.
     """
     place = folder()
     try:
@@ -59,8 +56,8 @@ def files() -> list[Path]:
 def fingerprint(paths: list[Path]) -> str:
     """SHA-256 over names and contents of files, in hexadecimal digits.
 
-    Of files that did not change the hash is remembered: reading 20 MB takes some 0.03 s, without the processor's help
-    0.1 s, and this is asked at every start.
+    Hashes of unchanged files are remembered, since every start needs them: 20 MB take 0.03 s, and 0.1 s on a processor
+    without instructions for SHA.
 
     Raises:
         OSError: one of them cannot be read.
@@ -95,7 +92,7 @@ def _remembered(memo: Path) -> dict[str, object]:
 
 
 def compilers(paths: list[Path]) -> list[str]:
-    """The compilers whose names stand in these files, e.g. ``GCC: (Debian 12.2.0-14) 12.2.0``; none where stripped."""
+    """The compilers named in these files, e.g. ``GCC: (Debian 12.2.0-14) 12.2.0``; none in stripped files."""
     found: dict[str, None] = {}
     for path in paths:
         with contextlib.suppress(OSError):

@@ -1,8 +1,9 @@
-"""Whether llama.cpp, as it was built, works on this processor: tried in a child process before this one relies on it.
+"""Tries in a child process whether llama.cpp, as it was built, works on this processor.
 
-A build can be broken without a word: GCC before 12.4, 13.3 and 14 drops what AMX needs (target/llama_cpp.cmake has
-more), and pip's cache or a moved disk brings libraries made for another processor. Such a library ends the process with
-an illegal instruction. So a child tries it, once for each library and processor, and the verdict is kept.
+A build can be broken without any message: GCC before 12.4, 13.3 and 14 removes code that AMX needs (see
+llama/llama_cpp.cmake), and pip's cache or a moved disk may hold a library made for another processor. Such a library
+ends the process with an illegal instruction. So a child tries it once for each library and processor, and the verdict
+is kept.
 
 This module imports neither llama_cpp nor NumPy, so that a program can ask before it loads them.
 """
@@ -22,33 +23,33 @@ from aded_local.errors import BrokenBuildError
 from aded_local.trials import library, trial, verdicts
 from aded_local.trials.verdicts import Verdict
 
-CHECK = 1
-"""Version of what is tried; another one is tried anew."""
+PREFLIGHT_VERSION = 1
+"""Version of the trial; verdicts of other versions do not count."""
 
-PROGRAM = "aded_local.llama.preflight_trial"
+PREFLIGHT_MODULE = "aded_local.llama.preflight_trial"
 """What the child runs."""
 
-LIMIT = 120.0
-"""Seconds for a step of the child, after which it counts as hung. All together take one or two; beside twenty busy
-programs a core, the slowest step took 8 and all 35."""
+PREFLIGHT_SECONDS = 120.0
+"""Seconds for a step of the child, after which it counts as hung. All steps together take one or two; beside twenty
+busy programs per core, the slowest step took 8 and all of them 35."""
 
 NOT_FINITE = "computed what is no number"
-"""The line with which the child says that llama.cpp computed infinities, or nothing that is a number."""
+"""The child's line when llama.cpp computed infinities or NaN."""
 
 REBUILD_FLAGS = 'CMAKE_ARGS="-DCMAKE_CXX_FLAGS=-fno-dse"'
-"""Keeps GCC from removing the stores it takes for dead; see target/llama_cpp.cmake."""
+"""Keeps GCC from removing stores that it takes for dead; see llama/llama_cpp.cmake."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """A check just made.
+    """What came of a trial made now.
 
     Attributes:
-        verdict: None where the check did not come to one.
-        reason: why it did not.
-        kept: where the verdict lies now; None where it could not be written.
+        verdict: None where there is none.
+        reason: why there is none.
+        kept: the verdict's file; None where it could not be written.
     """
 
     verdict: Verdict | None
@@ -61,15 +62,15 @@ _refused: Verdict | None = None
 
 
 def require_sound_build(progress: Say | None = None) -> None:
-    """Make sure, once in this process, that llama.cpp works here; call before it computes.
+    """Make sure, once in this process, that llama.cpp works here; call it before llama.cpp computes.
 
-    A check that comes to no verdict (no child process can be started, no library found) is no obstacle.
+    A trial without a verdict (no child process can be started, no library found) does not stop anything.
 
     Args:
-        progress: told before the check, which takes a second or two.
+        progress: told before the trial, which takes a second or two.
 
     Raises:
-        BrokenBuildError: it dies or hangs on this processor.
+        BrokenBuildError: llama.cpp crashes or hangs on this processor.
     """
     global _passed, _refused
     if _passed or trial.is_child():
@@ -94,20 +95,20 @@ def _kept_or_new(progress: Say | None) -> Verdict | None:
 
 
 def verdict_path() -> Path | None:
-    """Where the verdict on this library and this processor is kept; None where there is no library to be judged."""
-    return verdicts.place("preflight", CHECK)
+    """The file of the verdict on this library and this processor; None where there is no library."""
+    return verdicts.place("preflight", PREFLIGHT_VERSION)
 
 
 def examine(path: Path | None) -> Examination:
-    """Try the library in a child process, now, whatever is known of it, and keep the verdict in ``path``."""
+    """Try the library in a child process now, whether or not there is a verdict, and keep the new one in ``path``."""
     if path is None:
         return Examination(None, f"no library of llama.cpp was found in {library.folder() or 'any package'}")
     try:
         with tempfile.TemporaryDirectory(prefix="aded-preflight-") as folder:
-            outcome = trial.run(PROGRAM, [folder], limit=LIMIT)
+            outcome = trial.run(PREFLIGHT_MODULE, [folder], limit=PREFLIGHT_SECONDS)
     except OSError as error:
         return Examination(None, f"no folder for temporary files: {error}")
-    verdict = verdicts.of(outcome, LIMIT, (NOT_FINITE,))
+    verdict = verdicts.of(outcome, PREFLIGHT_SECONDS, (NOT_FINITE,))
     if verdict is None:
         return Examination(None, outcome.cause)
     return Examination(verdict, kept=verdicts.keep(path, verdict))
@@ -140,7 +141,7 @@ def reinstall_command() -> str:
     name = library.DISTRIBUTION
     pip = f"-m pip install --force-reinstall --no-cache-dir --no-deps --no-binary {name} {name}{version}"
     if sys.platform == "win32":
-        # Its compilers keep those stores, and its shells set variables in ways of their own.
+        # Compilers there keep those stores, and the shells set variables in other ways.
         python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
         return f"{python} {pip}"
     return f"{REBUILD_FLAGS} {shlex.quote(sys.executable)} {pip}"

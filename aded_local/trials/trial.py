@@ -1,7 +1,7 @@
-"""Something tried in a child process, because it may end the process that does it, or never return.
+"""Runs in a child process what may crash or hang a process.
 
-The child is a module that is run as a program. It says each step before it begins it, so that the parent knows where
-it died; it may be given less memory than there is::
+The child runs a module as a program. It names each step before it begins it, so that the parent knows where it died.
+Its memory may be bounded::
 
     from aded_local.trials import trial            # in the child
     trial.step("decoding one token")
@@ -30,19 +30,19 @@ from pathlib import Path
 from typing import IO
 
 INSIDE = "ADED_TRIAL"
-"""Environment variable that marks such a child, and what it starts itself."""
+"""Environment variable that marks such a child, and the processes that it starts."""
 
-STEP, END = "step: ", "end of trial"
-"""How lines begin that say a step, and the line of a child that did all it had to."""
+STEP, ALL_DONE = "step: ", "end of trial"
+"""The beginning of a line that names a step, and the last line of a child that did everything."""
 
 GRACE = 10.0
-"""Seconds after the limit when a child ends itself, where its parent has not."""
+"""Seconds after the limit when a child ends itself, if its parent has not ended it."""
 
 OUT_OF_MEMORY = "ran out of the memory it was given"
-"""The line with which a child says so that noticed in time."""
+"""A child's line when memory ran out and it could still write."""
 
 WINDOWS_FAULT = 0xC0000000
-"""Exit codes from here on are exceptions that ended a process (NTSTATUS, severity "error")."""
+"""Exit codes from this one up are exceptions that ended a process (NTSTATUS, severity "error")."""
 
 WINDOWS_FAULTS = {
     0xC0000005: "access violation",
@@ -63,7 +63,7 @@ _BEGIN = (
     "from aded_local.trials import trial; "
     "trial.become_child(sys.argv[1], *map(float, sys.argv[2:4]), sys.argv[4:])"
 )
-"""The child's first words."""
+"""The child's first statements."""
 
 
 class Ending(enum.Enum):
@@ -71,11 +71,11 @@ class Ending(enum.Enum):
 
     FINE = "fine"
     FAILED = "failed"
-    """It could not be started, or ended itself: an exception, an exit code."""
+    """It could not be started, or ended with an exception or an exit code."""
     DIED = "died"
-    """A signal ended it; on Windows, an exception that nobody handled."""
+    """A signal ended it; on Windows, an unhandled exception."""
     HUNG = "hung"
-    """It was still at it when its time was over."""
+    """It had not ended when its time was over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,11 @@ class Outcome:
 
     Attributes:
         ending: how it ended.
-        step: what it had begun last; empty before its first step.
-        cause: DIED: the signal's name; FAILED: the last line it complained with, or its exit code; else empty.
+        step: the step it began last; empty before the first.
+        cause: DIED: the signal's name; FAILED: the last line on standard error, or the exit code; else empty.
         seconds: how long it took.
-        said: what it printed besides, line by line.
-        complained: what it wrote to standard error, line by line.
+        said: its other lines on standard output.
+        complained: its lines on standard error.
     """
 
     ending: Ending
@@ -100,13 +100,12 @@ class Outcome:
 
 
 def interpreter(program: str, *arguments: str) -> list[str]:
-    """The command of a Python that runs a program's text.
+    """The command of a Python that runs a program's text, with this process's module path.
 
-    It has this process's module path. With ``-m`` alone it would look for modules in the folder the user happens to be
-    in before all others, and run what lies there.
+    With ``-m`` Python would first look for modules in the current folder, and run files that lie there.
 
     Raises:
-        OSError: there is no interpreter: the executable of a frozen program is that program, which would begin anew.
+        OSError: there is no interpreter. The executable of a frozen program would start that program again.
     """
     if not sys.executable or getattr(sys, "frozen", False):
         raise OSError("there is no Python interpreter to start")
@@ -115,21 +114,21 @@ def interpreter(program: str, *arguments: str) -> list[str]:
 
 
 def is_child() -> bool:
-    """Whether this process is itself a trial, in which nothing need be tried before."""
+    """Whether this process is itself a trial, which needs no trials of its own."""
     return INSIDE in os.environ
 
 
 def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: int = 0) -> Outcome:
     """Run a module as a program in a child process, and wait for its end.
 
-    The child sees this process's environment and module path; it reads nothing and shows nothing.
+    The child has this process's environment and module path. It reads no input, and its output is not shown.
 
     Args:
-        module: its full name; or its file, where the package around it is not to be imported.
+        module: its full name; or its file, to run it without importing its package.
         arguments: its ``sys.argv[1:]``.
-        limit: seconds without a further step after which it counts as hung, and is ended. Not seconds in all: on a
-            machine with much other work a child that is well may be many times slower.
-        memory: bytes it may take besides files it only reads, 0 for as many as there are. Linux alone binds it to that.
+        limit: seconds without a further step after which it counts as hung, and is ended. Not seconds in all: beside
+            much other work a sound child may be many times slower.
+        memory: bytes it may take besides files that it only reads; 0 for no bound. Only Linux enforces it.
     """
     started = time.monotonic()
     lines: list[str] = []
@@ -137,7 +136,7 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
 
     def outcome(ending: Ending, cause: str = "") -> Outcome:
         steps = [line.removeprefix(STEP) for line in lines if line.startswith(STEP)]
-        said = tuple(line for line in lines if line != END and not line.startswith(STEP))
+        said = tuple(line for line in lines if line != ALL_DONE and not line.startswith(STEP))
         seconds = time.monotonic() - started
         return Outcome(ending, steps[-1] if steps else "", cause, seconds, said, tuple(complained))
 
@@ -163,7 +162,7 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
         except (queue.Empty, subprocess.TimeoutExpired):
             child.kill()
             return outcome(Ending.HUNG)
-        except BaseException:  # Ctrl-C: nobody waits any more
+        except BaseException:  # Ctrl-C: nobody waits for it any more
             child.kill()
             raise
         complained += iter(complaints.get, None)
@@ -171,14 +170,14 @@ def run(module: str | Path, arguments: Sequence[str], *, limit: float, memory: i
     if fault is not None:
         return outcome(Ending.DIED, fault)
     # Where a program ignores SIGCHLD, the exit code of a child that died is lost, and reads 0.
-    if code == 0 and lines[-1:] == [END]:
+    if code == 0 and lines[-1:] == [ALL_DONE]:
         return outcome(Ending.FINE)
     complaint = next((line.strip() for line in reversed(complained) if line.strip()), f"exit code {code}")
     return outcome(Ending.FAILED, complaint)
 
 
 def _listen(stream: IO[str] | None) -> queue.SimpleQueue[str | None]:
-    """The lines of a stream as they come, read by a thread of their own; None after the last."""
+    """The lines of a stream as they come, read in a thread; None after the last."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -192,7 +191,7 @@ def _listen(stream: IO[str] | None) -> queue.SimpleQueue[str | None]:
 
 
 def fault_of(code: int) -> str | None:
-    """The name of what ended a process from outside its own will; None where it ended itself."""
+    """The name of the signal or exception that ended a process; None where it ended itself."""
     if code < 0:
         with contextlib.suppress(ValueError):
             return signal.Signals(-code).name
@@ -205,25 +204,25 @@ def fault_of(code: int) -> str | None:
 # --- in the child --------------------------------------------------------------------------------
 
 _limit = 0.0
-"""As ``run`` was given it; 0 in a process that is no such child."""
+"""The ``limit`` of ``run``; 0 in a process that is no such child."""
 
 
 def step(what: str) -> None:
-    """Say what is begun now."""
+    """Name the step that begins now."""
     if _limit:
-        # The parent may die meanwhile: then the child ends itself.
+        # If the parent dies meanwhile, the child ends itself.
         faulthandler.dump_traceback_later(_limit + GRACE, exit=True)
     print(STEP + what, flush=True)
 
 
 def become_child(module: str, limit: float, memory: float, arguments: Sequence[str]) -> None:
-    """Run a module as a program in this process, which has no other purpose, and say when it is through."""
+    """Run a module as a program in this process, which is a child made for it, and print ``ALL_DONE`` at the end."""
     global _limit
     _limit = limit
     die_quietly()
     if memory:
         bound_memory(int(memory))
-    # The parent gets the Ctrl-C too, and ends its child.
+    # The parent gets a Ctrl-C too, and ends its child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     step("starting")
@@ -236,15 +235,15 @@ def become_child(module: str, limit: float, memory: float, arguments: Sequence[s
     except SystemExit as leaving:
         if leaving.code:
             raise
-    print(END, flush=True)
-    # What a library does as its process ends was not tried, and takes a while.
+    print(ALL_DONE, flush=True)
+    # A library's clean-up at the end of the process is not part of the trial, and takes a while.
     os._exit(0)
 
 
 def bound_memory(n_bytes: int) -> None:
-    """Let this process take no more than so much; files that are mapped only to be read do not count."""
+    """Bound the memory of this process; files that are mapped to be read do not count."""
     if not sys.platform.startswith("linux"):
-        return  # macOS does not bind what is mapped, and nearly all is
+        return  # macOS does not bound mapped memory, and nearly all memory is mapped
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -253,7 +252,7 @@ def bound_memory(n_bytes: int) -> None:
 
 
 def die_quietly() -> None:
-    """Leave no core dump and open no dialog: this death is expected, and told by the parent."""
+    """Leave no core dump and open no dialog if this process crashes: its parent reports it."""
     if sys.platform == "win32":
         import ctypes
 
@@ -263,5 +262,5 @@ def die_quietly() -> None:
 
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     with contextlib.suppress(OSError, ValueError):
-        # Linux hands a core to a collecting program even at a limit of 0, but not at 1 (fs/coredump.c).
+        # At a limit of 0 Linux still hands the core to a collecting program, at 1 it does not (fs/coredump.c).
         resource.setrlimit(resource.RLIMIT_CORE, (min(hard, 1) if hard >= 0 else 1, hard))

@@ -1,6 +1,6 @@
-"""What trials in child processes found out, kept in the cache folder so that each is made once.
+"""Verdicts of trials in child processes, kept in the cache folder so that each trial is made once.
 
-A verdict holds for one library of llama.cpp on one processor, and for whatever else the trial depended on.
+A verdict holds for one library of llama.cpp on one processor, and for the other facts that the trial depends on.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ FAULTS = {
     "SIGTRAP": "trap",
     "SIGSYS": "bad system call",
 }
-"""Signals that a process brings on itself. Any other came from outside (out of memory, a person), and says nothing."""
+"""Signals that a process causes itself. Any other comes from outside (out of memory, a person) and gives no verdict."""
 
 LAST_LINES = 3
 LAST_CHARACTERS = 200
-"""How much of a child's last words is kept: an assertion of ggml is a line, an exception of C++ two."""
+"""How much of a child's last output is kept: an assertion of ggml is one line, a C++ exception two."""
 
 _FOLDERS = re.compile(r"^.*/(?=[^/]+:\d+: )")
-"""The folders before ``ggml.c:123: ``, of the machine that built the library."""
+"""The folders before ``ggml.c:123: ``, which are those of the machine that built the library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Verdict:
     Attributes:
         sound: it works.
         what: what went wrong, e.g. ``died of SIGILL (illegal instruction)``; empty where it is sound.
-        step: what the child was doing then; empty likewise, or where it had not begun.
+        step: the child's step at that time; empty where it is sound, or before the first step.
         processor: the processor's name.
         library: the folder llama.cpp was found in.
         seconds: how long the trial took.
         when: Unix time of its end.
-        words: what the child said as it died, in one line that is safe to show; mostly empty.
+        words: the child's last output before it died, in one line that is safe to show; mostly empty.
     """
 
     sound: bool
@@ -67,11 +67,11 @@ class Verdict:
 
 
 def place(folder: str, *facts: object) -> Path | None:
-    """Where a verdict on this library and this processor is kept; None where there is no library to be judged.
+    """The file of a verdict on this library and this processor; None where there is no library.
 
     Args:
-        folder: of the cache folder.
-        facts: what else it depends on; their ``repr`` counts.
+        folder: within the cache folder.
+        facts: what else the verdict depends on; their ``repr`` is part of the file's name.
     """
     try:
         paths = library.files()
@@ -86,7 +86,7 @@ def place(folder: str, *facts: object) -> Path | None:
 
 
 def read(path: Path) -> Verdict | None:
-    """A kept verdict; None where there is none, or none that can be used."""
+    """A kept verdict; None where there is none, or its file is damaged."""
     try:
         found: dict[str, Any] = json.loads(read_private(path))
         verdict = Verdict(**found)
@@ -103,7 +103,7 @@ def read(path: Path) -> Verdict | None:
 
 
 def keep(path: Path, verdict: Verdict) -> Path | None:
-    """Keep a verdict; where it lies now, None where it could not be written."""
+    """Keep a verdict; returns its file, None where it could not be written."""
     with contextlib.suppress(OSError):
         write_privately(path, json.dumps(asdict(verdict)))
         return path
@@ -111,12 +111,12 @@ def keep(path: Path, verdict: Verdict) -> Path | None:
 
 
 def of(outcome: Outcome, limit: float, admitted: Collection[str] = ()) -> Verdict | None:
-    """What an outcome says of the thing tried; None where it says nothing.
+    """The verdict that follows from an outcome; None where none does.
 
     Args:
         outcome: of the trial.
         limit: seconds it had for a step.
-        admitted: the lines with which the child itself says that something went wrong.
+        admitted: lines by which the child itself reports a fault.
     """
     what = _fault(outcome, limit, admitted)
     if what is None:
@@ -134,7 +134,7 @@ def of(outcome: Outcome, limit: float, admitted: Collection[str] = ()) -> Verdic
 
 
 def _fault(outcome: Outcome, limit: float, admitted: Collection[str]) -> str | None:
-    """What went wrong; empty where nothing, None where the outcome does not tell."""
+    """What went wrong; empty for nothing, None where the outcome does not show it."""
     if outcome.ending is Ending.FINE:
         return ""
     if outcome.ending is Ending.HUNG:
@@ -148,7 +148,7 @@ def _fault(outcome: Outcome, limit: float, admitted: Collection[str]) -> str | N
 
 
 def _words(lines: Sequence[str]) -> str:
-    """The first complaints of a process that died, which tell why; what follows may be a backtrace."""
+    """The first error lines of a process that died. They say why; later ones may be a backtrace."""
     told = [_FOLDERS.sub("", line.strip()) for line in lines if line.strip()][:LAST_LINES]
     shown = one_line("; ".join(told))
     return shown if len(shown) <= LAST_CHARACTERS else shown[: LAST_CHARACTERS - 3] + "..."

@@ -1,8 +1,8 @@
-"""Whether a GGUF ends the process that loads it: tried in a child process before this one does.
+"""Tries in a child process whether a GGUF crashes the process that loads it.
 
-llama.cpp asserts what it expects of a header, and ends the process where a file has it otherwise. The rules in
-``target/soundness.py`` name what is known; what they do not know is met by a child, which loads the file and decodes a
-token. It does so once for each header, library and processor, and the verdict is kept.
+llama.cpp ends the process where a file breaks one of its assertions. The rules in ``llama/soundness.py`` refuse the
+known cases. For the others a child loads the file and decodes a token, once for each header, library and processor, and
+the verdict is kept.
 
 This module imports neither llama_cpp nor NumPy.
 """
@@ -17,28 +17,28 @@ from aded_local.trials import trial, verdicts
 from aded_local.trials.trial import Ending
 from aded_local.trials.verdicts import Verdict
 
-CHECK = 1
-"""Version of what is tried; another one is tried anew."""
+VETTING_VERSION = 1
+"""Version of the trial; verdicts of other versions do not count."""
 
-PROGRAM = Path(__file__).parent.parent / "llama" / "vetting_trial.py"
-"""What the child runs, as a file: its package imports NumPy and more, which take longer than all the rest."""
+VETTING_FILE = Path(__file__).parent.parent / "llama" / "vetting_trial.py"
+"""The child's program, as a file: importing its package, with NumPy and more, would take longer than the trial."""
 
-LIMIT = 15.0
-"""Seconds for a step of the child, after which it counts as hung, beside the time to read the file. SmolLM2
-(98 MB) takes 0.4 s of a core in all, the built-in draft model 0.13, a file of 1.5 GB one second."""
+VETTING_SECONDS = 15.0
+"""Seconds for a step of the child, beside the time to read the file, after which it counts as hung. SmolLM2 (98 MB)
+takes 0.4 s of a core in all, the built-in draft model 0.13, a file of 1.5 GB one second."""
 
 SLOWEST_DISK = 20e6
-"""Bytes a second at which a file is still read: less than a worn hard disk or a wireless network share gives."""
+"""Bytes per second of the slowest disk allowed for: less than a worn hard disk or a wireless network share gives."""
 
-MEMORY, MEMORY_SHARE = 2 << 30, 4
-"""Bytes the child may take besides the weights, which are mapped, and the part of the file's size that it may take
-more: running states grow with a model. SmolLM2 takes 90 MB, 24 layers of width 2,048 under 300."""
+VETTING_MEMORY, MEMORY_SHARE = 2 << 30, 4
+"""Bytes that the child may take besides the mapped weights; and one part in so many of the file's size on top, since
+running states grow with a model. SmolLM2 takes 90 MB, 24 layers of width 2,048 under 300."""
 
 LARGE = 1 << 30
-"""Bytes of a file from which on the child may take seconds, so that somebody is told."""
+"""Bytes. The trial of a larger file may take seconds, so that the user is told."""
 
 PASSING = ("SIGBUS",)
-"""What a child also dies of where the file is cut short or a disk fails meanwhile: told, but not kept."""
+"""Signals that also come where a file is cut short or a disk fails meanwhile: the error is raised, and not kept."""
 
 _passed: set[tuple[str, bool]] = set()
 
@@ -51,9 +51,9 @@ def require_harmless(
     vocabulary_only: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> None:
-    """Make sure, once for each header, that llama.cpp survives a file; call before it loads it.
+    """Make sure, once for each header, that llama.cpp does not crash on a file; call it before the file is loaded.
 
-    A trial that comes to no verdict (no child process can be started, somebody killed it) is no obstacle.
+    A trial without a verdict (no child process can be started, somebody killed it) does not stop anything.
 
     Args:
         path: the file.
@@ -63,12 +63,12 @@ def require_harmless(
         progress: told before a trial that may take seconds.
 
     Raises:
-        ModelFormatError: llama.cpp died of it, hung, or took more memory than a header can need.
+        ModelFormatError: llama.cpp crashed on it, hung, or took more memory than any header needs.
     """
     if (digest, vocabulary_only) in _passed or trial.is_child():
         return
     what = "vocabulary" if vocabulary_only else "model"
-    kept = verdicts.place("vetted", CHECK, what, digest)
+    kept = verdicts.place("vetted", VETTING_VERSION, what, digest)
     verdict = None if kept is None else verdicts.read(kept)
     if verdict is None:
         if progress is not None and n_bytes >= LARGE:
@@ -82,11 +82,11 @@ def require_harmless(
 
 
 def _tried(path: Path, what: str, n_bytes: int, kept: Path | None) -> Verdict | None:
-    limit = LIMIT + n_bytes / SLOWEST_DISK
-    memory = MEMORY + n_bytes // MEMORY_SHARE
-    outcome = trial.run(PROGRAM, [str(path), what], limit=limit, memory=memory)
+    limit = VETTING_SECONDS + n_bytes / SLOWEST_DISK
+    memory = VETTING_MEMORY + n_bytes // MEMORY_SHARE
+    outcome = trial.run(VETTING_FILE, [str(path), what], limit=limit, memory=memory)
     verdict = verdicts.of(outcome, limit, (trial.OUT_OF_MEMORY,))
-    # A machine that stood still, too, makes a child hang.
+    # A child also hangs where the machine was suspended.
     passing = outcome.ending is Ending.HUNG or outcome.cause in PASSING
     if verdict is not None and kept is not None and not passing:
         verdicts.keep(kept, verdict)

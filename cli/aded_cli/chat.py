@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aded_local.errors import ADEDError, EmptyPromptError, ModelNotFoundError
-from aded_local.shown import json_text, visible
+from aded_local.errors import EmptyPromptError, ModelNotFoundError
+from aded_local.shown import json_text
 from aded_local.starting import EXIT_INTERRUPTED
 
 from . import display
 from .keyboard import Keyboard
 from .options import STDIN, Settings, chat_options, help_for_missing
+from .program import CONTEXT, OneLine
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED
 
     from .answer import Answer
-
-EXIT_ERROR = 2
-EXIT_UNEXPECTED = 1
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 MEASURING = "answered; measuring what a pass costs here, once per model (Ctrl-C leaves it for next time)…"
 MEASURING_SECONDS = 15.0
@@ -43,30 +38,7 @@ LARGEST_PROMPT = 2**26
 """Bytes of a file or of standard input: 64 for each token of the largest context. More is a mistake (/dev/zero)."""
 
 
-class OneLineCommand(click.Command):
-    """A command whose errors are one line on standard error and exit code 2, without click's usage block.
-
-    Attributes:
-        program: what that line begins with.
-    """
-
-    program = display.PROGRAM
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run and exit the process, as click's own ``main`` does in standalone mode."""
-        kwargs["standalone_mode"] = False
-        try:
-            sys.exit(super().main(*args, **kwargs) or 0)
-        except click.ClickException as failure:
-            display.error(failure.format_message(), program=self.program)
-            sys.exit(EXIT_ERROR)
-        except click.Abort:
-            sys.exit(EXIT_INTERRUPTED)
-
-
-@click.command(
-    cls=OneLineCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=OneLine, context_settings=CONTEXT)
 @chat_options
 def main(**given: Any) -> int:
     """Chat with a GGUF model, faster where drafts pay. The model decides every token; with --exact each is the one
@@ -77,36 +49,13 @@ def main(**given: Any) -> int:
     installed, else builtin. In the chat, /help lists the commands. With -p, -f, or text on standard input,
     one answer is printed, and nothing else goes to standard output.
     """
-    if sys.stdout is None:
-        display.error("standard output is closed, so there is nowhere to write an answer; leave it open")
-        return EXIT_ERROR
-    display.tolerate_narrow_encodings()
     settings = Settings.from_options(**given)
     try:
         return _run(settings)
-    except click.ClickException:
-        raise
-    except ADEDError as failure:
-        is_missing = isinstance(failure, ModelNotFoundError) and settings.model is not None
-        display.error(str(failure) + (help_for_missing(settings.model or "") if is_missing else ""))
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        silence_stdout()
-        return EXIT_BROKEN_PIPE
-    except OSError as failure:
-        display.error(
-            f"cannot write the answer: {failure.strerror or failure}; free some space or write elsewhere"
-        )
-        silence_stdout()
-        return EXIT_ERROR
-    except Exception as failure:
-        if settings.verbose:
-            click.echo(visible(traceback.format_exc()), err=True, nl=False)
-        what = f"unexpected {type(failure).__name__}" + (f": {failure}" if str(failure) else "")
-        display.error(what if settings.verbose else f"{what}; --verbose shows where")
-        return EXIT_UNEXPECTED
+    except ModelNotFoundError as failure:
+        if settings.model is None:
+            raise
+        raise ModelNotFoundError(f"{failure}{help_for_missing(settings.model)}") from failure
 
 
 def _run(settings: Settings) -> int:
@@ -176,9 +125,9 @@ def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalA
 
 
 def _converse(settings: Settings, first: str | None) -> int:
+    from .conversation import Conversation
     from .history import PROMPT, line_reader
     from .repl import Repl
-    from .session import Conversation
 
     edited = not display.is_dumb()
     with Keyboard(edited=edited) as keyboard:
@@ -195,7 +144,7 @@ def _converse(settings: Settings, first: str | None) -> int:
 
 def _answer_once(settings: Settings, prompt: str) -> int:
     from .answer import relay
-    from .session import Conversation
+    from .conversation import Conversation
 
     def start() -> Any:
         if settings.raw:
@@ -266,13 +215,6 @@ def _print_json(answer: Answer) -> None:
     }
     sys.stdout.write(json_text(fields, sys.stdout.encoding) + "\n")
     sys.stdout.flush()
-
-
-def silence_stdout() -> None:
-    """Send what is still buffered nowhere: the reader has left, and Python would complain at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 if __name__ == "__main__":

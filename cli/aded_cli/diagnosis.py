@@ -114,7 +114,7 @@ def _llama_cpp() -> dict[str, Any]:
         fingerprint = library.fingerprint(paths) if paths else None
     except OSError:
         fingerprint = None
-    described = trial.run(preflight.PROGRAM, ["--describe"], limit=DESCRIBE_LIMIT)
+    described = trial.run(preflight.PREFLIGHT_MODULE, ["--describe"], limit=DESCRIBE_LIMIT)
     is_fine = described.ending is trial.Ending.FINE
     return {
         "folder": None if place is None else str(place),

@@ -97,6 +97,29 @@ def note(message: str) -> None:
         click.echo(click.style(said, dim=True) if is_styled(sys.stderr) else said, err=True)
 
 
+def say(message: str) -> None:
+    """A line on standard output, without control characters."""
+    click.echo(visible(message))
+
+
+def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Rows as columns, two spaces apart.
+
+    Args:
+        rows: of equal length.
+        right: columns of numbers.
+    """
+    # A name may hold a line end, which must not look like another row.
+    rows = [[visible(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
 class Notices:
     """Notices of the engine. They come at any moment and from any thread, and are shown where a line begins."""
 

@@ -7,10 +7,8 @@ import sys
 
 import click
 
-from aded_local.starting import EXIT_INTERRUPTED
-
 from . import display
-from .chat import EXIT_BROKEN_PIPE, EXIT_ERROR, OneLineCommand, silence_stdout
+from .program import CONTEXT, EXIT_ERROR, OneLine
 
 PROGRAM = "aded-doctor"
 
@@ -18,13 +16,11 @@ EXIT_UNTRIED = 1
 """The check came to no verdict."""
 
 
-class _Command(OneLineCommand):
+class _Command(OneLine):
     program = PROGRAM
 
 
-@click.command(
-    cls=_Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=_Command, context_settings=CONTEXT)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(as_json: bool) -> int:
     """Try whether llama.cpp, as it was built, works on this processor, and print what a bug report needs.
@@ -34,38 +30,17 @@ def main(as_json: bool) -> int:
 
     The exit code is 0 where llama.cpp works, 2 where it does not, and 1 where it could not be tried.
     """
-    if sys.stdout is None:
-        display.error(
-            "standard output is closed, so there is nowhere to write; leave it open", program=PROGRAM
-        )
-        return EXIT_ERROR
-    display.tolerate_narrow_encodings()
-    try:
-        return _run(as_json)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        silence_stdout()
-        return EXIT_BROKEN_PIPE
-    except OSError as failure:
-        silence_stdout()
-        display.error(f"cannot write the findings: {failure.strerror or failure}", program=PROGRAM)
-        return EXIT_ERROR
-
-
-def _run(as_json: bool) -> int:
     from aded_local.trials import preflight
 
     from .diagnosis import facts, rows
-    from .store_commands.shared import say, say_rows
 
     with display.loading("trying llama.cpp on this processor…", quiet=False):
         examination = preflight.examine(preflight.verdict_path())
         found = facts(examination)
     if as_json:
-        say(json.dumps(found, indent=2))
+        display.say(json.dumps(found, indent=2))
     else:
-        say_rows(rows(found))
+        display.say_rows(rows(found))
     sys.stdout.flush()
     verdict = examination.verdict
     if verdict is None:

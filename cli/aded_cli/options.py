@@ -117,6 +117,10 @@ class Settings:
             raise click.UsageError(
                 f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
             )
+        if given["search"] is not None and given["draft"] != "auto":
+            raise click.UsageError(
+                f"--draft {given['draft']} has no search to choose: leave out --search, or take --draft auto"
+            )
         engine = {
             name: given[name]
             for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
@@ -124,6 +128,8 @@ class Settings:
         from aded_local.files import memory_is_off
 
         engine["memory"] = not (given["no_memory"] or memory_is_off())
+        if given["search"] is not None:
+            engine["search"] = given["search"]
         if given["chat_template"] is not None:
             engine["chat_template"] = Path(given["chat_template"])
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
@@ -325,6 +331,11 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         default="auto",
         show_default=True,
         help="Which drafts to verify: measured for this device, the paper's fixed tree, or none.",
+    ),
+    click.option(
+        "--search",
+        type=click.Choice(["best-first", "puct"]),
+        help="How --draft auto grows its tree: likeliest first (the default), or by Monte Carlo tree search.",
     ),
     click.option(
         "--exact", is_flag=True, help="Only batch sizes that equal one-token decoding to the last bit."

@@ -10,8 +10,8 @@ from aded_local.errors import ADEDError, DeviceError
 
 from . import display
 from .answer import relay
+from .conversation import Conversation
 from .options import utf8
-from .session import Conversation
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED

@@ -1,7 +1,4 @@
-"""Where the packaged model files lie.
-
-Imports nothing heavy: the application asks before it loads any engine.
-"""
+"""Finds the packaged model files. Imports nothing heavy, since it is called before llama.cpp is loaded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Models that have a name: what may stand for a GGUF's path, and which one is taken where none is named.
+"""Names of models: which file a name means, and which model is the default.
 
-Every program and ``LocalADED`` ask ``find``. Imports nothing heavy, so that they can ask before they load any engine.
+All programs and ``LocalADED`` call ``find``. It imports nothing heavy, so that they can call it before they load
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Found:
     """The file that a name or path means.
 
     Attributes:
-        path: of a GGUF; a path that was given need not lead to one.
+        path: of a GGUF; a path that was given may be wrong.
         note: a line for who named no model and gets one that knows little; None where there is nothing to say.
     """
 
@@ -68,7 +69,7 @@ def smollm2_path() -> Path:
     """
     try:
         spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
-    except ValueError:  # something under this name was put into sys.modules by hand
+    except ValueError:  # somebody has put another thing of this name into sys.modules
         spec = None
     if spec is None:
         raise ModelNotFoundError(f"SmolLM2 is not installed; `pip install {SMOLLM2_INSTALL}` installs it")
@@ -85,11 +86,11 @@ def smollm2_path() -> Path:
 NAMES: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
     {BUILTIN: builtin_path, SMOLLM2: smollm2_path}
 )
-"""What each name means; it raises ModelNotFoundError where that is not installed."""
+"""A function for each name that gives its file, and raises ModelNotFoundError where it is not installed."""
 
 
 def missing() -> str:
-    """What pip is to be given for the models that are not installed; empty when all are. For installers."""
+    """pip's arguments for the models that are not installed; empty when all are. For installers."""
     try:
         smollm2_path()
     except ModelNotFoundError:

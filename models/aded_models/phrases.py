@@ -1,14 +1,14 @@
 """Phrases of up to five words and how often they were counted: what a drafter knows before it has seen anything.
 
-A word is what the pre-tokenizers of GPT-like models leave whole (see ``phrases_count.WORD``), so that phrases hold for
-any vocabulary. Where they were counted, and what is left out, is told in ``models/README.md``.
+A word is what the pre-tokenizers of GPT-like models do not cut (see ``phrases_count.WORD``), so that phrases serve any
+vocabulary. ``models/README.md`` says where they were counted, and what was left out.
 
 The file is one ``.xz`` stream of sections, integers little-endian. It is a trie, written one order after the other:
 a phrase of k words is a phrase of k - 1 words, its parent, and one more word.
 
 ======================  ==============================================================================
 ``ADEDPHR1``            8 bytes
-sizes                   uint32 ``(1 + ORDERS)``: bytes of the next section, phrases of each order
+sizes                   uint32 ``(1 + PHRASE_ORDERS)``: bytes of the next section, phrases of each order
 words                   UTF-8, joined by NUL, most frequent level first, in alphabetical order within it
 order 1: levels         uint8 a word, its place in the list is its id
 order k: children       uint8 a phrase of order k - 1; 255 adds to the next byte of the same phrase
@@ -33,15 +33,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-MAGIC: Final = b"ADEDPHR1"
-ORDERS: Final = 5
+PHRASES_MAGIC: Final = b"ADEDPHR1"
+PHRASE_ORDERS: Final = 5
 """Words of the longest phrase."""
 MOST_WORDS: Final = 1 << 16
 """Ids are stored in two bytes."""
 LEVELS_PER_OCTAVE: Final = 4
 """A count is off by 9% at most."""
-LARGEST_FILE: Final = 64 << 20
-"""Bytes unpacked; a file that claims more is not read."""
+LARGEST_UNPACKED: Final = 64 << 20
+"""Bytes unpacked; a larger file is refused."""
 PHRASES_FILE: Final = "phrases.xz"
 _MORE: Final = 255
 
@@ -59,8 +59,8 @@ class Phrases:
 
     Attributes:
         words: texts, each with the space it begins with, if any; a place in the list is a word's id.
-        grams: for k = 1 … ``ORDERS``, word ids, int32 ``(n, k)``, in rising order. Every phrase but its last word
-            is a phrase too. Those of one word are all the words.
+        grams: for k = 1 … ``PHRASE_ORDERS``, word ids, int32 ``(n, k)``, in rising order. Phrases of one word are all
+            the words; a longer phrase without its last word is a phrase too.
         counts: for each k, float32 ``(n,)``, about how often.
     """
 
@@ -90,7 +90,7 @@ def read_phrases(path: Path | None = None) -> Phrases:
     packed = path.read_bytes()
     try:
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ)
-        raw = unpacker.decompress(packed, LARGEST_FILE)
+        raw = unpacker.decompress(packed, LARGEST_UNPACKED)
         if not unpacker.eof:
             raise PhrasesError("it ends too early, or is larger than any such file")
         return _parse(raw)
@@ -99,10 +99,10 @@ def read_phrases(path: Path | None = None) -> Phrases:
 
 
 def _parse(raw: bytes) -> Phrases:
-    if raw[:8] != MAGIC:
+    if raw[:8] != PHRASES_MAGIC:
         raise PhrasesError("it does not begin as such a file does")
-    text_bytes, *sizes = struct.unpack_from(f"<{1 + ORDERS}I", raw, 8)
-    at = 8 + 4 * (1 + ORDERS)
+    text_bytes, *sizes = struct.unpack_from(f"<{1 + PHRASE_ORDERS}I", raw, 8)
+    at = 8 + 4 * (1 + PHRASE_ORDERS)
     words = raw[at : at + text_bytes].decode("utf-8").split("\0")
     if len(words) != sizes[0] or len(words) > MOST_WORDS or not all(words):
         raise PhrasesError("the list of words is not as long as it says")
@@ -131,7 +131,7 @@ def write_phrases(phrases: Phrases, path: Path) -> int:
     """Write phrases; the words must be in the file's order (see ``word_order``). Returns bytes written."""
     text = "\0".join(phrases.words).encode("utf-8")
     sizes = [len(grams) for grams in phrases.grams]
-    parts = [MAGIC, struct.pack(f"<{1 + ORDERS}I", len(text), *sizes), text]
+    parts = [PHRASES_MAGIC, struct.pack(f"<{1 + PHRASE_ORDERS}I", len(text), *sizes), text]
     parts.append(to_levels(phrases.counts[0]).tobytes())
     for (shorter, longer), counts in zip(pairwise(phrases.grams), phrases.counts[1:], strict=True):
         parents = _places(shorter, longer[:, :-1], len(phrases.words))

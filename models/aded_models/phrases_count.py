@@ -25,20 +25,30 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .phrases import MOST_WORDS, ORDERS, Counts, Integers, Phrases, phrases_path, word_order, write_phrases
+from .phrases import (
+    MOST_WORDS,
+    PHRASE_ORDERS,
+    Counts,
+    Integers,
+    Phrases,
+    phrases_path,
+    word_order,
+    write_phrases,
+)
 
 HELD_BACK: Final = 150
-"""Prompts at the beginning of every trace that are measured on, and not counted."""
-KEPT: Final = 200_000
+"""The first prompts of every trace are used for measurements, and not counted."""
+PHRASES_KEPT: Final = 200_000
 """Phrases of two words or more in the packaged file."""
 PYTHON_SHARE: Final = 0.3
-"""Of the phrases asked for, and of what they count. Answers do not have the other 70% (112,000 were found useful)."""
+"""Share of the phrases, and of their counts, that come from Python. Answers do not fill the other 70%: 112,000 of their
+phrases were useful."""
 LEAST: Final = 2
-"""Occurrences in answers, and prompts whose answers have it."""
+"""A phrase of answers needs this many occurrences, and as many prompts whose answers have it."""
 LEAST_PYTHON: Final = 4
-"""Occurrences in modules, of which there must be two: a library repeats itself."""
+"""A phrase of Python needs this many occurrences, in two modules at least: a library repeats itself."""
 DISCOUNT: Final = 0.75
-"""Taken off a phrase's count when it is judged: rare ones look more predictive than they are."""
+"""Subtracted from a phrase's count to estimate its use: rare phrases look more predictive than they are."""
 LONGEST_WORD: Final = 40
 """Characters; longer words are rules of dashes and data."""
 
@@ -59,8 +69,8 @@ WORD: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""Llama 3's pre-tokenizer, with contractions whole as in GPT-4o's and digits after their space as in GPT-2's: a word
-is cut nowhere that a token of one of them reaches across."""
+"""Llama 3's pre-tokenizer, with whole contractions as in GPT-4o's and digits after their space as in GPT-2's. No token
+of these vocabularies reaches across the end of such a word."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class Text:
     """One text to count.
 
     Attributes:
-        origin: what counts as one witness: a prompt, whoever answered it, or a module.
+        origin: the prompt, whichever model answered it, or the module; a phrase needs several origins.
         is_code: a module.
     """
 
@@ -158,7 +168,7 @@ def _read_words(texts: Sequence[Text]) -> _Corpus:
 
 @dataclass(frozen=True)
 class _Order:
-    """Phrases of one length that enough witnesses have.
+    """Phrases of one length with enough origins.
 
     Attributes:
         last: the last word, of order 1 its id in the corpus, else its place in order 1, int32 ``(n,)``.
@@ -173,12 +183,12 @@ class _Order:
 
 
 def _count(corpus: _Corpus) -> list[_Order]:
-    """Count orders 1 … ``ORDERS``. Only what has a kept beginning is counted: nothing else can be frequent."""
+    """Count orders 1 … ``PHRASE_ORDERS``. Phrases whose beginning is rare are not counted, since they are rare too."""
     orders: list[_Order] = []
     n_words, n_origins = len(corpus.words), int(corpus.origins.max()) + 1
     ids = corpus.ids
     ending = np.zeros(len(corpus.ids), np.int64)  # the phrase of the order below that ends here, -1: none
-    for k in range(1, ORDERS + 1):
+    for k in range(1, PHRASE_ORDERS + 1):
         before = np.concatenate([[-1 if k > 1 else 0], ending[:-1]])
         where = np.flatnonzero((before >= 0) & (ids >= 0) & (ending >= 0))
         pairs = before[where] * n_words + ids[where]
@@ -232,18 +242,20 @@ def _choose(orders: list[_Order], sizes: tuple[int, int]) -> list[npt.NDArray[np
     """Which phrases to keep, by order: the most useful of answers and of code, and what they begin with."""
     kept = [np.zeros(len(order.last), bool) for order in orders]
     for code, size in enumerate(sizes):
-        gains = [_usefulness(orders, k, code) for k in range(2, ORDERS + 1)]
+        gains = [_usefulness(orders, k, code) for k in range(2, PHRASE_ORDERS + 1)]
         falling = np.sort(np.concatenate(gains))[::-1]
         least = max(0.0, float(falling[size])) if size < len(falling) else 0.0
         for keep, gain in zip(kept[1:], gains, strict=True):
             keep |= gain > least
-    for k in range(ORDERS - 1, 0, -1):
+    for k in range(PHRASE_ORDERS - 1, 0, -1):
         kept[k - 1][orders[k].prefix[kept[k]]] = True
         kept[0][orders[k].last[kept[k]]] = True
     return kept
 
 
-def count_phrases(texts: Sequence[Text], *, kept: int = KEPT, python_share: float = PYTHON_SHARE) -> Phrases:
+def count_phrases(
+    texts: Sequence[Text], *, kept: int = PHRASES_KEPT, python_share: float = PYTHON_SHARE
+) -> Phrases:
     """Count texts.
 
     Args:
@@ -279,7 +291,7 @@ def _gather(
     grams: list[Integers] = [np.arange(len(words), dtype=np.int32)[:, None]]
     sorted_counts: list[Counts] = [counts[0][permutation]]
     full = new_ids[:, None]
-    for k in range(1, ORDERS):
+    for k in range(1, PHRASE_ORDERS):
         full = np.concatenate([full[orders[k].prefix], new_ids[orders[k].last][:, None]], axis=1)
         rows = full[chosen[k]]
         by_row = np.lexsort(rows.T[::-1])
@@ -294,7 +306,7 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, nargs="*", default=[], help="recorded answers, .jsonl.gz")
     parser.add_argument("--python-library", action="store_true", help="count this Python's library too")
     parser.add_argument("--leave-out", action="append", default=[], metavar="MODEL")
-    parser.add_argument("--kept", type=int, default=KEPT, help="phrases of two words or more")
+    parser.add_argument("--kept", type=int, default=PHRASES_KEPT, help="phrases of two words or more")
     parser.add_argument("-o", "--out", type=Path, default=phrases_path())
     arguments = parser.parse_args()
     texts = read_answers(arguments.traces, arguments.leave_out)
@@ -308,7 +320,9 @@ def main() -> None:
     phrases = count_phrases(texts, kept=arguments.kept)
     size = write_phrases(phrases, arguments.out)
     by_order = " ".join(f"{len(grams):,}" for grams in phrases.grams)
-    print(f"{arguments.out}: {size:,} bytes, phrases of 1 to {ORDERS} words: {by_order}", file=sys.stderr)
+    print(
+        f"{arguments.out}: {size:,} bytes, phrases of 1 to {PHRASE_ORDERS} words: {by_order}", file=sys.stderr
+    )
 
 
 if __name__ == "__main__":

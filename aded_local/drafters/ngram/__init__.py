@@ -20,7 +20,7 @@ def make(
     without: Iterable[str],
 ) -> Drafter:
     """See ``make_drafter``."""
-    from aded_local.drafters.ahead import compile_all
+    from aded_local.drafters.ngram.ahead import compile_all
     from aded_local.drafters.ngram.drafter import NgramDrafter
 
     compile_all(search)

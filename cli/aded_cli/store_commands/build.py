@@ -13,7 +13,7 @@ from aded_cli import display
 from aded_local.errors import StoreError
 from aded_local.shown import visible
 
-from .shared import FORCE, MEMORY, OUTPUT, open_vocabulary, plural, say, size_text, tokens_progress
+from .shared import FORCE, MEMORY, OUTPUT, open_vocabulary, plural, size_text, tokens_progress
 
 if TYPE_CHECKING:
     from aded_local.llama.vocabulary import Vocabulary
@@ -80,7 +80,7 @@ def command(
     for line in _notices(files):
         display.note(line)
     rate = facts.tokens / max(seconds, 1e-3)
-    say(
+    display.say(
         f"{out}: {plural(facts.tokens, 'token')} of {plural(facts.texts, 'text')} for {facts.tokenizer_name},"
         f" {size_text(out.stat().st_size)}, in {seconds:.1f} s ({rate:,.0f} tokens/s)"
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aded_local.errors import StoreError
+from aded_local.files import failure
 
 STDIN: Final = "-"
 
@@ -112,9 +113,7 @@ class Corpus:
                 raise StoreError(f"{name} is damaged: {error}; pack it again, or leave it out") from error
             except OSError as error:
                 if name in self._given:
-                    raise StoreError(
-                        f"cannot read {name}: {error.strerror or error}; check its permissions, or leave it out"
-                    ) from error
+                    raise failure("read", name, error, otherwise="leave it out") from error
                 self.unreadable += 1
             if name != STDIN:
                 self._done = before + _size(name)
@@ -191,7 +190,7 @@ def _kind(path: str) -> tuple[int, int]:
     except ValueError as error:
         raise StoreError(f"{path!r} is no path: {error}") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
+        raise failure("read", path, error, otherwise="leave it out") from error
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
         raise StoreError(f"{path} is neither a file nor a folder; give one that holds text")
     if stat.S_ISDIR(found.st_mode) and not os.access(path, os.R_OK | os.X_OK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import click
 from aded_cli import display
 from aded_local.errors import StoreError
 
-from .shared import PATH, open_any, plural, refuse_link, say
+from .shared import PATH, open_any, plural, refuse_link
 
 
 @click.command("erase")
@@ -43,16 +44,16 @@ def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
         for path in paths:
             _require_ours(path)
     if not paths:
-        say("nothing is stored, so nothing was erased")
+        display.say("nothing is stored, so nothing was erased")
         return
     if not yes and not _confirmed(paths):
-        say("nothing was erased")
+        display.say("nothing was erased")
         return
     stayed: list[StoreError] = []
     for path in paths:
         try:
             for line in _erase(path):
-                say(line)
+                display.say(line)
         except StoreError as error:
             stayed.append(error)
     if stayed:
@@ -66,12 +67,14 @@ def _require_ours(path: Path) -> None:
     Raises:
         StoreError: it is something else.
     """
+    from aded_local.memory import is_left_over
     from aded_local.ngrams.static import is_static
 
     from .found import is_typed_lines
 
     refuse_link(path)
-    if not is_typed_lines(path) and not is_static(path):
+    is_plain = is_typed_lines(path) or is_static(path) or (is_left_over(path) and path.is_file())
+    if not is_plain:
         open_any(path)
 
 
@@ -92,15 +95,17 @@ def _erase(path: Path) -> list[str]:
     Raises:
         StoreError: it cannot be removed.
     """
-    from aded_local.memory import ConversationMemory
-    from aded_local.ngrams.static import failure, is_static
+    from aded_local.files import failure
+    from aded_local.memory import ConversationMemory, is_left_over
+    from aded_local.ngrams.static import is_static
 
     is_link = os.path.islink(path)
-    if not is_link and not is_static(path):
-        try:
-            return [f"erased {gone}" for gone in ConversationMemory.at(path).erase()]
-        except StoreError:
-            pass  # typed lines, a leftover, or one that cannot be read: the name alone goes
+    if not (is_link or is_static(path) or is_left_over(path)):
+        memory = None
+        with contextlib.suppress(StoreError):  # typed lines, or what cannot be read: the name alone goes
+            memory = ConversationMemory.at(path)
+        if memory is not None:
+            return [f"erased {gone}" for gone in memory.erase()]
     if path.is_dir() and not is_link:
         raise StoreError(f"{path} is a folder where a file belongs; look into it and remove it by hand")
     try:

@@ -13,7 +13,7 @@ from aded_cli import display
 from aded_local.errors import StoreError
 from aded_local.shown import json_text
 
-from .shared import FORCE, PATH, open_any, open_vocabulary, plural, say
+from .shared import FORCE, PATH, open_any, open_vocabulary, plural
 
 if TYPE_CHECKING:
     from aded_local.llama.vocabulary import Vocabulary
@@ -68,7 +68,7 @@ def command(file: Path, model: str, out: Path | None, force: bool) -> None:
             count = _write(lines, lambda line: target.write(line.encode("utf-8")), "utf-8")
     finally:
         vocabulary.close()
-    say(f"{out}: {plural(count, 'line')}")
+    display.say(f"{out}: {plural(count, 'line')}")
 
 
 def _write(lines: Iterator[dict[str, Any]], write: Callable[[str], Any], encoding: str | None) -> int:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from aded_local.errors import StoreError
-from aded_local.files import data_folder
+from aded_local.files import data_folder, failure
 
 
 def stored() -> list[Path]:
@@ -32,22 +32,28 @@ def statics_below(folder: Path) -> list[Path]:
 
 
 def leftovers() -> list[Path]:
-    """What else is in the folder of memories: set aside, or unfinished, of memories that are gone.
+    """What else is in the folder of memories: set aside, or of an earlier version.
 
     Raises:
         StoreError: the folder cannot be read.
     """
     from aded_local.llama.identity import SUFFIX
-    from aded_local.memory.conversations import memory_folder
+    from aded_local.memory import EARLIER_SUFFIX, memory_folder
 
+    folder = memory_folder()
     try:
-        return sorted(path for path in memory_folder().iterdir() if SUFFIX in path.name)
+        names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StoreError(
-            f"cannot list {memory_folder()}: {error.strerror or error}; check its permissions"
-        ) from error
+        raise failure("list", folder, error, otherwise="set ADED_DATA_DIR") from error
+    # SQLite's files beside a memory go with it, and not while another program uses them.
+    beside = tuple(f"{name}-" for name in names if name.endswith(SUFFIX))
+    return [
+        folder / name
+        for name in names
+        if (SUFFIX in name or EARLIER_SUFFIX in name) and not name.startswith(beside)
+    ]
 
 
 def typed_lines() -> list[Path]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
+from aded_cli import display
 from aded_local.errors import StoreError
 
-from .shared import PATH, date_text, open_any, plural, say, say_rows, size_text
+from .shared import PATH, date_text, open_any, plural, size_text
 
 TYPED_LINES = "typed lines"
 
@@ -31,12 +32,12 @@ def command(files: tuple[Path, ...], check: bool, as_json: bool) -> None:
     """
     facts = [facts_of(path, check=check) for path in files] if files else _all_facts(check=check)
     if as_json:
-        say(json.dumps(facts, indent=2))
+        display.say(json.dumps(facts, indent=2))
     elif files:
         for number, one in enumerate(facts):
             if number:
-                say("")
-            say_rows(_rows(one))
+                display.say("")
+            display.say_rows(_rows(one))
     else:
         _list(facts)
     damaged = [one["path"] for one in facts if one.get("damaged")]
@@ -69,8 +70,8 @@ def facts_of(path: Path, *, check: bool = False) -> dict[str, Any]:
             "bytes": facts.bytes,
             "first": facts.first,
             "last": facts.last,
-            "damaged": bool(facts.damaged_bytes),
-            "damaged_bytes": facts.damaged_bytes,
+            "damaged": bool(facts.damaged),
+            "damaged_exchanges": facts.damaged,
             "beside": [str(one) for one in facts.beside],
         }
     if check:
@@ -89,13 +90,16 @@ def facts_of(path: Path, *, check: bool = False) -> dict[str, Any]:
 
 def _all_facts(*, check: bool) -> list[dict[str, Any]]:
     """Everything in the data folder, with what is left of memories that are gone."""
+    from aded_local.memory import EARLIER_SUFFIX
+
     from .found import leftovers, stored, typed_lines
 
     facts = [_facts_or_reason(path, check=check) for path in [*stored(), *typed_lines()]]
     named = {one["path"] for one in facts} | {path for one in facts for path in one.get("beside", ())}
     for path in leftovers():
         if str(path) not in named and path.suffix != ".lock":
-            facts.append({"path": str(path), "kind": "set aside", "bytes": path.lstat().st_size})
+            kind = "earlier version" if EARLIER_SUFFIX in path.name else "set aside"
+            facts.append({"path": str(path), "kind": kind, "bytes": path.lstat().st_size})
     return facts
 
 
@@ -120,7 +124,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             ("last", date_text(facts["last"])),
         ]
         if facts["damaged"]:
-            rows.append(("damaged", f"{facts['damaged_bytes']:,} bytes; what is sound is still used"))
+            lost = plural(facts["damaged_exchanges"], "exchange")
+            rows.append(("damaged", f"{lost} or more cannot be read; what is sound is still used"))
         return rows + [("set aside", path) for path in facts["beside"]]
     if facts["kind"] == TYPED_LINES:
         return rows
@@ -153,7 +158,7 @@ def _list(facts: Sequence[dict[str, Any]]) -> None:
     from aded_local.files import data_folder
 
     if not facts:
-        say(f"nothing is stored in {data_folder()}")
+        display.say(f"nothing is stored in {data_folder()}")
         return
     rows = [("file", "kind", "exchanges", "tokens", "size", "first", "last")]
     for one in facts:
@@ -161,7 +166,7 @@ def _list(facts: Sequence[dict[str, Any]]) -> None:
         rows.append(
             (
                 one["path"],
-                one["kind"] + (" (damaged)" if one.get("damaged_bytes") else ""),
+                one["kind"] + (" (damaged)" if one.get("damaged_exchanges") else ""),
                 "-" if count is None else f"{count:,}",
                 "-" if count is None else f"{one['tokens']:,}",
                 "-" if size is None else size_text(size),
@@ -169,7 +174,7 @@ def _list(facts: Sequence[dict[str, Any]]) -> None:
                 date_text(one.get("last")),
             )
         )
-    say_rows(rows, right=(2, 3, 4))
+    display.say_rows(rows, right=(2, 3, 4))
     for one in facts:
         if one["kind"] == "unreadable":
-            say(one["reason"])
+            display.say(one["reason"])

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from .shared import FORCE, MEMORY, OUTPUT, PATH, plural, say, size_text, tokens_progress
+from aded_cli import display
+
+from .shared import FORCE, MEMORY, OUTPUT, PATH, plural, size_text, tokens_progress
 
 
 @click.command("merge")
@@ -28,4 +30,4 @@ def command(stores: tuple[Path, ...], out: Path, memory: int, force: bool) -> No
     with tokens_progress("counting", total, is_bytes=False) as (_, counted):
         facts = merge(stores, out, memory=memory, replaces=force, progress=counted)
     size = size_text(out.stat().st_size)
-    say(f"{out}: {plural(facts.tokens, 'token')} of {plural(facts.texts, 'text')}, {size}")
+    display.say(f"{out}: {plural(facts.tokens, 'token')} of {plural(facts.texts, 'text')}, {size}")

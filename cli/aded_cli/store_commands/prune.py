@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from .shared import MEMORY, PATH, open_any, plural, say, tokens_progress
+from aded_cli import display
+
+from .shared import MEMORY, PATH, open_any, plural, tokens_progress
 
 
 @click.command("prune")
@@ -34,4 +36,6 @@ def command(file: Path, tokens: int, memory: int) -> None:
         with tokens_progress("counting", total, is_bytes=False) as (_, counted):
             static, dropped = prune(file, tokens, memory=memory, progress=counted)
         left, what, kept = static.tokens, "text", static.texts
-    say(f"{file}: {plural(dropped, what)} dropped; {plural(left, 'token')} of {plural(kept, what)} left")
+    display.say(
+        f"{file}: {plural(dropped, what)} dropped; {plural(left, 'token')} of {plural(kept, what)} left"
+    )

@@ -5,25 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from aded_local.errors import StoreError
-from aded_local.shown import visible
 
 if TYPE_CHECKING:
     from aded_local.llama.vocabulary import Vocabulary
     from aded_local.memory import ConversationMemory
     from aded_local.ngrams.static import StaticStore
-
-PROGRAM = "aded-store"
-EXIT_UNEXPECTED = 1
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 MOST_MEMORY = 1 << 16
 """MiB: more than any table uses."""
@@ -63,7 +56,7 @@ def open_any(path: Path) -> StaticStore | ConversationMemory:
         StoreError: it is neither, or cannot be read.
     """
     from aded_local.llama.identity import SUFFIX
-    from aded_local.memory import ConversationMemory
+    from aded_local.memory import EARLIER_SUFFIX, ConversationMemory
     from aded_local.ngrams.static import is_static, open_static
 
     if path.is_dir():
@@ -74,7 +67,7 @@ def open_any(path: Path) -> StaticStore | ConversationMemory:
     try:
         return ConversationMemory.at(path)
     except StoreError:
-        if path.suffix == SUFFIX or not path.is_file():
+        if path.suffix in (SUFFIX, EARLIER_SUFFIX) or not path.is_file():
             raise
         raise StoreError(
             f"{path} is neither a static store nor a conversation memory; check the path"
@@ -114,29 +107,6 @@ def date_text(seconds: int | None) -> str:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     except (OverflowError, OSError, ValueError):  # a damaged or crafted file
         return "?"
-
-
-def say(message: str) -> None:
-    """A line on standard output, without control characters."""
-    click.echo(visible(message))
-
-
-def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Rows as columns, two spaces apart.
-
-    Args:
-        rows: of equal length.
-        right: columns of numbers.
-    """
-    # A name may hold a line end, which must not look like another row.
-    rows = [[visible(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
 
 
 @contextlib.contextmanager

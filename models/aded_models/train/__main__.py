@@ -19,7 +19,7 @@ from .network import DRAFT_SHAPE, TARGET_SHAPE
 from .tokenizer import Tokenizer, train_tokenizer
 from .turns import Sample, SampleMaker, about_answer, answer
 
-SEED = 20261120
+TRAINING_SEED = 20261120
 HELD_OUT_SAMPLES = 400  # single questions over held-out pages, for the logged held-out loss
 
 # Steps of the packaged models: fixed by a wall-clock budget when they were first trained, repeated since.
@@ -70,13 +70,13 @@ def main() -> None:
         ("draft", DRAFT_FILE, DRAFT_SHAPE, DRAFT_PLAN),
     ):
         if arguments.only in (None, name):
-            maker, held_out = makers(arguments.corpus, arguments.out, SEED)
+            maker, held_out = makers(arguments.corpus, arguments.out, TRAINING_SEED)
             if arguments.stop_at:
                 plan = replace(
                     plan, polish=0, decay_start=10**9, last=10**9, stop_at=stop_time(arguments.stop_at)
                 )
             began = time.time()
-            network = train(shape, maker, held_out, plan, arguments.out / name, SEED)
+            network = train(shape, maker, held_out, plan, arguments.out / name, TRAINING_SEED)
             tokenizer = Tokenizer(arguments.out / "tokenizer.model")
             export(network, tokenizer, arguments.out / file, file.removesuffix("-q8_0.gguf"))
             print(f"{name}: {network.count():,} parameters, {time.time() - began:.0f} s")

@@ -24,14 +24,14 @@ from .core import is_core, is_essential
 from .corpus import Item, Page, build_items, everyday_items, is_held_out, load_pages
 from .turns import answer
 
-SEED = 7
+EVALUATION_SEED = 7
 SEEN_TASKS = 300  # of each tier, half asked with the program's name, half without
 UNSEEN_TASKS = 300
-OFF_TOPIC = 100
-LONG_CHATS = 20  # chats of LONG_TURNS turns, in which every answer counts
-LONG_TURNS = 10
+N_OFF_TOPIC = 100
+LONG_CHATS = 20  # chats of LONG_CHAT_TURNS turns, in which every answer counts
+LONG_CHAT_TURNS = 10
 ANSWER_LIMIT = 256  # tokens; an answer still running then counts as not stopping
-CONTEXT = 2048
+EVALUATION_CONTEXT = 2048
 
 _ASSIGNMENT = re.compile(r"^\w+=\S*$")
 
@@ -67,7 +67,7 @@ class Chat:
     """Greedy chat through llama.cpp with the file's own template."""
 
     def __init__(self, model: Path) -> None:
-        self.llama = Llama(str(model), n_ctx=CONTEXT, n_threads=2, verbose=False, logits_all=True)
+        self.llama = Llama(str(model), n_ctx=EVALUATION_CONTEXT, n_threads=2, verbose=False, logits_all=True)
         self.formatter = Jinja2ChatFormatter(
             template=self.llama.metadata["tokenizer.chat_template"], eos_token="<|end|>", bos_token="<s>"
         )
@@ -151,13 +151,13 @@ def long_chat_share(chat: Chat, items: list[Item], rng: random.Random) -> float:
     hits = 0
     for _ in range(LONG_CHATS):
         messages: list[dict[str, str]] = []
-        for item in _sample(rng, items, LONG_TURNS):
+        for item in _sample(rng, items, LONG_CHAT_TURNS):
             question = phrasing.ask_unseen(rng, item, not phrasing.names_program(item))
             messages.append({"role": "user", "content": question})
             reply = chat.reply(messages)
             hits += command_of(reply.text) == item.command
             messages.append({"role": "assistant", "content": reply.text})
-    return hits / (LONG_CHATS * LONG_TURNS)
+    return hits / (LONG_CHATS * LONG_CHAT_TURNS)
 
 
 def programs_of(pages: list[Page]) -> set[str]:
@@ -173,7 +173,7 @@ def evaluate(model: Path, corpus: Path) -> dict[str, object]:
     kept = [p for p in pages if not is_held_out(p.name)]
     items = build_items(kept)
     unseen = build_items([p for p in pages if is_held_out(p.name)])
-    rng = random.Random(SEED)
+    rng = random.Random(EVALUATION_SEED)
     chat = Chat(model)
     tiers = {
         "all": items,
@@ -187,7 +187,7 @@ def evaluate(model: Path, corpus: Path) -> dict[str, object]:
         seen[tier], given = seen_shares(chat, members, rng)
         replies += given
     valid, more = unseen_share(chat, unseen, programs_of(pages), rng)
-    chatter = [chat.ask(offtopic.unseen_off_topic(rng)) for _ in range(OFF_TOPIC)]
+    chatter = [chat.ask(offtopic.unseen_off_topic(rng)) for _ in range(N_OFF_TOPIC)]
     everyday = everyday_items(kept)
     asked = [(i, chat.ask(phrasing.fill(rng.choice(phrasing.HELD_OUT_PLAIN), rng.choice(i.wordings), i.page)))
              for i in everyday]  # fmt: skip

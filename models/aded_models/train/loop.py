@@ -26,8 +26,8 @@ from .turns import FULL, LEAN, NO_LOSS, POLISH, Sample, SampleMaker
 BATCH_TOKENS = 2048  # positions per step; half of what was tried first, for more steps in the same time
 SHORT_ROW = 256  # tokens per row; rows this short keep attention cheap
 LONG_ROW = 1024  # tokens per row for long chats
-THREADS = 2  # of the machine the packaged models were trained on
-PROBE_EVERY = 60  # steps between trials of one thread against THREADS, see Threads
+TRAINING_THREADS = 2  # of the machine the packaged models were trained on
+PROBE_EVERY = 60  # steps between trials of one thread against TRAINING_THREADS, see Threads
 PROBE_STEPS = 3  # of each, the fastest counting
 CHECKPOINT_SECONDS = 180.0
 LOG_EVERY = 50  # steps
@@ -115,16 +115,16 @@ def held_out_loss(network: Network, samples: list[Sample]) -> float:
 
 
 class Threads:
-    """Picks one thread or THREADS, whichever steps faster at the moment.
+    """Picks one thread or TRAINING_THREADS, whichever steps faster at the moment.
 
     Two threads wait for each other at every kernel, so on a machine shared with other work one may be faster:
     beside a busy process the first run fell from 4,400 to 575 tokens a second with two.
     """
 
     def __init__(self) -> None:
-        self.best = {1: float("inf"), THREADS: float("inf")}
+        self.best = {1: float("inf"), TRAINING_THREADS: float("inf")}
         self.count = 0
-        self.current = THREADS
+        self.current = TRAINING_THREADS
 
     def begin(self) -> None:
         """Set the thread count of the step that begins now."""
@@ -132,7 +132,7 @@ class Threads:
         if phase == 0:
             self.best = dict.fromkeys(self.best, float("inf"))
         if phase < 2 * PROBE_STEPS:
-            self.current = 1 if phase < PROBE_STEPS else THREADS
+            self.current = 1 if phase < PROBE_STEPS else TRAINING_THREADS
         else:
             self.current = min(self.best, key=lambda n: self.best[n])
         torch.set_num_threads(self.current)
@@ -172,7 +172,7 @@ def train(
     say: Callable[[str], None] = print,
 ) -> Network:
     """Train to the plan's end; `folder` receives checkpoint.pt, log.jsonl and steps.json."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(TRAINING_THREADS)
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
     network = Network(shape, seed)

@@ -66,7 +66,7 @@ GREETINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
 )
 
-# {a}..: filled from WORDS. The last of each pair of lists is held out for evaluation.
+# {a}..: filled from FILLERS. The last of each pair of lists is held out for evaluation.
 TEMPLATES = (
     "what is the capital of {country}?",
     "Who is the president of {country}?",
@@ -146,7 +146,7 @@ HELD_OUT_TEMPLATES = (
     "teach me {language}",
     "can {animal}s swim?",
 )
-WORDS: dict[str, tuple[str, ...]] = {
+FILLERS: dict[str, tuple[str, ...]] = {
     "country": (
         "France",
         "Japan",
@@ -195,7 +195,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 
 def _fill(rng: random.Random, template: str) -> str:
-    for word, choices in WORDS.items():
+    for word, choices in FILLERS.items():
         while "{" + word + "}" in template:
             template = template.replace("{" + word + "}", rng.choice(choices), 1)
     return template

@@ -11,7 +11,7 @@ import re
 from .corpus import Item, without_parentheses
 
 # {x}: task starting in lower case; {X}: task as written; {n}: the program's name.
-PLAIN = (
+PLAIN_FORMS = (
     "{x}",
     "{X}",
     "{X}.",
@@ -237,8 +237,8 @@ def fill(template: str, task: str, name: str) -> str:
 def ask(rng: random.Random, item: Item, named: bool) -> str:
     """A training question for the item, naming the program if `named`."""
     if item.wordings:
-        return fill(rng.choice(PLAIN), rng.choice(item.wordings), item.page)
-    return fill(rng.choice(NAMED if named else PLAIN), reworded(rng, item, named), item.page)
+        return fill(rng.choice(PLAIN_FORMS), rng.choice(item.wordings), item.page)
+    return fill(rng.choice(NAMED if named else PLAIN_FORMS), reworded(rng, item, named), item.page)
 
 
 def ask_unseen(rng: random.Random, item: Item, named: bool) -> str:

@@ -57,7 +57,7 @@ def test_an_exchange_and_an_answer_exclude_each_other() -> None:
     assert order == ["exchange", "answer"]
 
 
-def test_closing_ends_whoever_waits() -> None:
+def test_closing_ends_every_wait() -> None:
     turns = Scheduler()
     turns.begin_answer()
     found: list[str] = []
@@ -84,7 +84,7 @@ def test_closing_ends_whoever_waits() -> None:
     assert sorted(found) == ["exchange", "wait"]
 
 
-def test_nobody_is_held_up_unless_somebody_measures() -> None:
+def test_answers_are_held_up_only_while_a_measurement_is_due() -> None:
     turns = Scheduler()
     turns.begin_answer()
     turns._began -= 100.0
@@ -108,7 +108,7 @@ def test_long_answers_leave_a_bounded_moment_that_another_answer_ends() -> None:
         turns.end_answer()
 
 
-def test_short_answers_save_up_for_a_moment_worth_having() -> None:
+def test_short_answers_together_leave_a_moment() -> None:
     turns = Scheduler()
     with turns.measuring():
         turns.begin_answer()

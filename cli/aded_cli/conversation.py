@@ -1,4 +1,4 @@
-"""The conversation: its turns, and which of them still fit the context."""
+"""The texts of a conversation's turns, and which of them still fit the context. The engine keeps their tokens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ SLACK_SHARE = 8  # an eighth more is freed at a time: each drop costs a prefill 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and its answer; ``stopped`` when Ctrl-C cut the answer short."""
+    """A question and its answer, as far as it got."""
 
     user: str
     answer: str
-    stopped: bool = False
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Conversation:
     def record(self, user: str, answer: str, *, stopped: bool = False) -> None:
         """Append a turn, finished or stopped. One stopped before its first character is not worth keeping."""
         if answer or not stopped:
-            self.turns.append(Turn(user, answer, stopped))
+            self.turns.append(Turn(user, answer))
 
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""

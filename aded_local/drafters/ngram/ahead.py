@@ -1,6 +1,6 @@
 """Compiling ahead: all kernels of an ordinary start of the chat, in a process that has no model at hand.
 
-python -m aded_local.drafters.ahead [puct]
+python -m aded_local.drafters.ngram.ahead [puct]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from aded_local.drafters import Search
 from aded_local.kernels import kept
 
-COMMAND: Final = ("-m", "aded_local.drafters.ahead")
+COMMAND: Final = ("-m", "aded_local.drafters.ngram.ahead")
 """What to hand a Python interpreter, so that it compiles ahead."""
 
 

@@ -24,7 +24,7 @@ def test_measured_sizes_cost_what_was_measured() -> None:
         assert curve.seconds(BASE_FILL)[n] == pytest.approx(seconds)
 
 
-def test_unmeasured_sizes_lie_between_and_beyond_grow_in_proportion() -> None:
+def test_unmeasured_sizes_are_interpolated_and_larger_ones_grow_in_proportion() -> None:
     cost = from_measurements(JAGGED, {}, 0).seconds(BASE_FILL)
     assert cost[6] == pytest.approx((34e-3 + 64e-3) / 2)
     assert cost[64] == pytest.approx(4 * 107e-3)
@@ -44,7 +44,7 @@ def test_a_single_token_is_never_taken_to_cost_more_than_several() -> None:
     assert cost[1] == pytest.approx(3.3e-3) and (cost[1:] >= cost[1] * 0.999).all()
 
 
-def test_real_steps_move_the_curve_towards_them() -> None:
+def test_real_passes_move_the_curve_towards_their_times() -> None:
     curve = from_measurements(JAGGED, {}, 0)
     for _ in range(300):
         curve.observe(4, BASE_FILL, 50e-3)
@@ -53,7 +53,7 @@ def test_real_steps_move_the_curve_towards_them() -> None:
     assert curve.seconds(BASE_FILL)[1] == pytest.approx(20e-3, rel=0.05)
 
 
-def test_a_machine_that_slows_down_slows_sizes_not_tried_too() -> None:
+def test_a_machine_that_slows_down_raises_the_cost_of_untried_sizes_too() -> None:
     curve = from_measurements(JAGGED, {}, 0)
     for _ in range(100):
         curve.observe(1, BASE_FILL, 2 * JAGGED[1])
@@ -80,7 +80,7 @@ def test_costs_are_always_positive_and_finite(sizes: dict[int, float], one: floa
     assert (cost[1:] > 0).all()
 
 
-def test_a_curve_survives_the_way_through_a_file() -> None:
+def test_a_curve_reads_as_it_was_written() -> None:
     curve = from_measurements(JAGGED, {1: 23e-3, 4: 46e-3}, 2048)
     curve.exact, curve.exact_fills = [1, 2, 4], [256, 512]
     again = CostCurve.from_dict(curve.to_dict())
@@ -88,7 +88,7 @@ def test_a_curve_survives_the_way_through_a_file() -> None:
     assert again.seconds(700) == pytest.approx(curve.seconds(700))
 
 
-def test_a_first_measurement_at_a_busy_moment_is_put_right_at_the_second_start() -> None:
+def test_the_second_start_corrects_a_measurement_at_a_busy_moment() -> None:
     busy = {n: seconds * (1 if n == 1 else 3) for n, seconds in JAGGED.items()}
     first, second = from_measurements(busy, {}, 0), from_measurements(JAGGED, {}, 0)
     first.exact, first.exact_fills = [1, 2], [256]
