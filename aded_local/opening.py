@@ -203,7 +203,7 @@ def _open_context(
         earlier = _earlier(memory, model.n_vocab, notice)
         tuner.progress = lambda line: None  # from here on nobody waits
         joining = JoiningPlanner()
-        if not kernels_are_kept():
+        if not kernels_are_kept(options.search):
             engine.planner = joining
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
             return engine
@@ -223,7 +223,7 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
     """Make the drafter, compiling it first, then measure; runs in a thread of its own."""
     preparation = engine.preparation
     started = time.perf_counter()
-    compile_beside(engine.scheduler)
+    compile_beside(engine.scheduler, engine.options.search)
     if kept.FOLDER is None:
         engine.scheduler.wait()  # a program that ends with its first answer need not begin with them
     with giving_way(), preparation.interruptible():

@@ -1,4 +1,4 @@
-"""Evidence is worth what it has been worth: rates, weights and calibration follow the target, parts can be left out."""
+"""Hit rates, weights and calibration follow the target; parts can be left out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from aded_local.drafters.ngram import calibration
 from aded_local.drafters.ngram.calibration import (
     calibrated,
     class_of,
-    group_of,
     identity,
-    no_shifts,
-    shift_factor,
-    shifted,
     teach,
-    teach_shift,
 )
 from aded_local.drafters.ngram.candidates import (
     BIAS,
@@ -47,10 +42,10 @@ from aded_local.drafters.ngram.candidates import (
 from aded_local.drafters.ngram.components import INGREDIENTS, PARTS, switches
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.mixing import (
+    COMMON_SET,
     FIRST_SETS,
     SECOND_SETS,
     SETS,
-    THIRD_SETS,
     Weights,
     learn_mix,
     mix,
@@ -70,7 +65,7 @@ def evidence_of(*said: tuple[int, int, int]) -> Evidence:
     evidence: Evidence = record(EVIDENCE)
     clear(evidence)
     evidence.bound = 1000
-    evidence.second_set, evidence.third_set = FIRST_SETS, FIRST_SETS + SECOND_SETS
+    evidence.second_set = FIRST_SETS
     for source, token, cell in said:
         propose(evidence, source, token, cell)
         evidence.absent[source] = 0
@@ -151,7 +146,7 @@ def test_a_rate_becomes_the_frequency_and_follows_a_change() -> None:
 
 
 def lesson(weights: Weights, rates: Rates, weigh: int, rate: int, times: int = 300) -> dict[int, float]:
-    """One source always right, another always wrong, both with the same hit rate at first; the weights afterwards."""
+    """One source always right, another always wrong, both with the same hit rate; the probabilities afterwards."""
     rng = np.random.default_rng(0)
     for _ in range(times):
         right, wrong = rng.choice(1000, 2, replace=False).tolist()
@@ -161,7 +156,7 @@ def lesson(weights: Weights, rates: Rates, weigh: int, rate: int, times: int = 3
     return mixed(evidence_of((MEMORY, 1, 5), (STATIC, 2, 5)), rates, weights)
 
 
-def reputed() -> Rates:
+def some_rates() -> Rates:
     rates = no_rates()
     for cell, rate in ((5, 0.8), (0, 0.05)):
         rates[RATE, :, cell], rates[SEEN, :, cell], rates[ODDS, :, cell] = (
@@ -173,18 +168,18 @@ def reputed() -> Rates:
 
 
 def test_a_source_that_is_always_wrong_loses_its_weight() -> None:
-    weights, rates = start_weights(), reputed()
+    weights, rates = start_weights(), some_rates()
     before = mixed(evidence_of((MEMORY, 1, 5), (STATIC, 2, 5)), rates, weights)
     assert before[1] == pytest.approx(before[2])
     after = lesson(weights, rates, weigh=1, rate=0)
     assert after[1] > before[1] and after[2] < before[2] and after[1] > 0.8 > 0.2 > after[2]
-    for chosen in (0, FIRST_SETS, FIRST_SETS + SECOND_SETS):
+    for chosen in (0, FIRST_SETS, COMMON_SET):
         assert weights[chosen, MEMORY] > 0.1 > weights[chosen, STATIC]
-    assert np.array_equal(rates, reputed())
+    assert np.array_equal(rates, some_rates())
 
 
-def test_a_source_that_is_always_wrong_ends_with_a_low_hit_rate() -> None:
-    weights, rates = start_weights(), reputed()
+def test_the_hit_rate_of_a_source_that_is_always_wrong_falls() -> None:
+    weights, rates = start_weights(), some_rates()
     after = lesson(weights, rates, weigh=0, rate=1)
     assert after[1] > after[2]
     assert rates[RATE, MEMORY, 5] > 0.9 > 0.2 > rates[RATE, STATIC, 5]
@@ -195,18 +190,17 @@ def test_only_the_chosen_sets_are_taught() -> None:
     weights = start_weights()
     evidence = evidence_of((MEMORY, 1, 5))
     evidence.first_set, evidence.second_set = 3, FIRST_SETS + 4
-    evidence.third_set = FIRST_SETS + SECOND_SETS + 5
-    mix(evidence, reputed(), weights)
-    learn_mix(evidence, reputed(), weights, 1, 1, 1)
+    mix(evidence, some_rates(), weights)
+    learn_mix(evidence, some_rates(), weights, 1, 1, 1)
     changed = set(np.flatnonzero((weights != start_weights()).any(axis=1)).tolist())
-    assert changed == {3, FIRST_SETS + 4, FIRST_SETS + SECOND_SETS + 5}
+    assert changed == {3, FIRST_SETS + 4, COMMON_SET}
     silent = [source for source in range(SOURCES) if source not in (MEMORY, BIAS)]
     assert np.array_equal(weights[:, silent], start_weights()[:, silent])
-    assert SETS == FIRST_SETS + SECOND_SETS + THIRD_SETS
+    assert SETS == FIRST_SETS + SECOND_SETS + 1 == COMMON_SET + 1
 
 
-def test_a_source_that_knows_the_context_but_not_the_candidate_speaks_against_it() -> None:
-    rates, weights = reputed(), start_weights()
+def test_a_source_that_knows_the_context_but_not_the_candidate_makes_it_less_likely() -> None:
+    rates, weights = some_rates(), start_weights()
     alone = mixed(evidence_of((MEMORY, 1, 5)), rates, weights)[1]
     evidence = evidence_of((MEMORY, 1, 5))
     evidence.absent[STATIC] = 0
@@ -246,36 +240,6 @@ def test_a_probability_becomes_its_hit_rate() -> None:
         teach(finals, 3, log_odds(0.8), i % 2 == 0)
     assert calibrated(finals, 3, log_odds(0.8)) == pytest.approx(0.5, abs=0.05)
     assert calibrated(finals, 3, log_odds(0.2)) == pytest.approx(0.2, abs=0.01)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    taught=st.lists(
-        st.tuples(st.integers(0, calibration.CLASSES - 1), st.floats(0, 1), st.booleans()), max_size=200
-    ),
-    p=st.floats(0, 1),
-)
-def test_shifts_stay_probabilities_and_keep_to_their_group(
-    taught: list[tuple[int, float, bool]], p: float
-) -> None:
-    shifts = no_shifts()
-    for kind, said, hit in taught:
-        teach_shift(shifts, kind, said, hit)
-    met = {int(group_of(kind)) for kind, _, _ in taught}
-    for kind in range(calibration.CLASSES):
-        assert 0 <= shifted(p, shift_factor(shifts, kind)) <= 1
-        assert group_of(kind) in met or shifted(p, shift_factor(shifts, kind)) == pytest.approx(p)
-
-
-@pytest.mark.parametrize(("said", "true"), [(0.97, 0.997), (0.6, 0.4)])
-def test_a_shift_learns_from_few_candidates_what_a_long_draft_multiplies(said: float, true: float) -> None:
-    shifts, rng = no_shifts(), np.random.default_rng(3)
-    kind = class_of(20, True, 40)
-    for _ in range(600):
-        teach_shift(shifts, kind, shifted(said, shift_factor(shifts, kind)), rng.random() < true)
-    assert shifted(said, shift_factor(shifts, kind)) == pytest.approx(
-        true, abs=0.1 * (1 - true) + 0.004 + 0.1 * (said < 0.9)
-    )
 
 
 def test_classes_of_candidates_are_told_apart() -> None:
@@ -378,12 +342,10 @@ def test_what_is_left_out_of_learning_stays_as_it_was() -> None:
     for part, names in {
         "mixing": ["weights"],
         "rates": ["rates"],
-        "calibration": ["finals", "shifts"],
+        "calibration": ["finals"],
     }.items():
         drafter = with_stores(part)
-        before = {
-            name: getattr(drafter.model, name).copy() for name in ("weights", "rates", "finals", "shifts")
-        }
+        before = {name: getattr(drafter.model, name).copy() for name in ("weights", "rates", "finals")}
         lively(drafter)
         same = [name for name, array in before.items() if np.array_equal(getattr(drafter.model, name), array)]
         assert set(names) <= set(same) and "finals" not in set(same) - set(names)

@@ -64,8 +64,8 @@ def test_drafting_joins_in_the_middle_of_an_answer(
     with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
         llm.prepare()
     free = threading.Event()
-    monkeypatch.setattr(opening, "kernels_are_kept", lambda: False)
-    monkeypatch.setattr(opening, "compile_beside", lambda turns: free.wait(20))
+    monkeypatch.setattr(opening, "kernels_are_kept", lambda search: False)
+    monkeypatch.setattr(opening, "compile_beside", lambda turns, search: free.wait(20))
     with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
         assert llm.preparing == "kernels"
         stream = llm.stream(PROMPT, max_tokens=400, temperature=0.0)
@@ -245,9 +245,9 @@ def test_the_compiling_child_does_not_look_in_the_folder_the_user_is_in(
     monkeypatch.setattr(preparing.subprocess, "Popen", start)
     monkeypatch.setattr(preparing, "FIRST_ANSWER_SECONDS", 0.0)
     monkeypatch.setattr(preparing, "COMPILING_LIMIT", 0.0)
-    preparing.compile_beside(Scheduler())
+    preparing.compile_beside(Scheduler(), "puct")
     (command,) = started
-    assert command[:-2] == trial.interpreter("")[:-2] and "-m" not in command
+    assert command[-1] == "puct" and command[:2] == trial.interpreter("")[:2] and "-m" not in command
     assert command[2].startswith(trial.interpreter("")[2]) and "drafters.ngram.ahead" in command[2]
 
 

@@ -86,7 +86,7 @@ def test_what_numba_would_not_take_is_not_kept(folder: Path, monkeypatch: pytest
 
 def test_nothing_is_kept_where_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "FOLDER", None)
-    monkeypatch.setattr(ahead, "_compile", lambda: pytest.fail("nobody could use it"))
+    monkeypatch.setattr(ahead, "_compile", lambda search: pytest.fail("nobody could use it"))
     assert not kernels_are_kept()
     assert ahead.compile_all() < 1.0
 
@@ -195,7 +195,7 @@ def test_a_lock_or_stamp_that_is_no_file_costs_time_only(folder: Path, put: Any)
 def test_two_processes_compile_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
-    def compile_slowly() -> None:
+    def compile_slowly(search: str) -> None:
         compiled.append(threading.get_ident())
         time.sleep(0.2)
         kept.put_stamp(folder)
@@ -243,14 +243,27 @@ def test_one_that_was_stopped_is_not_waited_for_forever(
 def test_making_a_drafter_leaves_all_kernels_for_the_next_start(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "_compile", lambda: kept.put_stamp(folder))
+    monkeypatch.setattr(ahead, "_compile", lambda search: kept.put_stamp(folder))
     make_drafter("auto", n_vocab=10)
     assert kernels_are_kept()
 
 
+def test_each_search_has_its_own_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(
+        ahead, "_compile", lambda search: (compiled.append(search), kept.put_stamp(folder, search))
+    )
+    ahead.compile_all()
+    assert kernels_are_kept() and not kernels_are_kept("puct")
+    for _ in range(2):
+        ahead.compile_all("puct")
+        assert kernels_are_kept("puct")
+    assert compiled == ["best-first", "puct"]
+
+
 def test_a_folder_that_vanishes_costs_time_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "FOLDER", folder / "gone")
-    monkeypatch.setattr(ahead, "_compile", lambda: None)
+    monkeypatch.setattr(ahead, "_compile", lambda search: None)
     assert ahead.compile_all() < 1.0
     assert not kernels_are_kept()
 
@@ -286,7 +299,7 @@ for most, prices in ((16, None), (64, cost), (1, cost)):
 drafter.begin(Beginning(1, text[:0], text[:4]))
 drafter.begin(Beginning(0, text, text[:4]))
 drafter.begin(Beginning(0, text[:3], text[:4], 3))
-used = (prediction.learn, prediction.find_related, search.best_first, topk.fill_rows)
+used = (prediction.learn, search.best_first, topk.fill_rows)
 used += (phrase_entries.list_successors, phrase_entries.weigh, phrase_entries.fill)
 print(json.dumps([kept, [sum(one.stats.cache_misses.values()) for one in used],
                   [sum(one.stats.cache_hits.values()) for one in used]]))
@@ -324,8 +337,8 @@ def use(environment: dict[str, str]) -> list[bool | list[int]]:
 def test_after_compiling_ahead_an_ordinary_start_compiles_nothing(compiled: dict[str, str]) -> None:
     kept, misses, hits = use(compiled)
     assert kept
-    assert misses == [0] * 7
-    assert hits == [1] * 7  # and each kernel was compiled for one set of types
+    assert misses == [0] * 6
+    assert hits == [1] * 6  # and each kernel was compiled for one set of types
 
 
 def test_only_what_is_missing_is_compiled(compiled: dict[str, str]) -> None:

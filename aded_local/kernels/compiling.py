@@ -1,9 +1,9 @@
 """Compiling kernels with Numba, once per installation and machine; ``kept`` says where they are kept.
 
 What Python calls is an ``entry``; what an entry calls in turn is a ``kernel``, compiled into it. Nobody should wait for
-a compiler, and Numba takes the longer the more it has to write down, at each level of calls anew. Hence:
+a compiler, and Numba takes longer the more code it writes, at each level of calls once more. Hence:
 
-- All a drafter remembers beside its tables is one record (``memory.Predictor``), and a kernel is handed its address. As
+- All a drafter remembers beside its tables is one record (``state.Predictor``), and a kernel is handed its address. As
   an argument an array is seven values, counted references and checks; as a field of a record, none of that.
 - Scalars are fields too, and scratch is part of the record. To read a field takes three lines of LLVM's language, an
   element of an array 63, and an array made within a kernel a function of its own.

@@ -118,30 +118,30 @@ def origin() -> str:
     return hashlib.sha256(repr((files, versions, processor, asked)).encode()).hexdigest()[:16]
 
 
-def kernels_are_kept() -> bool:
-    """Whether all kernels of an ordinary start were compiled before and lie in the cache; see ``ahead``."""
+def kernels_are_kept(search: str = "best-first") -> bool:
+    """Whether all kernels of a start with this search were compiled before and lie in the cache; see ``ahead``."""
     if FOLDER is None:
         return False
     try:
-        names = json.loads(read_private(stamp(FOLDER)))
+        names = json.loads(read_private(stamp(FOLDER, search)))
         return bool(names) and all((FOLDER / name).stat().st_size > 0 for name in names)
     except (OSError, ValueError, TypeError, RecursionError):
         return False  # no stamp, a damaged one, or one of files that are gone
 
 
-def stamp(folder: Path) -> Path:
+def stamp(folder: Path, search: str = "best-first") -> Path:
     """The file that names what a complete compilation left: a list of paths within ``folder``, as JSON."""
-    return folder / f"complete-{origin()}.json"
+    return folder / f"complete-{search}-{origin()}.json"
 
 
-def put_stamp(folder: Path) -> None:
+def put_stamp(folder: Path, search: str = "best-first") -> None:
     """Say that all is kept, now that it is.
 
     Raises:
         OSError: it cannot be written.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.nb[ci]"))
-    write_privately(stamp(folder), json.dumps(names))
+    write_privately(stamp(folder, search), json.dumps(names))
 
 
 def somebody_compiles() -> bool:

@@ -1,4 +1,4 @@
-"""Phrases as entries of a table: listed with their contexts, weighed, put in. ``store.phrases`` says what they mean."""
+"""Phrases as entries of a table: listed with their contexts, weighed, put in. ``phrases`` says what they mean."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Counting a corpus: two working tables of bounded size, from which the table of a static store is made.
 
-Short contexts (``WIDE_ORDERS`` tokens and fewer) and long ones are counted apart: they own two buckets and one, and an
-entry does not say which.
+Short contexts (``WIDE_ORDERS`` tokens and fewer) own two buckets, long ones own one. An entry does not tell which, so
+the two kinds are counted in tables of their own.
 
 A table shrinks by folding: the lowest bits of a context's hash choose its bucket, so bucket ``b`` of a table becomes
 bucket ``b mod n`` of one with ``n``, without knowing the hash.
@@ -165,9 +165,10 @@ class Counting:
     def finish(self) -> tuple[Table, int, int]:
         """The final table, entries in use, and entries that were counted and are not in it.
 
-        What was met once is not dropped first: it is most of the entries, and what text that was counted is
-        recognised by. Of 3.2 million tokens, without it in long contexts, changed versions of the same files took
-        2.5 tokens a pass instead of 5.3. Where the largest table has no room, full buckets lose the least counted.
+        Successors that were met once are not dropped first. Most entries are such, and a text that was counted is
+        drafted again by them: with 3.2 million tokens, and none of them in long contexts, changed versions of the
+        same files took 2.5 tokens a pass instead of 5.3. Where the largest table has no room, full buckets lose the
+        least counted.
         """
         short, long = self._count_waiting()
         n_short, n_long = int(used(short)), int(used(long))

@@ -26,7 +26,7 @@ Table = npt.NDArray[np.int64]
 """Entries, int64 ``(2 ** bits,)``, aligned to a cache line."""
 
 ORDERS: Final = 6
-"""Longest context counted, in tokens. Longer repetitions are the business of ``passages``."""
+"""Longest context of a store, in tokens. Those of a running text are shorter, see ``candidates.SEEN_ORDERS``."""
 
 WIDE_ORDERS: Final = 2
 """Contexts of so few tokens have many successors: sixteen are kept, of longer ones eight."""

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from aded_local.drafters import Search
 from aded_local.errors import ADEDError
 from aded_local.llama.loading import is_forked
 from aded_local.scheduler import Closed, Scheduler
@@ -172,8 +173,8 @@ def _close_at_exit(preparation: weakref.ref[Preparation]) -> None:
         found.close()
 
 
-def compile_beside(scheduler: Scheduler) -> None:
-    """Have a child process compile the drafter's kernels into the cache.
+def compile_beside(scheduler: Scheduler, search: Search = "best-first") -> None:
+    """Have a child process compile the drafter's kernels, with this search, into the cache.
 
     The child goes on when this process ends, so that short runs get there too.
 
@@ -195,7 +196,8 @@ def compile_beside(scheduler: Scheduler) -> None:
             with contextlib.suppress(OSError):
                 child = subprocess.Popen(
                     trial.interpreter(
-                        f"import runpy; runpy.run_module({ahead.__name__!r}, run_name='__main__', alter_sys=True)"
+                        f"import runpy; runpy.run_module({ahead.__name__!r}, run_name='__main__', alter_sys=True)",
+                        search,
                     ),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ def make(
     from aded_local.drafters.ngram.ahead import compile_all
     from aded_local.drafters.ngram.drafter import NgramDrafter
 
-    compile_all()
+    compile_all(search)
     return NgramDrafter(
         n_vocab=n_vocab, seed=seed, search=search, static=static, phrases=phrases, without=without
     )

@@ -1,6 +1,6 @@
 """Compiling ahead: all kernels of an ordinary start of the chat, in a process that has no model at hand.
 
-python -m aded_local.drafters.ngram.ahead
+python -m aded_local.drafters.ngram.ahead [puct]
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import sys
 import time
 from typing import Final
 
+from aded_local.drafters import Search
 from aded_local.kernels import kept
 
 COMMAND: Final = ("-m", "aded_local.drafters.ngram.ahead")
 """What to hand a Python interpreter, so that it compiles ahead."""
 
 
-def compile_all() -> float:
-    """Compile into the cache folder what an ordinary start needs: the preset ``auto``, the likeliest tokens of a row
-    of logits, the table of shipped phrases.
+def compile_all(search: Search = "best-first") -> float:
+    """Compile into the cache folder what a start needs: the preset ``auto`` with this search, the likeliest tokens of a
+    row of logits, the table of shipped phrases.
 
     Afterwards ``kept.kernels_are_kept``, unless the folder cannot be written. Another process that does the same is
     waited for. What was compiled before one was killed is taken over; nothing is ever half written.
@@ -30,17 +31,17 @@ def compile_all() -> float:
         compiles for itself what it calls.
     """
     started = time.perf_counter()
-    if kept.FOLDER is not None and not kept.kernels_are_kept():
+    if kept.FOLDER is not None and not kept.kernels_are_kept(search):
         try:
             with kept.alone(kept.FOLDER):
-                if not kept.kernels_are_kept():
-                    _compile()
+                if not kept.kernels_are_kept(search):
+                    _compile(search)
         except OSError:
             pass  # the folder is gone, or the disk is full
     return time.perf_counter() - started
 
 
-def _compile() -> None:
+def _compile(search: Search) -> None:
     """Make one call of each kernel, as a start does, and say so in the folder if all could be kept."""
     assert kept.FOLDER is not None
     from aded_local.drafters.ngram.drafter import NgramDrafter
@@ -51,14 +52,14 @@ def _compile() -> None:
     collecting = gc.isenabled()
     gc.disable()  # looking for garbage among a compiler's objects takes 0.8 of 11 s, and finds 50 MB
     try:
-        NgramDrafter(n_vocab=1)  # the size of a vocabulary is a value, not a type
+        NgramDrafter(n_vocab=1, search=search)  # the size of a vocabulary is a value, not a type
         topk.warm_up()
         phrase_entries.warm_up()
     finally:
         if collecting:
             gc.enable()
     if not compiling.failures:
-        kept.put_stamp(kept.FOLDER)
+        kept.put_stamp(kept.FOLDER, search)
 
 
 def give_way() -> None:
@@ -73,8 +74,9 @@ def give_way() -> None:
 
 if __name__ == "__main__":
     give_way()
-    seconds = compile_all()
-    if kept.kernels_are_kept():
+    wanted: Search = "puct" if sys.argv[1:] == ["puct"] else "best-first"
+    seconds = compile_all(wanted)
+    if kept.kernels_are_kept(wanted):
         print(f"the drafter's kernels are kept; it took {seconds:.1f} s")
     else:
         sys.exit("the drafter's kernels cannot be kept: no cache folder that this user alone can write to")

@@ -1,12 +1,13 @@
-"""Evidence: what each source says of each candidate, as a cell, and how often such evidence came true.
+"""Candidates for the next token, and how often evidence like theirs came true: the hit rates.
 
-A source that knows a context proposes its successors. What it says of a candidate is told by how often that one
-followed there, how often others did, and whether it did last: a cell. The hit rate of each cell is learnt as the
-text goes on, from every candidate considered at every token, verified or not. A source that knows the context but
-not the candidate speaks too: "known, and never this". A source that does not know the context says nothing.
+Each source that knows the context lists its successors there. It describes a successor by three numbers: how often
+it followed, how often others followed, and whether it came last. Together they choose a cell. A source that knows the
+context says something of the other candidates too: it never saw them there. A source that does not know the context
+has no part in the decision.
 
-This is the indirect modelling of context-mixing compressors (M. Mahoney, PAQ): counts are not taken as
-probabilities but looked up in a table of what they have been worth.
+Every cell has a hit rate. It is learnt from every candidate at every token, whether that token was drafted or not. So
+counts are not taken for probabilities; what counts as these were worth is looked up, as context-mixing compressors do
+(M. Mahoney, PAQ).
 """
 
 from __future__ import annotations
@@ -20,25 +21,24 @@ import numpy.typing as npt
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import ORDERS, UNIT
 
+SEEN_ORDERS: Final = 4
+"""Tokens of the longest contexts that are counted as the text goes on; the match model follows longer repetitions.
+Chosen by replay (docs/ablation.md): 6 are no faster, and 3 cost 0.7% where Python functions are written."""
 CONTEXT: Final = 0
-"""Sources ``CONTEXT`` … ``CONTEXT + ORDERS - 1``: n-grams of this conversation, shortest first."""
-MEMORY: Final = CONTEXT + ORDERS
-STATIC: Final = MEMORY + ORDERS
+"""Sources ``CONTEXT`` … ``CONTEXT + SEEN_ORDERS - 1``: n-grams of this conversation, shortest first."""
+MEMORY: Final = CONTEXT + SEEN_ORDERS
+STATIC: Final = MEMORY + SEEN_ORDERS
 SOFT: Final = STATIC + ORDERS
 SOFT_ORDERS: Final = 2
-"""What the target would have said, and did not: its own distribution after one or two tokens."""
-RELATED: Final = SOFT + SOFT_ORDERS
-RELATED_ORDERS: Final = 4
-"""N-grams of earlier conversations about the same."""
-LONGEST: Final = RELATED + RELATED_ORDERS
+"""What the target found likely after one or two tokens, whatever it said then."""
+LONGEST: Final = SOFT + SOFT_ORDERS
 """How a context went on when no longer one was known."""
 SPARSE: Final = LONGEST + 1
 SPARSES: Final = 3
 """Contexts with a gap: the token before the last; the two before the last; the last and the third last."""
 UNIGRAM: Final = SPARSE + SPARSES
 COPY: Final = UNIGRAM + 1
-RESUME: Final = COPY + 1
-BIAS: Final = RESUME + 1
+BIAS: Final = COPY + 1
 SOURCES: Final = BIAS + 1
 
 BUCKETS: Final = 8
@@ -54,7 +54,7 @@ RATE, SEEN, ODDS = 0, 1, 2
 LONGEST_MEMORY: Final = 1000.0
 """A cell averages over about this many of its latest observations, so that it follows the text."""
 UNMET: Final = 0.2
-"""Where a cell never met starts to learn, with the weight of one observation; until then it says nothing."""
+"""Where a cell never met starts to learn, with the weight of one observation; until then it counts for nothing."""
 
 COUNTERS: Final = 3
 """Who knows contexts of all orders: the conversation, the memory, the stores."""
@@ -88,7 +88,7 @@ class Evidence(Protocol):
         absent: of each source, the cell of candidates it does not name; -1 where it says nothing;
             int32 ``(SOURCES,)``.
         n_candidates, n_entries: of each.
-        first_set, second_set, third_set: of weights, see ``mixing``.
+        first_set, second_set: of weights, see ``mixing``.
         bound: token ids are below it.
     """
 
@@ -115,7 +115,6 @@ class Evidence(Protocol):
     n_entries: int
     first_set: int
     second_set: int
-    third_set: int
     bound: int
 
 
@@ -144,7 +143,6 @@ EVIDENCE = np.dtype(
         ("n_entries", np.int64),
         ("first_set", np.int64),
         ("second_set", np.int64),
-        ("third_set", np.int64),
         ("bound", np.int64),
     ],
     align=True,
@@ -156,7 +154,7 @@ def _buckets() -> npt.NDArray[np.uint8]:
     found: npt.NDArray[np.uint8] = np.searchsorted(np.array(EDGES) * UNIT, units, side="right").astype(
         np.uint8
     )
-    found[1:] = np.maximum(found[1:], 1)  # a trace of evidence is some
+    found[1:] = np.maximum(found[1:], 1)  # the smallest count is more than none
     return found
 
 
@@ -190,7 +188,7 @@ def clear(evidence: Evidence) -> None:
 
 @kernel
 def propose(evidence: Evidence, source: int, token: int, cell: int) -> None:
-    """Enter that ``source`` says ``cell`` of ``token``; a new candidate if there is room."""
+    """Enter ``cell`` as what ``source`` says of ``token``, which becomes a candidate if there is room."""
     n = evidence.n_candidates
     entries = evidence.n_entries
     if entries == MOST_ENTRIES or token >= evidence.bound:

@@ -1,4 +1,4 @@
-"""Preset ``auto``: n-grams of several orders, copied passages, calibrated as it runs.
+"""Preset ``auto``: n-grams of several orders and repeated passages, mixed and calibrated as it runs.
 
 ``draft`` and ``observe`` are one kernel call each; everything they touch is allocated at construction.
 """
@@ -14,10 +14,9 @@ import numpy.typing as npt
 from aded_local.drafters import Search
 from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
-from aded_local.drafters.ngram.prediction import LAID, READ, SAID, find_related, learn, predict_next
+from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
-from aded_local.drafters.ngram.search import best_first, puct
-from aded_local.drafters.ngram.similar_conversations import note
+from aded_local.drafters.ngram.search import NO_COST, best_first, puct
 from aded_local.drafters.ngram.state import (
     HISTORY_BITS,
     MOST_NODES,
@@ -32,7 +31,7 @@ from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 MEMORY_BITS: Final = 23
 """Slots for everything seen: 64 MB, a third full after 620,000 tokens of chats."""
 CONTEXT_BITS: Final = 18
-"""Slots for this conversation and those related to it: 2 MB."""
+"""Slots for the latest conversations, each for itself: 2 MB."""
 SOFT_BITS: Final = 17
 """Entries for what the target would have said: 1 MB, some 5,000 verified nodes."""
 
@@ -49,7 +48,6 @@ PUCT_ITERATIONS_PER_NODE: Final = 3
 PUCT_ROLLOUT_DEPTH: Final = 1
 """A rollout step costs an expansion here, a microsecond or two: few, short ones."""
 
-NO_COST: Final = np.zeros(1, np.float64)
 NOTHING: Final[tuple[IntArray, IntArray, npt.NDArray[np.uint64], IntArray, FloatArray]] = (
     np.zeros(0, np.int32),
     np.zeros(0, np.int32),
@@ -90,12 +88,11 @@ class NgramDrafter:
         Args:
             n_vocab: size of the vocabulary; token ids are below it.
             seed: for the random numbers of the PUCT search.
-            search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities; replayed
-                beside it on 150 instruction answers, ``puct`` reached the same speed-ups within 0.3% on three cost
-                curves, at ten times the time (0.4 milliseconds a step).
-            static: successors in a corpus of one's own, for this tokenizer; see ``store.static``.
-            phrases: successors in shipped phrases; see ``store.phrases``.
-            without: parts to leave out, of ``ingredients.INGREDIENTS``.
+            search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities. ``puct`` reaches
+                the same speed-ups within 0.7% (docs/ablation.md), at ten times the time (0.4 milliseconds a step).
+            static: successors in a corpus of one's own, for this tokenizer; see ``ngrams.static``.
+            phrases: successors in shipped phrases; see ``ngrams.phrases``.
+            without: parts to leave out, of ``components.INGREDIENTS``.
 
         Raises:
             OptionError: there is no such part.
@@ -125,11 +122,10 @@ class NgramDrafter:
         # A scalar of it takes Python 0.4 microseconds by name, as an attribute 2.
         self._state = self._block["state"][0]
         self._tree, self._probabilities = self.model.tree, self.model.probabilities
-        self._state["copy_at"] = self._state["resume_at"] = -1
+        self._state["copy_at"] = -1
         self._state["n_vocab"] = self.n_vocab
         self.model.rates[:], self.model.weights[:], self.model.finals[:] = priors
         self.model.used[:] = self._used
-        self.model.conversations.places[:] = -1
         self._rng = np.array([self._seed], np.uint64)
         self._latest_epoch = 0
         self._session = NO_SESSION
@@ -137,20 +133,16 @@ class NgramDrafter:
         claim_pages(self.tables.memory, self.tables.context, self.model.history, self.model.positions)
 
     def _begin_conversation(self) -> None:
-        """Another conversation; the one before is noted, so that similar ones find it."""
-        state, conversations = self._state, self.model.conversations
-        start, asked, end = int(state["start"]), int(state["asked"]), int(state["head"])
-        if asked > start:
-            note(conversations, self.model.history, start, asked, end)
-        conversations.best = 0
-        state["start"] = state["asked"] = end
+        """What comes is another conversation."""
+        state = self._state
+        state["start"] = state["head"]
         self._latest_epoch += 1
         state["epoch"] = self._latest_epoch
         self._leave_passages()
 
     def _leave_passages(self) -> None:
         state = self._state
-        state["copy_at"] = state["resume_at"] = -1
+        state["copy_at"] = -1
         state["copy_length"] = state["n_nodes"] = 0
 
     def begin(self, beginning: Beginning) -> None:
@@ -159,7 +151,7 @@ class NgramDrafter:
         state, session, past, new = self._state, beginning.session, beginning.past, beginning.new
         state["n_nodes"] = 0
         epoch = self._epochs.pop(session, None)
-        if begins := epoch is None or len(past) == 0:
+        if epoch is None or len(past) == 0:
             self._begin_conversation()
             new = np.concatenate((past, new))
         elif session != self._session:
@@ -168,18 +160,12 @@ class NgramDrafter:
             learn(self._block, self.tables, newest(past), LAID, *NOTHING)
         elif beginning.undone > 0:
             state["head"] = max(state["head"] - beginning.undone, state["start"])
-            state["asked"] = min(state["asked"], state["head"])
             self._leave_passages()
         self._session = session
         self._epochs[session] = int(state["epoch"])
         if len(self._epochs) > KNOWN_SESSIONS:
             del self._epochs[next(iter(self._epochs))]
-        new = newest(new)
-        if len(new):
-            find_related(self._block, self.tables, new)
-        self._read(new)
-        if begins:
-            state["asked"] = state["head"]
+        self._read(newest(new))
 
     def _read(self, text: IntArray) -> None:
         """Learn a text that the target did not choose, such as a prompt."""
@@ -247,8 +233,6 @@ class NgramDrafter:
             if not continues:
                 self._begin_conversation()
             self._read(prompt)
-            if not continues:
-                self._state["asked"] = self._state["head"]
             if left <= TAUGHT_TOKENS:
                 learn(self._block, self.tables, answer, SAID, *NOTHING)
             else:

@@ -1,10 +1,10 @@
-"""Soft counts: what the target would have said, and did not.
+"""Logit counts: what the target found likely, counted as if it had said it.
 
-ADED approximates the output distribution of the target, not only its output (arXiv 2407.12021). After each
-verification the likeliest tokens at every verified node, accepted or not, are kept for the contexts that end there,
-in a table of their own: the share of the target's probability stands for the count. A context met again halves what
-it said before, so that the latest word counts for most. (Token Recycling, arXiv 2408.08696, drafts from such a table
-of order 1 alone.)
+ADED approximates the target's output distribution, not only its output (arXiv 2407.12021). After a verification the
+likeliest tokens at every verified node, accepted or not, are kept for the contexts that end there, in a table of
+their own. A token's share of the probability takes the place of its count. When a context is met again, its former
+counts are halved, so the latest counts for most. (Token Recycling, arXiv 2408.08696, drafts from such a table of
+order 1 alone.)
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def soften(
 ) -> None:
     """Keep the target's likeliest tokens in each context.
 
-    To be called when the tokens that came were learnt: kept before, they would foretell themselves, and this source
-    would be believed far too much.
+    Call it after the step's tokens were learnt. Otherwise this source would already hold the tokens by which it is
+    judged, and its hit rates would become far too high.
 
     Args:
         keys: of ``list_contexts``.

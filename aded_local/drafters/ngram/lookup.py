@@ -1,6 +1,6 @@
-"""Where candidates come from: contexts of all orders in three stores, contexts with gaps, passages.
+"""Where candidates come from: contexts of all orders in several tables, contexts with gaps, repeated passages.
 
-``gather`` fills ``evidence`` for one node: each source enters what it says of each token it knows there.
+``gather`` fills ``evidence`` for one node: each source enters a cell for each token it knows there.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
-    RELATED,
-    RELATED_ORDERS,
-    RESUME,
+    SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
     SPARSE,
@@ -28,16 +26,14 @@ from aded_local.drafters.ngram.candidates import (
     count_cell,
     propose,
 )
-from aded_local.drafters.ngram.match_model import copy_cell, length_class, resume_cell
-from aded_local.drafters.ngram.mixing import COPY_BUCKETS, FIRST_SETS, SECOND_SETS
-from aded_local.drafters.ngram.similar_conversations import likeness_class
+from aded_local.drafters.ngram.match_model import copy_cell, length_class
+from aded_local.drafters.ngram.mixing import COPY_BUCKETS, FIRST_SETS
 from aded_local.drafters.ngram.state import (
     Integers,
     Predictor,
     Tables,
     epoch_key,
     latest_tokens,
-    related_key,
     token_at,
 )
 from aded_local.kernels.compiling import kernel
@@ -65,9 +61,9 @@ SPARSE_KEYS: Final = (
     np.uint64(0xE7037ED1A0B428DB),
     np.uint64(0x8EBC6AF09C88C6E3),
 )
-"""Told apart by these: kinds of contexts that share the memory's table."""
+"""They tell apart the kinds of contexts that share the memory's table."""
 UNIGRAM_BELOW: Final = 3
-"""Frequent tokens are proposed anywhere where no longer context than this is known."""
+"""Frequent tokens are proposed where no context as long as this is known."""
 
 
 @kernel
@@ -134,21 +130,22 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
     context_keys[0] = epoch_key(model.state.epoch)
     for k in range(1, min(ORDERS, n) + 1):
         keys[k] = extend_hash(keys[k - 1], latest[k - 1])
-        context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
-        prefetch_context(tables.memory, keys[k], k)
         prefetch_context(tables.static, keys[k], k)
         prefetch_context(tables.phrases, keys[k], k)
-        prefetch_context(tables.context, context_keys[k], k)
+        if k <= SEEN_ORDERS:
+            context_keys[k] = extend_hash(context_keys[k - 1], latest[k - 1])
+            prefetch_context(tables.memory, keys[k], k)
+            prefetch_context(tables.context, context_keys[k], k)
     for kind in range(SPARSES):
         sparse_keys[kind] = sparse_key(kind, latest, n)
         prefetch_context(tables.memory, sparse_keys[kind], ORDERS)
     for k in range(1, min(ORDERS, n) + 1):
-        # Whoever met a longer context has met this one.
+        # A table that knows a longer context knows this one too.
         wide = k <= WIDE_ORDERS
-        if orders[0] == k - 1 and used[CONTEXT + k - 1]:
+        if k <= SEEN_ORDERS and orders[0] == k - 1 and used[CONTEXT + k - 1]:
             totals[0, k] = total_of(tables.context, context_keys[k], wide)
             orders[0] = k if totals[0, k] > 0 else orders[0]
-        if orders[1] == k - 1 and used[MEMORY + k - 1]:
+        if k <= SEEN_ORDERS and orders[1] == k - 1 and used[MEMORY + k - 1]:
             totals[1, k] = total_of(tables.memory, keys[k], wide)
             orders[1] = k if totals[1, k] > 0 else orders[1]
         if orders[2] == k - 1 and used[STATIC + k - 1]:
@@ -161,16 +158,15 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
     copy_class = ask_passages(model, node)
     for k in range(ORDERS, 0, -1):
         wide = k <= WIDE_ORDERS
-        ask(evidence, CONTEXT + k - 1, tables.context, context_keys[k], wide, totals[0, k])
-        ask(evidence, MEMORY + k - 1, tables.memory, keys[k], wide, totals[1, k])
+        if k <= SEEN_ORDERS:
+            ask(evidence, CONTEXT + k - 1, tables.context, context_keys[k], wide, totals[0, k])
+            ask(evidence, MEMORY + k - 1, tables.memory, keys[k], wide, totals[1, k])
         static = tables.static if k <= own_static else tables.phrases
         ask(evidence, STATIC + k - 1, static, keys[k], wide, totals[2, k])
         if k <= SOFT_ORDERS and k <= n and used[SOFT + k - 1]:
             ask(evidence, SOFT + k - 1, tables.soft, keys[k], True, total_of(tables.soft, keys[k], True))
-    known = ask_related(model, tables, latest, n)
-    evidence.third_set = FIRST_SETS + SECOND_SETS + known
     order = orders[1]
-    if 0 < order < ORDERS and used[LONGEST]:
+    if 0 < order < SEEN_ORDERS and used[LONGEST]:
         key = keys[order] ^ LONGEST_KEY
         ask(evidence, LONGEST, tables.memory, key, False, total_of(tables.memory, key, False))
     for kind in range(SPARSES):
@@ -179,25 +175,8 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
             ask(evidence, SPARSE + kind, tables.memory, key, False, total_of(tables.memory, key, False))
     if max(orders[0], orders[1]) < UNIGRAM_BELOW and used[UNIGRAM]:
         ask(evidence, UNIGRAM, tables.memory, SEED_KEY, True, total_of(tables.memory, SEED_KEY, True))
-    evidence.first_set = orders[0] * (ORDERS + 1) + orders[1]
+    evidence.first_set = orders[0] * (SEEN_ORDERS + 1) + orders[1]
     evidence.second_set = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
-
-
-@kernel
-def ask_related(model: Predictor, tables: Tables, latest: Integers, n: int) -> int:
-    """Enter what related conversations say; returns the number of the weight set within its kind."""
-    likeness = likeness_class(model.conversations)
-    order = 0
-    if likeness > 0:
-        key = related_key(model.state.epoch)
-        for k in range(1, min(RELATED_ORDERS, n) + 1):
-            key = extend_hash(key, latest[k - 1])
-            total = total_of(tables.context, key, k <= WIDE_ORDERS) if model.used[RELATED + k - 1] else 0
-            if total == 0:
-                break
-            order = k
-            ask(model.evidence, RELATED + k - 1, tables.context, key, k <= WIDE_ORDERS, total)
-    return likeness * (RELATED_ORDERS + 1) + order
 
 
 @kernel
@@ -214,10 +193,4 @@ def ask_passages(model: Predictor, node: int) -> int:
             record = state.copy_record
             propose(evidence, COPY, token, copy_cell(length, local, record))
             found = 1 + length_class(length) * (COPY_BUCKETS - 1) // 16
-    at = model.nodes[node].resume_at
-    if at >= 0 and model.used[RESUME]:
-        token = token_at(model, node, at)
-        if token >= 0:
-            cell = resume_cell(model.nodes[node].resume_hits, state.resume_misses)
-            propose(evidence, RESUME, token, cell)
     return found

@@ -1,19 +1,14 @@
-"""Passages: long repetitions, of any length.
+"""The match model: long repetitions, of any length.
 
-Text is often copied: a document quoted, a file edited, an answer that loops. The newest tokens are looked for
-earlier in the history; as long as that passage goes on as the text does, it proposes its next token. Where it is
-left, by an edit say, it goes on being followed for a while beside the text (a resumption), a token replaced, left
-out or put in.
+Text is often copied: a document is quoted, a file edited, an answer loops. The newest tokens are looked up earlier in
+the history. As long as the passage found there goes on as the text does, it proposes its next token.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from aded_local.drafters.ngram.candidates import BUCKETS
-from aded_local.drafters.ngram.state import (
-    Predictor,
-)
+from aded_local.drafters.ngram.state import Predictor
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import SEED_KEY, extend_hash
 
@@ -25,11 +20,6 @@ LENGTH_EDGES: Final = (5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 160, 320)
 """Matched lengths from which the next of sixteen classes begins."""
 RECORD: Final = 16
 """Latest copied tokens that are remembered as hit or miss."""
-
-RESUME_LONGEST: Final = 8
-"""Misses after which a passage that was left is given up."""
-RESUME_REACH: Final = 3
-"""Tokens left out, at most, when a resumption finds its place again."""
 
 
 @kernel
@@ -59,58 +49,11 @@ def copy_cell(length: int, local: int, record: int) -> int:
 
 
 @kernel
-def resume_cell(hits: int, misses: int) -> int:
-    """The cell of a left passage's next token: tokens it foretold since x tokens it did not."""
-    return min(hits, 7) * BUCKETS + min(misses, 7)
-
-
-@kernel
-def leave(model: Predictor, token: int) -> None:
-    """The passage did not foretell ``token``: follow it as one that was left."""
-    state = model.state
-    state.resume_at = state.copy_at + 1
-    state.resume_hits = 0
-    state.resume_misses = 1
-    state.copy_at = -1
-    state.copy_length = 0
-
-
-@kernel
-def follow_resumption(model: Predictor, token: int) -> None:
-    """Keep beside the text the passage that was left, after ``token`` came."""
-    state, history = model.state, model.history
-    mask = history.shape[0] - 1
-    at = state.resume_at
-    if at < 0:
-        return
-    if at >= state.head - 1:
-        state.resume_at = -1
-    elif history[at & mask] == token:
-        state.resume_at = at + 1
-        state.resume_hits += 1
-    else:
-        state.resume_misses += 1
-        state.resume_hits = 0
-        state.resume_at = at + 1
-        # Tokens may have been left out: is this one a little further on? Or put in: does the place stay?
-        for skipped in range(1, RESUME_REACH + 1):
-            if at + skipped < state.head - 1 and history[(at + skipped) & mask] == token:
-                state.resume_at = at + skipped + 1
-                break
-        else:
-            if at > 0 and history[(at - 1) & mask] == token:
-                state.resume_at = at
-        if state.resume_misses > RESUME_LONGEST:
-            state.resume_at = -1
-
-
-@kernel
 def follow(model: Predictor, token: int, since: int) -> None:
     """Keep track of repeated passages from the position ``since`` on, after ``token`` became the newest token."""
     state, history = model.state, model.history
     mask = history.shape[0] - 1
     head = state.head  # the token is at head - 1
-    follow_resumption(model, token)
     at = state.copy_at
     if at >= 0:
         hit = history[at & mask] == token
@@ -119,7 +62,8 @@ def follow(model: Predictor, token: int, since: int) -> None:
             state.copy_at = at + 1
             state.copy_length += 1
         else:
-            leave(model, token)
+            state.copy_at = -1
+            state.copy_length = 0
     if head - state.start < ANCHOR:
         return
     key = SEED_KEY

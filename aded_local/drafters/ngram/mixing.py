@@ -1,10 +1,10 @@
-"""Mixing: the evidence of all sources made one probability, by weights that are learnt as the text goes on.
+"""Mixing: the sources' hit rates become one probability for each candidate.
 
-Logistic mixing as in context-mixing compressors (M. Mahoney, "Adaptive weighing of context models for lossless
-data compression", 2005): the log-odds of each source's evidence are added, each times a weight, and the weights
-follow the gradient of the coding cost after every token. A weight is the sum of three, one each from sets chosen by how
-long a context the conversation and the memory know, by the passage being copied and the static store's context,
-and by how like the most related conversation is and what it knows.
+The log-odds of the hit rates are added, each times the weight of its source, and after every token the weights follow
+the gradient of the coding cost (logistic mixing; M. Mahoney, "Adaptive weighing of context models for lossless data
+compression", 2005). A weight is the sum of three. The first set is chosen by the longest context that the conversation
+and the memory know, the second by the repeated passage and the longest context of the stores, and the third is the same
+everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from aded_local.drafters.ngram.candidates import (
     BIAS,
     ODDS,
-    RELATED_ORDERS,
+    SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
     SOURCES,
@@ -26,15 +26,15 @@ from aded_local.drafters.ngram.candidates import (
     Rates,
     learn_rate,
 )
-from aded_local.drafters.ngram.similar_conversations import LIKENESS_CLASSES
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import ORDERS
 
 COPY_BUCKETS: Final = 8
-FIRST_SETS: Final = (ORDERS + 1) * (ORDERS + 1)
+FIRST_SETS: Final = (SEEN_ORDERS + 1) * (SEEN_ORDERS + 1)
 SECOND_SETS: Final = COPY_BUCKETS * (ORDERS + 1)
-THIRD_SETS: Final = LIKENESS_CLASSES * (RELATED_ORDERS + 1)
-SETS: Final = FIRST_SETS + SECOND_SETS + THIRD_SETS
+COMMON_SET: Final = FIRST_SETS + SECOND_SETS
+"""Weighs everywhere."""
+SETS: Final = COMMON_SET + 1
 
 LEARNING_RATE: Final = 0.0015
 """Of the weights. Ten times as much loses a tenth of a bit per token; a third is as good but slower to follow."""
@@ -49,8 +49,8 @@ Weights = npt.NDArray[np.float32]
 @kernel
 def weight_of(evidence: Evidence, weights: Weights, source: int) -> float:
     """Of a source: the sum over the three sets."""
-    first, second, third = evidence.first_set, evidence.second_set, evidence.third_set
-    weight: float = weights[first, source] + weights[second, source] + weights[third, source]
+    first, second = evidence.first_set, evidence.second_set
+    weight: float = weights[first, source] + weights[second, source] + weights[COMMON_SET, source]
     return weight
 
 
@@ -120,7 +120,7 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
             step = np.float32(LEARNING_RATE * gradient[source])
             weights[evidence.first_set, source] += step
             weights[evidence.second_set, source] += step
-            weights[evidence.third_set, source] += step
+            weights[COMMON_SET, source] += step
     if not rate:
         return
     for entry in range(evidence.n_entries):
@@ -135,8 +135,9 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
 
 
 def start_weights() -> Weights:
-    """Weights before anything was learnt. What the target would have said has yet to earn its own: recorded answers
-    come without logits, so that no start can be fitted for it.
+    """Weights before anything was learnt.
+
+    What the target found likely starts at 0: recorded answers have no logits, so no start can be fitted for it.
     """
     weights = np.full((SETS, SOURCES), START_WEIGHT, np.float32)
     weights[:, SOFT : SOFT + SOFT_ORDERS] = 0.0

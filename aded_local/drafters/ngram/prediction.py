@@ -1,6 +1,6 @@
-"""What may come next, and how surely: the conditional distribution the tree search runs on.
+"""The distribution of the next token, on which the tree search runs: candidates are gathered, mixed and calibrated.
 
-Sources are gathered, mixed, calibrated; after each token all of them are taught.
+After each token all three learn.
 """
 
 from __future__ import annotations
@@ -13,26 +13,14 @@ import numpy.typing as npt
 from aded_local.drafters.ngram.calibration import (
     calibrated,
     class_of,
-    shift_factor,
-    shifted,
     teach,
-    teach_shift,
 )
-from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, RELATED_ORDERS, SPARSES, log_odds
+from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SEEN_ORDERS, SPARSES, log_odds
 from aded_local.drafters.ngram.components import CALIBRATION, MIXING, RATES
 from aded_local.drafters.ngram.logit_counts import list_contexts, soften
 from aded_local.drafters.ngram.lookup import LONGEST_KEY, gather, sparse_key
 from aded_local.drafters.ngram.match_model import follow
 from aded_local.drafters.ngram.mixing import learn_mix, mix
-from aded_local.drafters.ngram.similar_conversations import (
-    ASKED,
-    COUNTED,
-    END,
-    MOST_RELATED,
-    RELATED_TOKENS,
-    compare,
-    likest,
-)
 from aded_local.drafters.ngram.state import (
     Block,
     Predictor,
@@ -40,7 +28,6 @@ from aded_local.drafters.ngram.state import (
     epoch_key,
     latest_tokens,
     plant_root,
-    related_key,
     token_at,
 )
 from aded_local.kernels.compiling import entry, kernel
@@ -100,11 +87,9 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
     best = distribution(model, tables, node)
     copied = copied_token(model, node)
     matched = parent.copy_length - parent.depth
-    resumed = token_at(model, node, parent.resume_at) if parent.resume_at >= 0 else -1
     order, chances = evidence.order, evidence.calibrated
     path, depth = parent.path, parent.depth + 1
     kind, copied_kind = class_of(depth, False, 0), class_of(depth, False, matched)
-    factor, copied_factor = shift_factor(model.shifts, kind), shift_factor(model.shifts, copied_kind)
     kept = 0
     total = 0.0
     for i in range(evidence.n_candidates):
@@ -114,9 +99,7 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
             continue
         if model.used[CALIBRATION]:
             own_kind = (copied_kind if copies else kind) + (1 if i == best else 0)
-            p = shifted(
-                calibrated(model.finals, own_kind, evidence.odds[i]), copied_factor if copies else factor
-            )
+            p = calibrated(model.finals, own_kind, evidence.odds[i])
         chances[i] = p
         total += p
         place = kept
@@ -137,19 +120,14 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
         child.depth = depth
         child.n_children = -1
         child.visits = 0
-        child.value = 0.0
         child.copy_at = -1
         child.copy_length = 0
-        child.resume_at = -1
-        child.resume_hits = 0
         if child.token == copied:
             child.copy_at = parent.copy_at + 1
             child.copy_length = parent.copy_length + 1
-        if child.token == resumed:
-            child.resume_at = parent.resume_at + 1
-            child.resume_hits = parent.resume_hits + 1
         # Whatever rounding does: a path must not be likelier than its beginning.
         child.path = path * min(child.conditional * scale, 1.0)
+        child.rank = child.path
     parent.n_children = kept
     return count + kept
 
@@ -204,7 +182,7 @@ def count(model: Predictor, tables: Tables, token: int) -> None:
     add(tables.memory, key, True, token, UNIT, head)
     longest = 0
     longest_key = key
-    for k in range(1, n + 1):
+    for k in range(1, min(n, SEEN_ORDERS) + 1):
         key = extend_hash(key, latest[k - 1])
         context_key = extend_hash(context_key, latest[k - 1])
         wide = k <= WIDE_ORDERS
@@ -213,7 +191,7 @@ def count(model: Predictor, tables: Tables, token: int) -> None:
         if before > 0 and longest == k - 1:
             longest = k
             longest_key = key
-    if 0 < longest < ORDERS:
+    if 0 < longest < SEEN_ORDERS:
         add(tables.memory, longest_key ^ LONGEST_KEY, False, token, UNIT, head)
     for kind in range(SPARSES):
         key = sparse_key(kind, latest, n)
@@ -238,33 +216,6 @@ SAID: Final = 2
 """The target said it. It also judges the last draft, and the prediction of each token."""
 
 
-@entry
-def find_related(block: Block, tables: Tables, prompt: npt.NDArray[np.int32]) -> None:
-    """Count again, in a store of their own, the conversations most like ``prompt``, int32 ``(n,)``."""
-    model = block[0]
-    conversations, state, history = model.conversations, model.state, model.history
-    compare(conversations, history, state.head, prompt)
-    mask = history.shape[0] - 1
-    for _ in range(MOST_RELATED):
-        place = likest(conversations)
-        if place < 0:
-            return
-        like = int(conversations.likeness[place] * 1000.0)
-        conversations.best = max(conversations.best, like)
-        conversations.likeness[place] = 0.0
-        if conversations.places[COUNTED, place] == state.epoch:
-            continue
-        conversations.places[COUNTED, place] = state.epoch
-        start = conversations.places[0, place]
-        end = min(conversations.places[END, place], conversations.places[ASKED, place] + RELATED_TOKENS)
-        for position in range(max(start + 1, end - 2 * RELATED_TOKENS), end):
-            key = related_key(state.epoch)
-            for k in range(1, min(RELATED_ORDERS, position - start) + 1):
-                key = extend_hash(key, history[(position - k) & mask])
-                token = history[position & mask]
-                add(tables.context, key, k <= WIDE_ORDERS, token, UNIT, state.head)
-
-
 @kernel
 def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
     """Teach the calibration how the last draft fared: candidates whose parent came.
@@ -286,7 +237,6 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
             hit = nodes[child].token == token
             if node > 0:
                 teach(model.finals, nodes[child].kind, nodes[child].mixed, hit)
-                teach_shift(model.shifts, nodes[child].kind, nodes[child].conditional, hit)
             if hit:
                 found = child
         if found < 0:
@@ -306,15 +256,15 @@ def learn(
     tokens: npt.NDArray[np.int32],
     shares: npt.NDArray[np.float32],
 ) -> None:
-    """Learn a text, and what the target nearly said: in one call, since after a pass of a large model every call finds
+    """Learn a text, and what the target found likely: in one call, since after a pass of a large model every call finds
     its code and data gone from the caches.
 
     Args:
         text: int32 ``(m,)``.
         how: ``LAID``, ``READ`` or ``SAID``.
         parents, drafted: the verified tree, int32 ``(n,)``.
-        contexts: room for those of the tree, see ``soft.list_contexts``.
-        tokens, shares: what it nearly said, see ``soft.soften``; without rows where that was not read.
+        contexts: room for those of the tree, see ``logit_counts.list_contexts``.
+        tokens, shares: what it found likely, see ``logit_counts.soften``; without rows where that was not read.
     """
     model = block[0]
     list_contexts(model, parents, drafted, contexts)

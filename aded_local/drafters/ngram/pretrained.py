@@ -1,7 +1,7 @@
 """Where the drafter starts: hit rates, weights and calibration learnt from recorded answers before shipping.
 
-They save the first conversations from learning anew what holds for every text: how much a count of two is worth, or a
-passage of ten tokens. `aded-bench priors` makes the file; docs/benchmarks.md says from what.
+So the first conversations need not learn what holds for every text: how much a count of two is worth, or a passage of
+ten tokens. `aded-bench priors` makes the file; docs/benchmarks.md says from what.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHIPPED: Final = Path(__file__).parent / "data" / "priors.npz"
 
 
 class Priors(NamedTuple):
-    """A start for the arrays of the same names in ``memory.Predictor``; each caller's own copy."""
+    """A start for the arrays of the same names in ``state.Predictor``; each caller's own copy."""
 
     rates: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
@@ -29,7 +29,7 @@ class Priors(NamedTuple):
 
 
 def blank_priors() -> Priors:
-    """Nothing learnt: no evidence was ever met, all sources weigh the same, calibration changes nothing."""
+    """Nothing learnt: no candidate was ever judged, all sources weigh the same, calibration changes nothing."""
     return Priors(np.zeros((3, SOURCES, CELLS), np.float32), start_weights(), identity())
 
 

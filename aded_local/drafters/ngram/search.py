@@ -1,33 +1,37 @@
-"""Growing a draft tree over a predictor: best first, or by PUCT as in the ADED paper.
+"""Growing a draft tree over the predictions: best first, or by PUCT as in the ADED paper.
 
-Both leave the nodes they chose in falling order of path probability, parents first, so that any
-prefix is a tree.
+Both end in ``take``: the nodes of the highest rank are chosen one after the other, and the children of a node are
+looked up when it is chosen, if they were not before. The rank of best-first is the path probability. PUCT walks first;
+its rank is the number of visits plus the path probability, so that what was never visited comes last.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters.ngram.prediction import expand
 from aded_local.drafters.ngram.state import Block, Predictor, Tables, plant_root
-from aded_local.drafters.paper.search import C1, C2, draw
+from aded_local.drafters.puct import best_child, draw
 from aded_local.kernels.compiling import entry, kernel
 
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int32]
 
+NO_COST: Final = np.zeros(1, np.float64)
+"""In place of a curve: choose without regard to cost."""
+
 
 @kernel
 def push(heap: Integers, nodes: npt.NDArray[Any], size: int, node: int) -> int:
-    """Insert a node into a binary heap with the greatest path probability on top; returns its size."""
+    """Insert a node into a binary heap with the highest rank on top; returns its size."""
     i = size
-    p = nodes[node].path
+    rank = nodes[node].rank
     while i > 0:
         up = (i - 1) // 2
-        if nodes[heap[up]].path >= p:
+        if nodes[heap[up]].rank >= rank:
             break
         heap[i] = heap[up]
         i = up
@@ -40,15 +44,15 @@ def pop(heap: Integers, nodes: npt.NDArray[Any], size: int) -> int:
     """Remove the top of the heap of ``size`` nodes; returns the new size. Read ``heap[0]`` before."""
     size -= 1
     moved = heap[size]
-    p = nodes[moved].path
+    rank = nodes[moved].rank
     i = 0
     while True:
         child = 2 * i + 1
         if child >= size:
             break
-        if child + 1 < size and nodes[heap[child + 1]].path > nodes[heap[child]].path:
+        if child + 1 < size and nodes[heap[child + 1]].rank > nodes[heap[child]].rank:
             child += 1
-        if nodes[heap[child]].path <= p:
+        if nodes[heap[child]].rank <= rank:
             break
         heap[i] = heap[child]
         i = child
@@ -71,6 +75,39 @@ def may_pay(cost: Doubles, chosen: int, expected: float, best: float, p: float) 
         if expected + (n - chosen) * p > best * cost[n + 1]:
             return True
     return False
+
+
+@kernel
+def take(model: Predictor, tables: Tables, count: int, max_nodes: int, cost: Doubles) -> int:
+    """Choose up to ``max_nodes`` nodes of a tree of ``count``, the highest rank first; returns how many.
+
+    No node ranks above its parent, so parents come first.
+    """
+    nodes, heap, chosen = model.nodes, model.heap, model.chosen
+    node = size = n = 0
+    priced = cost.shape[0] > 1
+    expected = 1.0
+    best = 1.0 / cost[1] if priced and cost[1] > 0.0 else 0.0
+    while n < max_nodes:
+        if nodes[node].n_children < 0:
+            count = expand(model, tables, node, count)
+        first = nodes[node].first_child
+        for child in range(first, first + nodes[node].n_children):
+            size = push(heap, nodes, size, child)
+        if size == 0:
+            break
+        node = heap[0]
+        p = nodes[node].path
+        if priced and not may_pay(cost, n, expected, best, p):
+            break
+        size = pop(heap, nodes, size)
+        chosen[n] = node
+        n += 1
+        expected += p
+        if priced and n + 1 < cost.shape[0]:
+            best = max(best, expected / cost[n + 1])
+    model.state.n_nodes = count
+    return n
 
 
 @kernel
@@ -98,59 +135,11 @@ def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles) -> i
         The number of nodes chosen.
     """
     model = block[0]
-    nodes, heap, chosen = model.nodes, model.heap, model.chosen
-    count = plant_root(model)
-    if count == 0 or max_nodes < 1:
+    if plant_root(model) == 0:
         return 0
-    count = expand(model, tables, 0, count)
-    size = 0
-    for child in range(1, count):
-        size = push(heap, nodes, size, child)
-    n = 0
-    priced = cost.shape[0] > 1
-    expected = 1.0
-    best = 1.0 / cost[1] if priced and cost[1] > 0.0 else 0.0
-    while size > 0 and n < max_nodes:
-        node = heap[0]
-        p = nodes[node].path
-        if priced and not may_pay(cost, n, expected, best, p):
-            break
-        size = pop(heap, nodes, size)
-        chosen[n] = node
-        n += 1
-        expected += p
-        if priced and n + 1 < cost.shape[0]:
-            best = max(best, expected / cost[n + 1])
-        if n == max_nodes:
-            break
-        before = count
-        count = expand(model, tables, node, count)
-        for child in range(before, count):
-            size = push(heap, nodes, size, child)
-    model.state.n_nodes = count
+    n = take(model, tables, 1, max_nodes, cost)
     export(model, n)
     return n
-
-
-@kernel
-def select_child(nodes: npt.NDArray[Any], node: int) -> int:
-    """The child with the highest PUCT score; an unvisited one, the likeliest, first.
-
-    ``W/N + (c1 + ln((Np + c2 + 1) / c2)) * p * sqrt(Np) / (1 + N)``
-    """
-    parent = nodes[node]
-    factor = (C1 + np.log((parent.visits + C2 + 1.0) / C2)) * np.sqrt(np.float64(parent.visits))
-    best = parent.first_child
-    best_score = -1.0
-    for i in range(parent.first_child, parent.first_child + parent.n_children):
-        child = nodes[i]
-        if child.visits == 0:
-            return i
-        score = child.value / child.visits + factor * child.conditional / (1.0 + child.visits)
-        if score > best_score:
-            best_score = score
-            best = i
-    return int(best)
 
 
 @kernel
@@ -188,63 +177,30 @@ def rollout(
 
 
 @kernel
-def grow_by_puct(
-    model: Predictor, tables: Tables, iterations: int, depth: int, rng: npt.NDArray[np.uint64]
-) -> int:
-    """Monte Carlo tree search from the root (planted before); visits are left in the nodes. Returns the number of
-    nodes."""
-    nodes = model.nodes
-    count = expand(model, tables, 0, 1)
+def walk(model: Predictor, tables: Tables, iterations: int, depth: int, rng: npt.NDArray[np.uint64]) -> int:
+    """Monte Carlo tree search from the root; visits are added to the ranks. Returns the number of nodes."""
+    nodes, means, bonuses = model.nodes, model.means, model.bonuses
+    count = 1
     for _ in range(iterations):
         node = 0
         while nodes[node].n_children > 0:
-            node = select_child(nodes, node)
+            at = nodes[node]
+            node = best_child(means, bonuses, at.first_child, at.n_children, at.visits)
         if nodes[node].n_children < 0:
+            first = count
             count = expand(model, tables, node, count)
+            for child in range(first, count):
+                means[child] = np.float32(np.inf)
+                bonuses[child] = nodes[child].conditional
         value = 1.0 + rollout(model, tables, node, count, depth, rng)
         while node >= 0:
-            nodes[node].visits += 1
-            nodes[node].value += value
-            node = nodes[node].parent
-    model.state.n_nodes = count
+            at = nodes[node]
+            at.visits += 1
+            at.rank += 1.0
+            means[node] = value if at.visits == 1 else means[node] + (value - means[node]) / at.visits
+            bonuses[node] = at.conditional / (1.0 + at.visits)
+            node = at.parent
     return count
-
-
-@kernel
-def most_visited(nodes: npt.NDArray[Any], count: int, wanted: int, out: Integers) -> int:
-    """The ``wanted`` most visited nodes below the root, most visited first; returns how many there are."""
-    n = 0
-    for node in range(1, count):
-        visits = nodes[node].visits
-        if visits == 0 or (n == wanted and visits <= nodes[out[n - 1]].visits):
-            continue
-        if n < wanted:
-            n += 1
-        place = n - 1
-        while place > 0 and nodes[out[place - 1]].visits < visits:
-            out[place] = out[place - 1]
-            place -= 1
-        out[place] = node
-    return n
-
-
-@kernel
-def add_path(nodes: npt.NDArray[Any], node: int, chosen: Integers, n: int, limit: int) -> int:
-    """Choose ``node`` and its ancestors too, unless that exceeds ``limit``; returns the new ``n``."""
-    missing = 0
-    at = node
-    while at > 0 and nodes[at].visits >= 0:
-        missing += 1
-        at = nodes[at].parent
-    if n + missing > limit:
-        return n
-    at = node
-    while at > 0 and nodes[at].visits >= 0:
-        chosen[n] = at
-        n += 1
-        nodes[at].visits = -1  # marks a chosen node; visits are not needed any more
-        at = nodes[at].parent
-    return n
 
 
 @kernel
@@ -269,35 +225,19 @@ def puct(
     depth: int,
     rng: npt.NDArray[np.uint64],
 ) -> int:
-    """The ``max_nodes`` most visited prefixes of a PUCT search, each extended greedily by one token.
-
-    The tree is cut to ``max_nodes`` nodes, the least visited prefixes first. It is compiled when it is first called:
-    that takes seconds, and it is seldom asked for.
+    """The ``max_nodes`` most visited nodes of a PUCT search; where fewer were visited, the likeliest below them.
 
     Args:
         block: its ``tree`` and ``probabilities`` receive the draft.
+        iterations: fewer than ``puct.MOST_VISITS``.
 
     Returns:
         The number of nodes chosen.
     """
     model = block[0]
-    nodes, scratch, chosen = model.nodes, model.heap, model.chosen
     if plant_root(model) == 0 or max_nodes < 1:
         return 0
-    count = grow_by_puct(model, tables, iterations, depth, rng)
-    found = most_visited(nodes, count, max_nodes, scratch)
-    n = 0
-    for i in range(found):
-        node = scratch[i]
-        n = add_path(nodes, node, chosen, n, max_nodes)
-    for i in range(found):
-        node = scratch[i]
-        if nodes[node].visits == -1:
-            if nodes[node].n_children < 0:
-                count = expand(model, tables, node, count)
-            if nodes[node].n_children > 0:
-                n = add_path(nodes, nodes[node].first_child, chosen, n, max_nodes)
-    sort_by_path(nodes, chosen, n)
-    model.state.n_nodes = count
+    n = take(model, tables, walk(model, tables, iterations, depth, rng), max_nodes, NO_COST)
+    sort_by_path(model.nodes, model.chosen, n)
     export(model, n)
     return n

@@ -7,11 +7,10 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafters.ngram.calibration import BUCKETS, CLASSES, GROUPS
+from aded_local.drafters.ngram.calibration import BUCKETS, CLASSES
 from aded_local.drafters.ngram.candidates import CELLS, EVIDENCE, SOURCES, Evidence
 from aded_local.drafters.ngram.components import PARTS
 from aded_local.drafters.ngram.mixing import SETS
-from aded_local.drafters.ngram.similar_conversations import CONVERSATIONS, Conversations
 from aded_local.kernels.compiling import kernel
 from aded_local.ngrams.table import Table
 
@@ -25,27 +24,20 @@ class State(Protocol):
     Attributes:
         head: position after the newest token of the history.
         start: position of the first token of this context.
-        asked: position after the first prompt of this context.
         epoch: number of contexts begun; part of the hash in the context table.
         copy_at: position of the token a repeated passage proposes next, -1 for none.
         copy_length: tokens of that passage which already matched.
         copy_record: of the latest copied tokens, a bit each: 1 where it was another.
-        resume_at: as ``copy_at``, for a passage that was left a moment ago.
-        resume_hits, resume_misses: tokens it foretold since, and did not.
         n_nodes: nodes in the pool after the last draft.
         n_vocab: token ids are below it; what a file claims is not believed.
     """
 
     head: int
     start: int
-    asked: int
     epoch: int
     copy_at: int
     copy_length: int
     copy_record: int
-    resume_at: int
-    resume_hits: int
-    resume_misses: int
     n_nodes: int
     n_vocab: int
 
@@ -61,14 +53,12 @@ NODE = np.dtype(
         ("n_children", np.int32),  # -1 until expanded
         ("visits", np.int32),
         ("copy_length", np.int32),
-        ("resume_hits", np.int32),
         ("kind", np.int32),  # class of its calibration
         ("copy_at", np.int64),
-        ("resume_at", np.int64),
         ("mixed", np.float64),  # log-odds given the parent, before calibration
         ("conditional", np.float64),  # probability given the parent
         ("path", np.float64),  # product of the conditionals down to here
-        ("value", np.float64),
+        ("rank", np.float64),  # the search takes the nodes of the highest first
     ],
     align=True,
 )
@@ -89,16 +79,15 @@ class Predictor(Protocol):
 
     Attributes:
         history: the newest tokens, a ring, int32 ``(2 ** HISTORY_BITS,)``.
-        positions: where a context of ``passages.ANCHOR`` tokens was last met, by hash, int64.
+        positions: where a context of ``match_model.ANCHOR`` tokens was last met, by hash, int64.
         state: where it stands.
-        rates: how often evidence came true, see ``evidence``; float32 ``(3, SOURCES, CELLS)``.
+        rates: how often evidence came true, see ``candidates``; float32 ``(3, SOURCES, CELLS)``.
         weights: of the mixing, see ``mixing``; float32 ``(SETS, SOURCES)``.
         finals: final calibration, see ``calibration``; float32 ``(2, CLASSES, BUCKETS)``.
-        shifts: what it adds below the first candidates, see ``calibration``; float64 ``(2, GROUPS)``.
-        used: parts that take part, see ``ingredients``; uint8 ``(PARTS,)``.
+        used: parts that take part, see ``components``; uint8 ``(PARTS,)``.
         evidence: of the node looked at last.
-        conversations: earlier ones, see ``related``.
         nodes: pool of tree nodes, 0 is the root, structured ``(POOL_SIZE,)``.
+        means, bonuses: of the same nodes, see ``puct``; float32 ``(POOL_SIZE,)``.
         heap: of places in the pool, scratch for a search, int32 ``(POOL_SIZE,)``.
         chosen: places of the nodes chosen for the draft, int32 ``(MOST_NODES,)``.
         tree: the draft: tokens, parents and depths, int32 ``(3, MOST_NODES)``.
@@ -111,11 +100,11 @@ class Predictor(Protocol):
     rates: Floats
     weights: Floats
     finals: Floats
-    shifts: npt.NDArray[np.float64]
     used: npt.NDArray[np.uint8]
     evidence: Evidence
-    conversations: Conversations
     nodes: npt.NDArray[Any]
+    means: Floats
+    bonuses: Floats
     heap: Integers
     chosen: Integers
     tree: Integers
@@ -131,15 +120,15 @@ def predictor_type(
             ("positions", np.int64, 1 << position_bits),
             ("history", np.int32, 1 << history_bits),
             ("nodes", NODE, pool_size),
+            ("means", np.float32, pool_size),
+            ("bonuses", np.float32, pool_size),
             ("heap", np.int32, pool_size),
             ("chosen", np.int32, MOST_NODES),
             ("tree", np.int32, (3, MOST_NODES)),
             ("probabilities", np.float32, MOST_NODES),
-            ("conversations", CONVERSATIONS),
             ("rates", np.float32, (3, SOURCES, CELLS)),
             ("weights", np.float32, (SETS, SOURCES)),
             ("finals", np.float32, (2, CLASSES, BUCKETS)),
-            ("shifts", np.float64, (2, GROUPS)),
             ("evidence", EVIDENCE),
             ("state", STATE),
             ("used", np.uint8, PARTS),
@@ -155,12 +144,12 @@ Block = npt.NDArray[Any]
 
 
 class Tables(NamedTuple):
-    """What followed what, see ``statistics``.
+    """What followed what, see ``ngrams.table``.
 
     Attributes:
         memory: over everything seen.
-        context: within this conversation, and in related ones.
-        soft: what the target would have said, see ``soft``.
+        context: within each conversation.
+        soft: what the target found likely, see ``logit_counts``.
         static: in a corpus of one's own, counted beforehand; may lie in a mapped file, and is never changed.
         phrases: in shipped phrases, likewise; asked where ``static`` does not know a context.
     """
@@ -180,13 +169,6 @@ def epoch_key(epoch: int) -> np.uint64:
 
 
 @kernel
-def related_key(epoch: int) -> np.uint64:
-    """The same for what was counted again from related conversations."""
-    key: np.uint64 = np.uint64(epoch + 1) * np.uint64(0x94D049BB133111EB)
-    return key
-
-
-@kernel
 def plant_root(model: Predictor) -> int:
     """Make node 0 the last token; returns the number of nodes: 1, or 0 before any token of this context."""
     root = model.nodes[0]
@@ -199,13 +181,9 @@ def plant_root(model: Predictor) -> int:
     root.depth = 0
     root.n_children = -1
     root.visits = 0
-    root.value = 0.0
-    root.conditional = 1.0
-    root.path = 1.0
+    root.conditional = root.path = root.rank = 1.0
     root.copy_at = state.copy_at
     root.copy_length = state.copy_length
-    root.resume_at = state.resume_at
-    root.resume_hits = state.resume_hits
     return 1
 
 

@@ -1,7 +1,7 @@
 """Preset ``paper``: ADED as published (arXiv 2407.12021) and as its authors' code runs, to the constant.
 
 One matrix from pairs of tokens to the twelve likeliest next ones, a PUCT search of 150 iterations,
-the most visited prefixes extended by one token each (``trigram_search``, ``trigram_tree``). At each step 0.04 is added
+the most visited prefixes extended by one token each (``search``, ``tree``). At each step 0.04 is added
 to the weight of every tri-gram among the last 16 tokens, up to 3.0. Weights are used as they are, as
 if they were probabilities; only the path probabilities handed out are scaled so that siblings add up
 to one at most. No calibration; a budget that trusts them drafts too much, as the paper does.

@@ -6,8 +6,7 @@ likeliest successor to a path of up to four tokens; and it is the lengths of the
 to 64, so that a tree has some 30 nodes when much is known.
 
 Nodes lie in flat arrays in the order of their birth, siblings side by side, likeliest first. A node's table slot is
-looked up once; what selection needs of a child, its mean value and its prior over 1 + visits, is brought
-up to date when a visit ends there, so that choosing among siblings is one multiplication each.
+looked up once.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters.paper.matrix import SUCCESSORS, Table, find
+from aded_local.drafters.puct import Floats, best_child, draw
 from aded_local.kernels.compiling import entry, kernel
 from aded_local.ngrams.table import SEED_KEY, extend_hash
 
-Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
 
 ITERATIONS: Final = 150
@@ -33,10 +32,6 @@ MOST_VISITED: Final = 24
 MOST_NODES: Final = 64
 """Of a tree."""
 
-C1: Final = 32.0
-C2: Final = 8.0
-"""Exploration constants of PUCT, from the paper (section on the draft maker)."""
-
 POOL: Final = SUCCESSORS * (ITERATIONS + 1 + MOST_VISITED) + 1
 """Nodes a search can bear: an iteration expands one node at most, and so does extending a prefix."""
 
@@ -47,23 +42,14 @@ MARKED: Final = -2
 """Nodes not in the tree, and on the way into it."""
 
 
-def exploration() -> Floats:
-    """``(c1 + ln((Np + c2 + 1) / c2)) * sqrt(Np)`` by visits of the parent, float32 ``(ITERATIONS + 1,)``."""
-    visits = np.arange(ITERATIONS + 1, dtype=np.float64)
-    factors: Floats = ((C1 + np.log((visits + C2 + 1.0) / C2)) * np.sqrt(visits)).astype(np.float32)
-    return factors
-
-
 class Search(NamedTuple):
-    """A search's nodes, and what stays the same between searches. All are changed in place but ``factors``.
+    """A search's nodes, changed in place.
 
     Attributes:
         token, parent, depth, slot, first, n_children, visits: int32 ``(POOL,)``; ``n_children`` is -1 until expanded.
         prior: weight of the tri-gram that ends here, float32 ``(POOL,)``.
         value: sum of the values of all rollouts through here.
-        mean: value over visits; infinite while unvisited, so that an unvisited child comes first.
-        bonus: prior over 1 + visits.
-        factors: see ``exploration``.
+        mean, bonus: see ``puct``.
         path: product of the priors down to here, siblings scaled to add up to one at most.
         ends: last nodes of prefixes, then of paths, int32 ``(MOST_VISITED,)``.
         chosen: nodes of the tree, int32 ``(MOST_NODES,)``.
@@ -83,7 +69,6 @@ class Search(NamedTuple):
     mean: Floats
     bonus: Floats
     path: Floats
-    factors: Floats
     ends: Integers
     chosen: Integers
     place: Integers
@@ -108,22 +93,10 @@ def new_search(seed: int) -> Search:
         mean=real[2],
         bonus=real[3],
         path=real[4],
-        factors=exploration(),
         ends=np.zeros(MOST_VISITED, np.int32),
         chosen=np.zeros(MOST_NODES, np.int32),
         rng=np.array([seed], np.uint64),
     )
-
-
-@kernel
-def draw(rng: npt.NDArray[np.uint64]) -> float:
-    """A number from [0, 1) by splitmix64; ``rng`` is its state, uint64 ``(1,)``."""
-    rng[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = rng[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return float(z >> np.uint64(11)) * 2.0**-53
 
 
 @kernel
@@ -172,20 +145,6 @@ def expand_pair(table: Table, search: Search, node: int, size: int) -> int:
         search.place[child] = FREE
     search.n_children[node] = n
     return size + n
-
-
-@kernel
-def best_child(search: Search, node: int) -> int:
-    """The child with the highest ``W/N + (c1 + ln((Np + c2 + 1) / c2)) * p * sqrt(Np) / (1 + N)``."""
-    factor = search.factors[search.visits[node]]
-    best = search.first[node]
-    highest = np.float32(-1)
-    for child in range(best, best + search.n_children[node]):
-        score = search.mean[child] + factor * search.bonus[child]
-        if score > highest:
-            highest = score
-            best = child
-    return int(best)
 
 
 @kernel
@@ -245,7 +204,9 @@ def grow(table: Table, search: Search, before: int, last: int) -> int:
         node = 0
         value = np.float32(1)
         while search.n_children[node] > 0:
-            node = best_child(search, node)
+            node = best_child(
+                search.mean, search.bonus, search.first[node], search.n_children[node], search.visits[node]
+            )
             value += search.prior[node]
         if search.n_children[node] < 0 and search.depth[node] < DEEPEST_PREFIX:
             size = expand_pair(table, search, node, size)

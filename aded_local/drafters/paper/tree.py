@@ -1,6 +1,6 @@
 """From a finished search to the draft tree: the most visited prefixes, each one token longer, cut to size.
 
-See ``trigram_search`` for where the numbers come from.
+See ``search`` for where the numbers come from.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from aded_local.drafters.paper.search import (
     MARKED,
     MOST_NODES,
     MOST_VISITED,
-    Floats,
     Integers,
     Search,
     expand_pair,
     grow,
 )
+from aded_local.drafters.puct import Floats
 from aded_local.kernels.compiling import entry, kernel
 
 

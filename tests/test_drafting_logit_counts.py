@@ -1,4 +1,4 @@
-"""What the target would have said is kept for where it would have said it, the latest word first."""
+"""What the target found likely is kept for the contexts where it did, and the latest counts for most."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_what_it_nearly_said_comes_true_and_is_believed() -> None:
     assert known.get(NEVER, 0.0) < 0.1
 
 
-def test_what_a_step_shows_does_not_predict_its_own_tokens() -> None:
-    """Else this source would be right at every token it was judged by, and wrong where it drafts."""
+def test_the_tokens_of_a_step_are_judged_before_its_logits_are_counted() -> None:
+    """Otherwise this source would be right at every token it was judged by, and wrong where it drafts."""
     drafter = auto()
     begin(drafter, ids(1, 2, 3))
     for token in (4, 5, 6):
