@@ -19,7 +19,7 @@ from aded_local import request
 from aded_local.chat.rendering import read_template
 from aded_local.chat.template import Message
 from aded_local.drafters import SEARCHES, Search
-from aded_local.engine import PRESETS, EngineOptions
+from aded_local.engine import DRAFTS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, OptionError
 from aded_local.llama import ALL_LAYERS
 from aded_local.llama.loading import is_forked, require_not_forked
@@ -117,8 +117,8 @@ class LocalADED:
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         require_not_forked()
-        if draft not in PRESETS:
-            raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(PRESETS)}")
+        if draft not in DRAFTS:
+            raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(DRAFTS)}")
         if store is not None and draft != "auto":
             raise OptionError(
                 f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"

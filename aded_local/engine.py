@@ -15,7 +15,7 @@ from aded_local.access import Access
 from aded_local.chat.looking import analysed
 from aded_local.chat.rendering import Renderer
 from aded_local.chat.template import ChatTemplate
-from aded_local.drafters import Search
+from aded_local.drafters import PRESETS, Search
 from aded_local.errors import StoreError
 from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
 from aded_local.llama.loading import is_forked, waiting
@@ -28,7 +28,10 @@ from aded_local.speed.preparation import Preparation
 from aded_local.speed.tuning import Tuner
 from aded_local.tree import IntArray
 
-PRESETS = ("auto", "paper", "off")
+OFF = "off"
+"""The preset that does not draft: plain decoding."""
+
+DRAFTS = (*PRESETS, OFF)
 """What ``draft`` may be."""
 
 Say = Callable[[str], None]

@@ -18,6 +18,7 @@ from aded_bench.results import ResultFile
 from aded_bench.run import lossless
 from aded_bench.run.lossless import parting
 from aded_bench.run.suites import SHELL, Conversation, find, load
+from aded_bench.schema import KINDS, check
 from aded_bench.tables import literal, print_lossless
 from aded_local.errors import DeviceError, OptionError, StoreError
 
@@ -79,6 +80,7 @@ def test_a_parting_names_position_candidates_and_logits(fakes: dict[str, Any], m
 
     fakes["change"] = differ
     result = lossless.run(lossless_plan(model), ResultFile(None))
+    check(result, KINDS["lossless"])
     assert [c["identical"] for c in result["comparisons"]] == [10, 10, 0, 0, 10]
     first = result["partings"][0]
     assert (first["method"], first["position"]) == ("paper", 3)
