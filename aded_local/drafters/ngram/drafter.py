@@ -89,7 +89,7 @@ class NgramDrafter:
             n_vocab: size of the vocabulary; token ids are below it.
             seed: for the random numbers of the PUCT search.
             search: how the tree grows. ``best-first`` is the optimum for the estimated probabilities. ``puct`` reaches
-                the same speed-ups within 0.7% (docs/ablation.md), at ten times the time (0.4 milliseconds a step).
+                the same speed-ups within 0.8% (docs/ablation.md), at ten times the time (0.4 milliseconds a step).
             static: successors in a corpus of one's own, for this tokenizer; see ``ngrams.static``.
             phrases: successors in shipped phrases; see ``ngrams.phrases``.
             without: parts to leave out, of ``components.INGREDIENTS``.
