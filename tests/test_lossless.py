@@ -9,12 +9,14 @@ import pytest
 import tiny_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from steps import beginning
 from trees import draft_trees
 
 from aded_local import LocalADED
 from aded_local.decode import Tally, generate
 from aded_local.llama import ContextSettings, Model, Sampling, Target
-from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
+from aded_local.speed.planner import PlainPlanner
+from aded_local.tree import EMPTY_TREE, DraftTree
 
 GENERATING = sorted(tiny_models.GENERATING)
 PROMPT = "one two three one two three one two"
@@ -25,38 +27,24 @@ SAMPLINGS = {
 }
 
 
-class AnyPlanner:
+LEAVES = 8
+
+
+class AnyPlanner(PlainPlanner):
     """Verifies whatever trees it was given, one after the other: drafts need not be good to be harmless."""
 
     def __init__(self, trees: list[DraftTree]) -> None:
         self.trees = trees
         self.steps = 0
 
-    def begin(self, context: IntArray) -> None:
-        pass
-
-    def plan(self, n_cells: int, limit: int) -> DraftTree:
+    def plan(self, n_cells: int, most: int) -> DraftTree:
         tree = self.trees[self.steps % len(self.trees)] if self.trees else EMPTY_TREE
         self.steps += 1
-        return tree.first(limit)
-
-    def see(self, tree: DraftTree, row_of: list[int], logits: object) -> None:
-        pass
-
-    def observe(
-        self, tokens: list[int], *, n_nodes: int, n_cells: int, verify_seconds: float, step_seconds: float
-    ) -> None:
-        pass
-
-    def reset_context(self) -> None:
-        pass
-
-    def reset(self) -> None:
-        pass
+        return tree.first(most).with_leaves(LEAVES)
 
 
 def answer(target: Target, planner: AnyPlanner, sampling: Sampling, prompt: list[int], n: int) -> list[int]:
-    steps = generate(target, planner, sampling, prompt, n, Tally(), lambda: False)
+    steps = generate(target, planner, sampling, prompt, beginning(*prompt), n, Tally(), lambda: False)
     return [token for step in steps for token in step]
 
 
@@ -64,7 +52,7 @@ def answer(target: Target, planner: AnyPlanner, sampling: Sampling, prompt: list
 def llama(tiny: dict[str, Path]) -> Target:
     """A target whose logits do not depend on the batch (F32 weights, attention without split)."""
     model = Model(tiny["llama"])
-    return Target(model, ContextSettings(512, 1, False, "f32", 8))
+    return Target(model, ContextSettings(512, 1, False, "f32", LEAVES))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,7 +82,7 @@ def test_every_path_leaves_the_cache_plain_decoding_would(
     llama: Target, tree: DraftTree, data: st.DataObject
 ) -> None:
     """After accepting any path of any tree, the next logits are those after the same tokens decoded one by one."""
-    tree = tree.with_leaves(llama.settings.n_sequences)
+    tree = tree.with_leaves(LEAVES)
     prompt = llama.model.tokenize(PROMPT, add_special=True, parse_special=False)
     llama.forget()
     llama.prefill(prompt)

@@ -212,7 +212,12 @@ class Database:
             self._make()
             database = self._open(writes=True)
             if database is not None:
-                database.execute("BEGIN IMMEDIATE")
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    # SQLite calls it an I/O error where the log went with a file that was erased.
+                    if self._place == _place(self.path):
+                        raise
                 if self._place == _place(self.path):
                     return database
             self.close()  # it was erased meanwhile
@@ -381,11 +386,13 @@ class Database:
         if os.path.lexists(self.path):
             return
         make_private_folder(self.path.parent)
-        left = [path for path in self._files[1:] if os.path.lexists(path)]
-        with contextlib.suppress(FileExistsError):  # another program was quicker
-            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            for path in left:  # of a file that somebody removed by hand
+        with _one_maker(self.path.parent):
+            if os.path.lexists(self.path):
+                return  # another program was quicker
+            for path in self._files[1:]:  # of a file that somebody removed by hand
                 path.unlink(missing_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
 
     def _free_name(self) -> Path:
         number = 1
@@ -444,6 +451,22 @@ def _use_log(database: sqlite3.Connection) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def _one_maker(folder: Path) -> Iterator[None]:
+    """One program at a time makes files in ``folder``: what it takes for left over may be another's that was just made.
+
+    Where there are no locks, as on Windows, all of them do at once.
+    """
+    with contextlib.ExitStack() as last:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            last.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)  # for microseconds; a program that is killed lets it go
+        yield
 
 
 def _place(path: Path) -> tuple[int, int] | None:
