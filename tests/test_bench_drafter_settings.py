@@ -27,7 +27,7 @@ from aded_bench.replay.traces import Recorded, Trace, read_trace
 from aded_bench.report import write as report
 from aded_bench.results import ResultFile, sha256
 from aded_bench.schema import KINDS, check
-from aded_local.drafters.ngram.components import INGREDIENTS
+from aded_local.drafters.ngram.components import COMPONENTS
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import blank_priors
 from aded_local.errors import OptionError, StoreError
@@ -176,7 +176,7 @@ def test_an_ablation_leaves_out_every_part_in_turn(ablated: dict[str, Any]) -> N
     check(ablated, KINDS["replay"])
     settings = [row["setting"] for row in ablated["rows"]]
     assert settings[0] == "without phrases" and ablated["ablation"] == settings[1:]
-    assert {f"without {name}" for name in INGREDIENTS} < set(settings)
+    assert {f"without {name}" for name in COMPONENTS} < set(settings)
     assert settings[-3:] == ["without budget", "without guard", "puct"]
     found = effects(ablated, "said", "cold")
     assert found["setting"].iloc[0] == "without phrases" and found["change flat"].iloc[0] == 0.0

@@ -39,7 +39,7 @@ from aded_local.drafters.ngram.candidates import (
     log_odds,
     propose,
 )
-from aded_local.drafters.ngram.components import INGREDIENTS, PARTS, switches
+from aded_local.drafters.ngram.components import COMPONENTS, PARTS, switches
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.mixing import (
     COMMON_SET,
@@ -329,13 +329,13 @@ def test_every_source_has_its_say() -> None:
     assert set(range(SOURCES)) - lively(with_stores()) == {BIAS}
 
 
-@pytest.mark.parametrize("part", INGREDIENTS)
+@pytest.mark.parametrize("part", COMPONENTS)
 def test_a_part_left_out_is_silent_and_the_rest_drafts_on(part: str) -> None:
     drafter = with_stores(part)
     heard = lively(drafter)
-    assert heard and not heard & set(INGREDIENTS[part])
+    assert heard and not heard & set(COMPONENTS[part])
     drafter.reset()
-    assert not lively(drafter) & set(INGREDIENTS[part])
+    assert not lively(drafter) & set(COMPONENTS[part])
 
 
 def test_what_is_left_out_of_learning_stays_as_it_was() -> None:
@@ -352,7 +352,7 @@ def test_what_is_left_out_of_learning_stays_as_it_was() -> None:
 
 
 def test_with_everything_left_out_nothing_is_drafted() -> None:
-    drafter = auto(without=INGREDIENTS)
+    drafter = auto(without=COMPONENTS)
     for tree in replay(drafter, [1, 2, 3] * 20, [2] * 25, 16):
         assert len(tree) == 0
 

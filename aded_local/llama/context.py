@@ -120,7 +120,7 @@ class Context:
         self._tokens = np.zeros(capacity, np.int32)
         self._positions = np.zeros(capacity, np.int32)
         self._n_sequence_ids = np.full(capacity, n_sequences, np.int32)
-        self._wanted = np.zeros(capacity, np.int8)
+        self._wanted = np.ones(capacity, np.int8)  # as a verification wants it; a prefill puts it right again
         self._all_sequences = np.arange(n_sequences, dtype=np.int32)
         self._sequence_ids = np.tile(self._all_sequences, (capacity, 1))
         row_type = ctypes.POINTER(lib.llama_seq_id)
@@ -139,6 +139,10 @@ class Context:
             self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
         self._branched_rows = 0
+        # Single items are written through these: NumPy's way is longer, and after a pass all of it has to come back
+        # into the caches.
+        self._token_items = self._tokens.data
+        self._position_items = self._positions.data
 
     def close(self) -> None:
         """Free cache and buffers."""
@@ -198,7 +202,10 @@ class Context:
             self._wanted[:n] = 0
             if want_logits and start + n == tokens.shape[0]:
                 self._wanted[n - 1] = 1
-            seconds += self._decode(n)
+            try:
+                seconds += self._decode(n)
+            finally:
+                self._wanted[:n] = 1
             self.n_past += n
         return seconds
 
@@ -220,8 +227,8 @@ class Context:
         """
         n = len(tree)
         self._restore_rows()
-        self._tokens[0] = root
-        self._positions[0] = self.n_past
+        self._token_items[0] = root
+        self._position_items[0] = self.n_past
         layout = PLAIN
         if n:
             layout = lay_out(tree, self.settings.n_sequences)
@@ -237,7 +244,6 @@ class Context:
                     self._n_sequence_ids[row] = len(ids)
                     self._sequence_ids[row, : len(ids)] = ids
                 self._branched_rows = n + 1
-        self._wanted[: n + 1] = 1
         seconds = self._decode(n + 1)
         self._n_verified = n + 1
         return layout, seconds
@@ -416,7 +422,6 @@ class Context:
         self._restore_rows()
         self._tokens[:n] = tokens
         self._positions[:n] = np.arange(self.n_past, self.n_past + n)
-        self._wanted[:n] = 1
         seconds = self._decode(n)
         self.n_past += n
         return seconds

@@ -56,6 +56,9 @@ ASIDE = ".damaged-"
 COMPANIONS = ("-wal", "-shm", "-journal")
 """What follows the file's name in those that SQLite keeps beside it."""
 
+ATTEMPTS = 5
+"""Times that a file is opened anew after an error which an erasure may have caused; each takes a millisecond."""
+
 
 class Kind(Enum):
     """What a file turned out to be."""
@@ -207,20 +210,25 @@ class Database:
                 raise
 
     def _begun(self) -> sqlite3.Connection:
-        """The file, opened or made, with a transaction begun."""
+        """The file, opened or made, with a transaction begun; a file that is erased meanwhile is made anew."""
+        attempts = 0
         while True:
             self._make()
-            database = self._open(writes=True)
-            if database is not None:
-                try:
+            place = _place(self.path)
+            try:
+                database = self._open(writes=True)
+                if database is not None:
                     database.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError:
-                    # SQLite calls it an I/O error where the log went with a file that was erased.
                     if self._place == _place(self.path):
-                        raise
-                if self._place == _place(self.path):
-                    return database
-            self.close()  # it was erased meanwhile
+                        return database
+            except sqlite3.OperationalError as error:
+                # SQLite says "I/O" or "readonly" of a file, or of its log, that is erased at that moment. A new file
+                # may have the number of the old one.
+                attempts += 1
+                gone = place != _place(self.path) or (attempts < ATTEMPTS and _may_be_gone(error))
+                if not gone:
+                    raise
+            self.close()
 
     def shrink(self) -> None:
         """Give the room of what was dropped back to the system, and empty the log; as far as others let it."""
@@ -475,6 +483,11 @@ def _place(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _may_be_gone(error: sqlite3.Error) -> bool:
+    """Whether an error may tell of a file that is erased at that moment."""
+    return any(word in str(error) for word in ("I/O", "readonly", "unable to open"))
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -34,7 +34,7 @@ CALIBRATION: Final = SOURCES + 2
 PARTS: Final = SOURCES + 3
 """Places of the switches: a source each, then what is learnt."""
 
-INGREDIENTS: Final[dict[str, tuple[int, ...]]] = {
+COMPONENTS: Final[dict[str, tuple[int, ...]]] = {
     "conversation": tuple(range(CONTEXT, CONTEXT + SEEN_ORDERS)),
     "memory": tuple(range(MEMORY, MEMORY + SEEN_ORDERS)),
     "static": tuple(range(STATIC, STATIC + ORDERS)),
@@ -65,7 +65,7 @@ def switches(without: Iterable[str]) -> npt.NDArray[np.uint8]:
     """
     used = np.ones(PARTS, np.uint8)
     for name in without:
-        if name not in INGREDIENTS:
-            raise OptionError(f"the drafter has no part {name!r}; its parts are {', '.join(INGREDIENTS)}")
-        used[list(INGREDIENTS[name])] = 0
+        if name not in COMPONENTS:
+            raise OptionError(f"the drafter has no part {name!r}; its parts are {', '.join(COMPONENTS)}")
+        used[list(COMPONENTS[name])] = 0
     return used

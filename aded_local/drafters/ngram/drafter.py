@@ -92,7 +92,7 @@ class NgramDrafter:
                 the same speed-ups within 0.8% (docs/ablation.md), at ten times the time (0.4 milliseconds a step).
             static: successors in a corpus of one's own, for this tokenizer; see ``ngrams.static``.
             phrases: successors in shipped phrases; see ``ngrams.phrases``.
-            without: parts to leave out, of ``components.INGREDIENTS``.
+            without: parts to leave out, of ``components.COMPONENTS``.
 
         Raises:
             OptionError: there is no such part.

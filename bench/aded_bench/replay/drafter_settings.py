@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from aded_bench.replay.traces import Tokenizer, Trace
 from aded_local.drafters import Drafter, Search, make_drafter
-from aded_local.drafters.ngram.components import INGREDIENTS
+from aded_local.drafters.ngram.components import COMPONENTS
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import SHIPPED, Priors, blank_priors
 from aded_local.errors import StoreError
@@ -45,7 +45,7 @@ class DrafterSettings:
         phrases: a file of phrases, as shipped or counted otherwise; None for none.
         store: a static store; None for none.
         priors: what to start from instead of what is shipped, as `aded-bench priors` writes it.
-        without: parts to leave out, of ``aded_local.drafters.ngram.components.INGREDIENTS``.
+        without: parts to leave out, of ``aded_local.drafters.ngram.components.COMPONENTS``.
         search: how the tree grows.
     """
 
@@ -95,7 +95,7 @@ def variants(whole: DrafterSettings, *, ablate: bool) -> dict[str, Variant]:
     """By setting, as results name it: the whole drafter first, then, to ablate, each part left out in turn."""
     found = {whole.name: Variant(whole)}
     if ablate:
-        for name in INGREDIENTS:
+        for name in COMPONENTS:
             found[f"without {name}"] = Variant(replace(whole, without=(name,)))
         found["without budget"] = Variant(whole, nodes=FIXED_NODES, predicts_anew=False)
         found["without guard"] = Variant(whole, guarded=False, predicts_anew=False)
