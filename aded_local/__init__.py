@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from aded_local.api import LocalADED, Piece, Reply, Stats
+    from aded_local.api import LocalADED, Options, Piece, Reply, Session, Stats
 
-__all__ = ["LocalADED", "Piece", "Reply", "Stats", "__version__"]
+__all__ = ["LocalADED", "Options", "Piece", "Reply", "Session", "Stats", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("LocalADED", "Piece", "Reply", "Stats"):
+    if name in __all__:
         from aded_local import api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -35,11 +35,18 @@ class Use:
     Attributes:
         steps: the generator that computes an answer; None for other uses, which do not pause.
         owner: the session whose answer it is.
+        is_cancelled: whether the answer was cancelled.
     """
 
-    def __init__(self, steps: Generator[Any, None, None] | None, owner: object = None) -> None:
+    def __init__(
+        self,
+        steps: Generator[Any, None, None] | None,
+        owner: object = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.steps = steps
         self.owner = owner
+        self.is_cancelled = is_cancelled
         self.is_read_here()
 
     def is_read_here(self) -> None:
@@ -143,39 +150,29 @@ class Access:
         steps: Generator[Any, None, None] | None = None,
         *,
         owner: object = None,
-        give_up: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = lambda: False,
         closing: bool = False,
-    ) -> Use:
-        """Begin to use the model alone. An answer that was left half read is ended.
+    ) -> Use | None:
+        """Begin to use the model alone. An answer that was left half read, or cancelled there, is ended.
 
         Args:
             steps: the generator that computes the answer.
             owner: the session whose answer it is. It waits for answers of other sessions in other threads.
-            give_up: asked while it waits; where it returns true, the answer does not begin.
+            is_cancelled: whether the answer was cancelled.
             closing: no other use may begin from here on.
 
+        Returns:
+            The use; None if the answer was cancelled while it waited, and did not begin.
+
         Raises:
-            BusyError: another use goes on, it is closed, or the answer was given up.
+            BusyError: another use goes on, or it is closed.
             ForkedError: see ``require_open``.
         """
         self.require_open()
-        use = self._use
-        if use is not None and use.is_abandoned:
-            self._end_early(use)
-        use = Use(steps, owner)
-        with self._changed:
-            while self._use is not None and self._use.ends_by_itself_for(owner):
-                if give_up():
-                    raise BusyError("this answer was cancelled while it waited for another session's")
-                self._changed.wait(WAITING_POLL)
-            self.require_open()
-            if self._use is not None:
-                raise BusyError(
-                    "this LocalADED is already generating; let that answer end, close it or cancel() it first, "
-                    "or use one object per thread"
-                )
-            self._use = use
-            self.closed = closing
+        use = Use(steps, owner, is_cancelled)
+        while not self._took(use, closing):
+            if is_cancelled():
+                return None
         try:
             self._scheduler.begin_answer()
         except BaseException:
@@ -183,6 +180,29 @@ class Access:
                 self._use, self.closed = None, False
             raise
         return use
+
+    def _took(self, use: Use, closing: bool) -> bool:
+        """Take the model for ``use``; False if that has to wait a moment longer.
+
+        Raises:
+            BusyError: see ``begin``.
+        """
+        before = self._use
+        if before is not None and (before.is_abandoned or before.is_cancelled()):
+            self._end_early(before)
+        with self._changed:
+            self.require_open()
+            if self._use is None:
+                self._use = use
+                self.closed = closing
+                return True
+            if not self._use.ends_by_itself_for(use.owner):
+                raise BusyError(
+                    "this LocalADED is already generating; let that answer end, close it or cancel() it first, "
+                    "or use one object per thread"
+                )
+            self._changed.wait(WAITING_POLL)
+            return False
 
     def end(self, use: Use) -> None:
         """The use has ended. Nothing happens if it had ended before, or began in another process."""
@@ -202,6 +222,7 @@ class Access:
             BusyError, ForkedError: see ``begin``.
         """
         use = self.begin()
+        assert use is not None  # nobody cancels it
         try:
             yield
         finally:
@@ -236,6 +257,7 @@ class Access:
             yield False
             return
         use = self.begin(closing=True)
+        assert use is not None
         try:
             self._await_readers()
             yield True

@@ -7,13 +7,14 @@ import itertools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Unpack
 
 from aded_local import request
 from aded_local.chat.rendering import read_template
@@ -30,10 +31,7 @@ from aded_local.scheduler import Scheduler
 from aded_local.session import Session
 from aded_local.shown import visible
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-__all__ = ["LocalADED", "Piece", "Reply", "Session", "Stats"]
+__all__ = ["LocalADED", "Options", "Piece", "Reply", "Session", "Stats"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -287,16 +285,29 @@ class LocalADED:
         """Continue ``prompt``; see ``Session.stream``, and ``request.Options`` for the options."""
         return self._first.generate(prompt, **options)
 
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[Piece]:
-        """Continue ``prompt``, piece by piece; see ``Session.stream``, and ``request.Options`` for the options."""
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Generator[Piece, None, None]:
+        """Continue ``prompt``, piece by piece; see ``Session.stream``.
+
+        Args:
+            prompt: text or token ids.
+            options: ``max_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repeat_penalty``, ``seed``,
+                ``stop``; see ``Options``.
+        """
         return self._first.stream(prompt, **options)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
         """Answer a conversation; see ``Session.stream_chat``, and ``request.Options`` for the options."""
         return self._first.chat(messages, **options)
 
-    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[Piece]:
-        """Answer a conversation, piece by piece; see ``Session.stream_chat``, and ``request.Options``."""
+    def stream_chat(
+        self, messages: Sequence[Message], **options: Unpack[Options]
+    ) -> Generator[Piece, None, None]:
+        """Answer a conversation, piece by piece; see ``Session.stream_chat``.
+
+        Args:
+            messages: ``role`` and ``content`` of each turn, oldest first.
+            options: as for ``stream``.
+        """
         return self._first.stream_chat(messages, **options)
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:

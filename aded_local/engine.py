@@ -182,7 +182,7 @@ class Engine:
     def copy_of_cells(self) -> SavedCells | None:
         """A copy of what the cells hold; None where it would take too much of the free memory, or nothing is there."""
         free = psutil.virtual_memory().available
-        if not self.target.cached or self.target.saved_size() > SAVED_SHARE * free:
+        if not self.target.is_sure or not self.target.cached or self.target.saved_size() > SAVED_SHARE * free:
             return None
         return self.target.save()
 

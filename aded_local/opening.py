@@ -55,7 +55,7 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         ModelError, OptionError, DeviceError: see ``LocalADED``.
     """
     kind = options.cache_type
-    if kind is not None and kind not in CACHE_TYPES:
+    if kind is not None and (not isinstance(kind, str) or kind not in CACHE_TYPES):
         raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aded_local.decode import Tally
+from aded_local.decode import FINISHED_CANCELLED, Tally
 from aded_local.errors import DeviceError
 
 
@@ -114,6 +114,11 @@ def stats_of(tally: Tally, idle: float) -> Stats:
         time_to_first_token=tally.first_token,
         seed=tally.seed,
     )
+
+
+def cancelled_piece() -> Piece:
+    """The end of an answer that was cancelled before, or while, somebody else took its turn."""
+    return Piece("", (), FINISHED_CANCELLED, stats_of(Tally(), 0.0))
 
 
 def joined(pieces: Iterator[Piece]) -> Reply:

@@ -10,10 +10,11 @@ import functools
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
+from typing_extensions import Unpack
 
 from aded_local.access import ENDED, Cancelling
 from aded_local.chat.detokenize import TextStream
@@ -24,13 +25,11 @@ from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
 from aded_local.llama import SavedCells
 from aded_local.request import Options, Request, token_ids
-from aded_local.result import Piece, Reply, joined, stats_of
+from aded_local.result import Piece, Reply, cancelled_piece, joined, stats_of
 from aded_local.step import NO_TOKENS, Beginning
 from aded_local.tree import IntArray
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from aded_local.engine import Engine
 
 P = ParamSpec("P")
@@ -91,12 +90,13 @@ class Session:
         return joined(self.stream_chat(messages, **options))
 
     @_reading
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[Piece]:
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Generator[Piece, None, None]:
         """Continue ``prompt``, piece by piece.
 
         An answer is computed as it is read. One that is left half read (a ``break``, with the iterator kept) ends when
         the main thread, having read it, calls something else that needs the model; whoever reads on then meets a
-        BusyError. In other threads it has to be closed: ``iterator.close()``.
+        BusyError. In other threads it has to be closed or cancelled. Answers of two sessions wait for each other in
+        threads of their own; in a pool, read an answer to its end in one call.
 
         Args:
             prompt: text, in which control-token texts stay text; or token ids, which may be anything.
@@ -114,7 +114,9 @@ class Session:
         return self._run(number, tokens, request, is_chat=False)
 
     @_reading
-    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[Piece]:
+    def stream_chat(
+        self, messages: Sequence[Message], **options: Unpack[Options]
+    ) -> Generator[Piece, None, None]:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
         Args:
@@ -152,7 +154,9 @@ class Session:
         number = self._cancelling.ask()
         return number, Request.of(options, self._engine.model.suggested_sampling(), self._seed)
 
-    def _run(self, number: int, tokens: list[int], request: Request, *, is_chat: bool) -> Iterator[Piece]:
+    def _run(
+        self, number: int, tokens: list[int], request: Request, *, is_chat: bool
+    ) -> Generator[Piece, None, None]:
         n_ctx = self._engine.n_ctx
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
@@ -166,13 +170,17 @@ class Session:
     def _read(self, number: int, steps: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
         """Hand out what ``steps`` computes, alone with the model until the last piece is there."""
         access = self._engine.access
-        use = access.begin(
-            steps, owner=self, give_up=functools.partial(self._cancelling.is_cancelled, number)
-        )
+        is_cancelled = functools.partial(self._cancelling.is_cancelled, number)
+        use = access.begin(steps, owner=self, is_cancelled=is_cancelled)
+        if use is None:
+            yield cancelled_piece()
+            return
         try:
             while True:
                 use.is_read_here()
                 piece = next(steps, None)
+                if piece is None and is_cancelled():
+                    piece = cancelled_piece()
                 if piece is None:
                     raise BusyError(ENDED)
                 if piece.finish_reason is not None:
@@ -227,7 +235,8 @@ class Session:
             steps.close()
             if emitted:
                 self._keep(prompt, emitted, goes_on, is_learnt=not engine.plain)
-            elif engine.target.n_cells == 0:  # interrupted while the drafter was told of the prompt
+            elif engine.target.n_cells == 0 or not engine.target.is_sure:
+                # It was interrupted while the drafter was told of the prompt.
                 self._is_learnt = False
         last = last if text.stopped else text.flush()
         if is_chat and not text.stopped:
@@ -265,7 +274,7 @@ class Session:
         self._turn += 1
         self._said = np.concatenate((prompt, np.array(emitted, np.int32)))
         # Where a step was interrupted, nobody knows what was learnt of it.
-        self._is_learnt = is_learnt and self._engine.target.n_cells > 0
+        self._is_learnt = is_learnt and self._engine.target.is_sure and self._engine.target.n_cells > 0
 
     def _remember(self, text: str, answer: tuple[int, ...]) -> None:
         self._answers[text] = answer

@@ -172,7 +172,7 @@ def test_a_save_that_fails_costs_no_measurement(
     said = capsys.readouterr().err
     assert said.count("No space left on device; going on") == 1
     with pytest.raises(StoreError, match="printed above"):
-        finish(True, file.failure)
+        finish(True, file)
     file.save({"provenance": {}}, now=True)
     assert file.failure is None
 
@@ -186,6 +186,17 @@ def test_output_that_goes_nowhere_is_one_line(tmp_path: Path, redirection: str, 
     done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (code, 1)
     assert done.stderr.startswith("aded-bench: ")
+
+
+def test_a_package_of_the_extra_that_is_broken_says_why(tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").write_text(
+        'raise ImportError("Unable to import numpy:\\nits library is gone")\n'
+    )
+    command = [sys.executable, "-m", "aded_bench.main", "report", "x.json", "-o", "out"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "cannot be imported: Unable to import numpy: its library is gone" in done.stderr
 
 
 @pytest.mark.parametrize("package", ["msgspec", "pandas"])

@@ -46,7 +46,9 @@ def test_a_tokenizer_alone_gets_random_weights(tmp_path: Path, tiny: Path) -> No
         (["--shape", "1b", "x.gguf"], "brings its own"),
         (["--shape", "same"], "no shape of its own"),
     ):
-        bad = CliRunner().invoke(main, ["body", "--tokenizer", str(tiny), *wrong, str(out)])
+        bad = CliRunner().invoke(
+            main, ["body", "--tokenizer", str(tiny), *wrong, str(tmp_path / "none.gguf")]
+        )
         assert (bad.exit_code, complaint in bad.stderr) == (2, True)
 
 
@@ -185,3 +187,11 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     source.write_bytes(b"GGUF")
     with pytest.raises(OptionError, match="device"):
         build(source, Path("/dev/null"), None, "same", "q8_0")
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.gguf"
+    mine.write_bytes(b"precious")
+    result = CliRunner().invoke(main, ["body", str(mine), "--shape", "360m"])
+    assert result.exit_code == 2 and "is there already" in result.output + (result.stderr or "")
+    assert mine.read_bytes() == b"precious"

@@ -836,3 +836,27 @@ def test_the_context_s_range_is_the_engine_s() -> None:
 
     assert (command_line.MIN_CONTEXT, command_line.MAX_CONTEXT) == (SMALLEST_CONTEXT, options.LARGEST_CONTEXT)
     refused(run("-c", "40", "-p", "q"), "-c", "256")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        *(
+            (name, "--help")
+            for name in ("aded_cli.chat", "aded_cli.store", "aded_cli.doctor", "aded_bench.main")
+        ),
+        ("aded_cli.chat", "--version"),
+    ],
+)
+def test_help_that_cannot_be_written_is_one_line(program: str, option: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", program, option],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "No space left on device" in done.stderr

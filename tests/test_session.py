@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+import aded_local
 from aded_local import LocalADED
 from aded_local.errors import BusyError, OptionError
+from aded_local.llama import context
 from aded_local.session import Session
 
 TURNS = ["one two three", "two two", "three one", "one one one", "two three"]
@@ -193,3 +197,97 @@ def test_copies_are_llamas_own(tiny: dict[str, Path]) -> None:
         assert target.cached == [3, 4, 5]
         target.prefill([3, 4, 5, 6])
         assert target.context.logits(-1).tolist() == before
+
+
+# --- interrupts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", ["llama_memory_clear", "llama_state_seq_set_data", "llama_memory_seq_cp"])
+@pytest.mark.parametrize("call", ["a turn", "reset"])
+def test_an_interrupt_anywhere_in_an_exchange_of_cells_changes_no_words(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, behind: str, call: str
+) -> None:
+    """Ctrl-C comes right behind one call of llama.cpp's; what is said afterwards is as if it had not come."""
+    options = {"n_ctx": 512, "n_threads": 1, "draft": "off", "flash_attention": False, "cache_type": "f32"}
+    with LocalADED(tiny["llama"], **options) as llm:
+        log: list[dict[str, str]] = []
+        alone = [talk(llm, log, text)[0] for text in TURNS[:3]]
+    with LocalADED(tiny["llama"], **options) as llm:
+        one, two = llm.session(), llm.session()
+        log = []
+        said = [talk(one, log, TURNS[0])[0]]
+        other: list[dict[str, str]] = []
+        talk(two, other, TURNS[1])
+        said.append(talk(one, log, TURNS[1])[0])
+        real = getattr(context.lib, behind)
+        armed = [True]
+
+        def interrupted(*arguments: object) -> object:
+            found = real(*arguments)
+            if armed.pop() if armed else False:
+                raise KeyboardInterrupt
+            return found
+
+        monkeypatch.setattr(context.lib, behind, interrupted)
+        try:
+            if call == "reset":
+                two.reset()
+                one.reset()
+            else:
+                talk(two, other, TURNS[2])
+        except KeyboardInterrupt:
+            pass
+        monkeypatch.setattr(context.lib, behind, real)
+        said.append(talk(one, log, TURNS[2])[0])
+    assert said == alone
+
+
+def test_a_cancelled_answer_that_nobody_reads_on_frees_the_model(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off") as llm:
+        one, two = llm.session(), llm.session()
+        half_read: list[Iterator[object]] = []
+
+        def leave_half_read() -> None:
+            answer = one.stream("one two", max_tokens=9)
+            next(answer)
+            half_read.append(answer)
+
+        thread = threading.Thread(target=leave_half_read)
+        thread.start()
+        thread.join()
+        with pytest.raises(BusyError, match="already generating"):
+            llm.reset()
+        one.cancel()
+        assert two.generate("three", max_tokens=2).tokens
+        assert [piece.finish_reason for piece in half_read[0]] == ["cancelled"]  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_waits_can_be_cancelled(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], n_ctx=256, n_threads=1, draft="off") as llm:
+        one, two = llm.session(), llm.session()
+        begun, leave = threading.Event(), threading.Event()
+
+        def read_slowly() -> None:
+            for _ in one.stream("one two", max_tokens=9):
+                begun.set()
+                leave.wait(20)
+
+        reader = threading.Thread(target=read_slowly)
+        reader.start()
+        assert begun.wait(20)
+        found: list[str] = []
+        waiter = threading.Thread(target=lambda: found.append(two.generate("three").finish_reason))
+        waiter.start()
+        while not two._cancelling._asked:
+            time.sleep(0.001)
+        two.cancel()
+        waiter.join(20)
+        leave.set()
+        reader.join(20)
+        assert found == ["cancelled"]
+
+
+def test_options_can_be_read_at_run_time_and_are_exported() -> None:
+    assert set(get_type_hints(aded_local.Options)) >= {"max_tokens", "stop", "seed"}
+    assert "options" in get_type_hints(LocalADED.stream)
+    assert {"LocalADED", "Options", "Session"} <= set(dir(aded_local))

@@ -42,6 +42,8 @@ class Target:
         settings: of the context.
         context: cache, batch and logits.
         cached: token ids in the KV cache, oldest first; ``len(cached) == context.n_past``.
+        is_sure: the cells hold just these. False while they change, so that an interrupt anywhere leaves no doubt: the
+            next prefill empties them then.
         seconds_per_prompt_token: what decoding a prompt took last; 0.0 before the first.
     """
 
@@ -50,6 +52,7 @@ class Target:
         self.settings = fit_memory_kind(model, settings)
         self.context = Context(model, self.settings)
         self.cached: list[int] = []
+        self.is_sure = True
         self.seconds_per_prompt_token = 0.0
 
     def close(self) -> None:
@@ -58,10 +61,12 @@ class Target:
 
     def reopen(self, settings: ContextSettings) -> None:
         """Make the context anew with other settings; the cache is empty afterwards."""
+        self.is_sure = False
         self.context.close()
         self.settings = fit_memory_kind(self.model, settings)
         self.context = Context(self.model, self.settings)
         self.cached = []
+        self.is_sure = True
 
     @property
     def drafting_shape(self) -> str:
@@ -102,17 +107,22 @@ class Target:
         Returns:
             Tokens reused from the cache, and the seconds in llama.cpp.
         """
+        if not self.is_sure:
+            self.forget()
+        self.is_sure = False
         shared = common_prefix(np.array(self.cached, np.int32), np.array(prompt[:-1], np.int32))
         reused = self.context.roll_back(shared)
         del self.cached[reused:]
         seconds = self.context.prefill(np.array(prompt[reused:], np.int32), cancelled=cancelled)
         self.cached = prompt[: self.context.n_past]
+        self.is_sure = True
         if len(self.cached) > reused:
             self.seconds_per_prompt_token = seconds / (len(self.cached) - reused)
         return reused, seconds
 
     def verify(self, root: int, tree: DraftTree) -> tuple[Layout, float]:
         """Decode root and tree in one pass, of which nothing is kept before ``accept``; see ``Context.verify``."""
+        self.is_sure = False
         return self.context.verify(root, tree)
 
     def verified_logits(self) -> npt.NDArray[np.float32]:
@@ -123,18 +133,24 @@ class Target:
         """Keep the root and the accepted path in the cache, roll the rest of the tree back."""
         self.context.accept(tree, layout, path)
         self.cached.append(root)
-        self.cached.extend(int(tree.tokens[node]) for node in path)
+        if path:
+            self.cached += tree.tokens[path].tolist()
+        self.is_sure = True
 
     def trim(self, n: int) -> None:
         """Keep at most the first ``n`` tokens; memory that cannot roll back so far keeps what it has."""
         if n < len(self.cached) and self.context.can_roll_back_to(n):
+            self.is_sure = False
             kept = self.context.roll_back(n)
             del self.cached[kept:]
+            self.is_sure = True
 
     def forget(self) -> None:
         """Empty the cache."""
+        self.is_sure = False
         self.context.clear()
         self.cached = []
+        self.is_sure = True
 
     def saved_size(self) -> int:
         """Bytes that ``save`` would take now."""
@@ -147,8 +163,10 @@ class Target:
     def restore(self, saved: SavedCells) -> None:
         """Hold again what was saved; nothing where llama.cpp does not take it back, which is never wrong."""
         self.forget()
+        self.is_sure = False
         if self.context.restore(saved.state, len(saved.tokens)):
             self.cached = list(saved.tokens)
+        self.is_sure = True
 
     def sampler(self, sampling: Sampling, prompt: list[int]) -> Sampler:
         """A fresh sampler chain for one answer."""
@@ -160,11 +178,13 @@ class Target:
         Replaces what is cached.
         """
         self.forget()
+        self.is_sure = False
         prompt = [int(token) for token in tokens]
         if len(prompt) > 1:
             self.context.prefill(np.array(prompt[:-1], np.int32), want_logits=False)
         self.context.prefill(np.array(prompt[-1:], np.int32))
         self.cached = prompt
+        self.is_sure = True
         return np.array(self.context.logits(-1))
 
 

@@ -8,6 +8,11 @@ try:
     import msgspec
     import pandas
 except ImportError as error:
-    raise OptionError(f"{error.name} is missing: pip install 'aded-local[bench]'") from None
+    if error.name in ("msgspec", "pandas"):
+        raise OptionError(f"{error.name} is missing: pip install 'aded-local[bench]'") from None
+    what = " ".join(str(error).split())
+    raise OptionError(
+        f"a package of the extra 'bench' cannot be imported: {what}; install it again"
+    ) from None
 
 __all__ = ["msgspec", "pandas"]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from aded_cli.display import say as say
 from aded_local.errors import StoreError
 from aded_local.starting import EXIT_INTERRUPTED
 from aded_models import find
+
+if TYPE_CHECKING:
+    from aded_bench.results import ResultFile
 
 PROGRAM = "aded-bench"
 PATH = click.Path(path_type=Path)
@@ -98,21 +101,22 @@ def measure(
     with steps_progress(name, bench.total_steps(plan)) as step:
         result = bench.run(plan, file, step)
     print_result(result, console())
-    finish(result["complete"], file.failure)
+    finish(result["complete"], file)
 
 
-def finish(complete: bool, failure: str | None = None) -> None:
+def finish(complete: bool, file: ResultFile) -> None:
     """End a command whose results are printed.
 
     Args:
         complete: otherwise it was interrupted, and exits as an interrupted program does.
-        failure: why the result file was not written.
+        file: where they were written.
 
     Raises:
-        StoreError: there is a ``failure``.
+        StoreError: the file was not written.
     """
-    if failure is not None:
-        raise StoreError(f"{failure}; the results are printed above")
+    if file.failure is not None:
+        raise StoreError(f"{file.failure}; the results are printed above")
     if not complete:
-        note("stopped; this is what there was")
+        kept = f"; the same command goes on from {file.path}" if file.path is not None else ""
+        note(f"stopped; this is what there was{kept}")
         sys.exit(EXIT_INTERRUPTED)

@@ -129,8 +129,8 @@ def taking_over(file: ResultFile) -> Iterator[None]:
     except ADEDError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        why = str(error) if isinstance(error, ValueError) else repr(error)
-        raise StoreError(f"{file.path} is damaged: {why}; remove it") from None
+        why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+        raise StoreError(f"{file.path} is damaged: {why}; name another file, or mend or remove it") from None
 
 
 def sha256(path: Path) -> str:

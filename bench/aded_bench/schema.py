@@ -83,6 +83,10 @@ Curve = _object(
     exact=list[Count] | None, note=str | None,
 )  # fmt: skip
 
+Run = _object(
+    prompt=str, category=str, method=str, sweep=Count, tokens=list[int], generated=Count, tokens_per_second=Number,
+    first_seconds=Number, decode_seconds=Number, passes=Count, drafted=Count,
+)  # fmt: skip
 Method = _object(
     tokens_per_second=Summary | None, first_token_ms=Summary | None, tokens_per_pass_=Number, nodes_per_pass_=Number,
     microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number,
@@ -101,7 +105,7 @@ Parting = _object(
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 KINDS: dict[str, Any] = {
     "run": _object(
-        Result, suite_=str, runs=_list(Object), histories=dict[str, str], arms_=_dict(Object),
+        Result, suite_=str, runs=_list(Run), histories=dict[str, str], arms_=_dict(Object),
         summary_=_dict(_object(methods=_dict(Method), ratios=_dict(Ratio))),
     ),
     "replay": _object(

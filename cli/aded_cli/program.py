@@ -50,6 +50,8 @@ class OneLine(click.Command):
             sys.exit(failure.exit_code)
         except click.Abort:
             sys.exit(EXIT_INTERRUPTED)
+        except OSError as error:  # of --help and --version, which come before any command
+            self._end_unwritten(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Its errors end here, since click itself ends with 1 where a reader has left."""
@@ -67,10 +69,7 @@ class OneLine(click.Command):
         except ADEDError as error:
             self._end(str(error))
         except OSError as error:
-            from aded_local.files import failure
-
-            silence_stdout()
-            self._end(str(failure("write", error.filename or "standard output", error)))
+            self._end_unwritten(error)
         except MemoryError:
             self._end("there is not enough memory; close other programs, or ask for less")
         except Exception as surprise:
@@ -80,6 +79,12 @@ class OneLine(click.Command):
             what = f"unexpected {type(surprise).__name__}" + (f": {surprise}" if str(surprise) else "")
             advice = {None: "; please report it", False: "; --verbose shows where", True: ""}[verbose]
             self._end(what + advice, EXIT_UNEXPECTED)
+
+    def _end_unwritten(self, error: OSError) -> None:
+        from aded_local.files import failure
+
+        silence_stdout()
+        self._end(str(failure("write", error.filename or "standard output", error)))
 
     def _end(self, message: str, code: int = EXIT_ERROR) -> None:
         display.error(message, program=self.program)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from aded_models import BUILTIN, find
 @click.option("-t", "--threads", "n_threads", type=click.IntRange(1), help="For quantizing to q4_k_m.")
 @click.option("--tokenizer", type=GGUF, metavar="VOCAB",
               help="No model: random weights and the tokenizer of this GGUF, for `replay --body`.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Write over OUT.gguf if it is there.")
 def command(
     paths: tuple[str, ...],
     shape_name: str,
@@ -37,6 +39,7 @@ def command(
     seed: int,
     n_threads: int | None,
     tokenizer: Path | None,
+    force: bool,
 ) -> None:
     """Put a small Llama model (the built-in one where none is named) into a body of realistic size; it says the same.
 
@@ -56,6 +59,8 @@ def command(
     # Built-in even where a better model is installed: that one has more layers than the smallest body.
     source = tokenizer or find(paths[0] if len(paths) == 2 else BUILTIN).path
     out = Path(paths[-1])
+    if os.path.lexists(out) and not force:
+        raise click.UsageError(f"{out} is there already; give another name for OUT.gguf, or --force")
     options: dict[str, Any] = {"seed": seed, "tokenizer_only": tokenizer is not None, "n_threads": n_threads}
     with bytes_progress(f"writing {out.name}") as progress:
         made = build(source, out, SHAPES.get(shape_name), shape_name, file_type, progress=progress, **options)

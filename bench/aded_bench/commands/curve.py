@@ -108,4 +108,4 @@ def command(
             curve_chart(result, png_path)
         else:
             note(f"there is no curve to draw: {png_path} was not written")
-    finish(result["complete"], file.failure)
+    finish(result["complete"], file)

@@ -218,7 +218,7 @@ def command(
     with steps_progress("replay", total_steps(plan)) as step:
         result = run(plan, file, step)
     print_replay(result, console())
-    finish(result["complete"], file.failure)
+    finish(result["complete"], file)
 
 
 CONTRADICTIONS = (

@@ -37,7 +37,8 @@ def tables(result: Result) -> Iterator[tuple[str, pandas.DataFrame]]:
     interrupted = "" if result["complete"] else " (interrupted)"
     for trace in result["traces"]:
         rows = [row for row in methods(result) if row["trace"] == trace["name"]]
-        title = f"{trace['name']}, {trace['answers']} answers, {trace['tokens']} tokens{fed}{interrupted}"
+        answers = f"{trace['answers']} answer{'' if trace['answers'] == 1 else 's'}"
+        title = f"{trace['name']}, {answers}, {trace['tokens']} tokens{fed}{interrupted}"
         modelled = [
             _modelled(row, curve, figures) for row in rows for curve, figures in row["curves"].items()
         ]

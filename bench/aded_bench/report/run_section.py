@@ -74,7 +74,10 @@ def _ratio_charts(sources: Sequence[Source]) -> list[Chart]:
         "Tokens per second over those of plain decoding on the same prompt: the median over prompts, and its 95% "
         "bootstrap interval."
     )
-    title, axis = "Speed-up over plain decoding", "tokens/s over those of off"
+    title, axis = (
+        "Speed-up over plain decoding",
+        "tokens/s over those of off, or of what stands behind the slash",
+    )
     legend = (f"store {PHASES[0]}", f"store {PHASES[1]}")
     return dot_chart("run-speed-up", title, description, list(panels.items()), axis, 1.0, legend)
 

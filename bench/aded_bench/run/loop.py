@@ -32,7 +32,7 @@ from aded_bench.run.arms import (
 from aded_bench.run.figures import evaluate, frame_of
 from aded_bench.run.memory import Meter, cache_megabytes
 from aded_bench.run.server import KEPT, Binary, ServerArm
-from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, start
+from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, settings_left, start
 from aded_bench.run.start import Plan as CommonPlan
 from aded_bench.run.suites import Conversation, Question, fingerprint
 from aded_local.errors import OptionError
@@ -183,7 +183,7 @@ def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> 
 
     # A drafting arm measures attention and cache type, which then hold for all.
     leader = next((m for m in plan.methods if m in OWN and m != "off"), "off")
-    lead = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx)
+    lead = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx, **settings_left(file))
     try:
         setup = lead.setup(plan.model)
         parts = (plan.measured, plan.warming)

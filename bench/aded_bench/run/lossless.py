@@ -14,7 +14,7 @@ from typing import Any
 
 from aded_bench.results import ResultFile
 from aded_bench.run.arms import PEER, LlamaArm, Setup, logits_setup, open_local
-from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, start
+from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, settings_left, start
 from aded_bench.run.start import Plan as CommonPlan
 from aded_bench.run.suites import Conversation, Question, fingerprint
 
@@ -84,7 +84,12 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
             result["answers"][key] = {"tokens": tokens, "ended": bool(ended)}
 
     lead = open_local(
-        plan.presets[0], plan.model, exact=plan.exact, n_threads=plan.n_threads, n_ctx=plan.n_ctx
+        plan.presets[0],
+        plan.model,
+        exact=plan.exact,
+        n_threads=plan.n_threads,
+        n_ctx=plan.n_ctx,
+        **settings_left(file),
     )
     arm: Arm = lead
     questions: list[Question] = []

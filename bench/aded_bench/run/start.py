@@ -101,6 +101,13 @@ def start(
     return [questions for questions, _ in prepared]
 
 
+def settings_left(file: ResultFile) -> dict[str, Any]:
+    """Attention and cache type of an earlier run, which goes on in them: a new trial may find others better."""
+    engine = (file.load() or {"provenance": {}})["provenance"].get("engine")
+    found = engine if isinstance(engine, dict) else {}
+    return {key: found[key] for key in ("flash_attention", "cache_type") if key in found}
+
+
 def open_arm(name: str, setup: Setup, *, exact: bool = False, server: Path | None = None) -> Arm:
     """The arm of any method, with what all arms share; a server starts with its first question."""
     if name in (PEER, LOOKUP):
