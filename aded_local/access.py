@@ -19,7 +19,7 @@ from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.scheduler import Scheduler
 
 WAITING_POLL = 0.1
-"""A session that waits for another's answer looks after so many seconds whether its own was cancelled."""
+"""Seconds between two looks of whoever waits for something of which nobody may tell."""
 
 CLOSED = "this LocalADED is closed; make a new one"
 
@@ -91,6 +91,13 @@ def _task() -> Any:
     return asyncio.current_task()
 
 
+class _Claim:
+    """A reader's. It is held by the reader alone, so that it goes with it even where an interrupt comes in between."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
 class Access:
     """See this module's first lines.
 
@@ -108,7 +115,7 @@ class Access:
         self._scheduler = scheduler
         self._changed = threading.Condition(threading.RLock())
         self._use: Use | None = None
-        self._readers: dict[object, int] = {}
+        self._readers: weakref.WeakSet[_Claim] = weakref.WeakSet()
         self.closed = False
 
     def require_open(self) -> None:
@@ -132,15 +139,15 @@ class Access:
             ForkedError: see ``require_open``.
         """
         require_not_forked()
-        claim = object()
+        claim = _Claim()
         try:
             with self._changed:
                 self.require_open()
-                self._readers[claim] = threading.get_ident()
+                self._readers.add(claim)
             yield
         finally:
             with self._changed:
-                self._readers.pop(claim, None)
+                self._readers.discard(claim)
                 self._changed.notify_all()
 
     # --- one use at a time -------------------------------------------------------------------------
@@ -267,9 +274,10 @@ class Access:
     def _await_readers(self) -> None:
         try:
             with self._changed:
-                if threading.get_ident() in self._readers.values():
+                if any(claim.thread == threading.get_ident() for claim in self._readers):
                     raise BusyError("this LocalADED cannot be closed within a call of its own")
-                self._changed.wait_for(lambda: not self._readers)
+                while self._readers:
+                    self._changed.wait(WAITING_POLL)  # a claim that went with its reader tells nobody
         except BaseException:
             self.closed = False
             raise

@@ -27,9 +27,6 @@ SHORTEST_SLICE: Final = 0.3
 LONGEST_SLICE: Final = 1.0
 """Seconds that the end of one answer is held up at most."""
 
-CLOSING_POLL: Final = 0.1
-"""Seconds between two looks whether the model is being closed, while an answer is waited for."""
-
 
 class Closed(Exception):
     """The model is being closed; measuring stops."""
@@ -41,7 +38,7 @@ class Scheduler:
     def __init__(self) -> None:
         """No answer and no measurement yet."""
         self._changed = threading.Condition()
-        self._exchange = threading.Lock()
+        self._exchanging = False
         self._answering = False
         self._answered = False
         self._closing = False
@@ -62,21 +59,21 @@ class Scheduler:
             self._answering = True
             self._began = time.perf_counter()
             self._changed.notify_all()
-        try:
-            self._exchange.acquire()
-        except BaseException:  # Ctrl-C while an exchange is under way
-            self._answering = False
-            raise
+            try:
+                self._changed.wait_for(lambda: not self._exchanging)
+            except BaseException:  # Ctrl-C while an exchange is under way
+                self._answering = False
+                raise
 
     def end_answer(self) -> None:
-        """The answer has ended."""
-        self._exchange.release()
+        """The answer has ended; nothing happens if it had ended before."""
         with self._changed:
-            self._answering = False
-            self._answered = True
-            self._quiet_since = time.perf_counter()
-            self._credit += MEASURING_SHARE * (self._quiet_since - self._began)
-            self._changed.notify_all()
+            if self._answering:
+                self._answering = False
+                self._answered = True
+                self._quiet_since = time.perf_counter()
+                self._credit += MEASURING_SHARE * (self._quiet_since - self._began)
+                self._changed.notify_all()
 
     def leave_a_moment(self) -> None:
         """Hold the caller up for a moment if measurements are due and answers follow each other at once."""
@@ -109,13 +106,17 @@ class Scheduler:
         Raises:
             Closed: the model is being closed.
         """
-        while not self._exchange.acquire(timeout=CLOSING_POLL):
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or not self._answering)
             if self._closing:
                 raise Closed
+            self._exchanging = True
         try:
             yield
         finally:
-            self._exchange.release()
+            with self._changed:
+                self._exchanging = False
+                self._changed.notify_all()
 
     def wait(self) -> bool:
         """Return when no answer was computed for a while; tells whether it had to wait.
