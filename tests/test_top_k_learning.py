@@ -175,6 +175,21 @@ def test_a_pause_ends_when_it_became_cheap() -> None:
     assert len(drafter.likely) > heard + 100
 
 
+def test_what_a_greedy_step_saves_by_reading_is_no_cost() -> None:
+    """Looking for the likeliest token takes as long as reading it: reading goes on, after one pause at most."""
+    planner = planner_for(FixedDrafter())
+    reading = 3 * TOP_K_SHARE_LIMIT * PLAIN
+    read = []
+    for _ in range(1000):
+        planner.plan(256, 60)
+        likely = planner.read(EMPTY_TREE, [], lambda: peaked(10))
+        read.append(likely is not None)
+        times = {"read_seconds": reading} if read[-1] else {"sample_seconds": 0.9 * reading}
+        whole = {"verify_seconds": PLAIN, "total_seconds": PLAIN + sum(times.values())}
+        planner.observe(StepResult(EMPTY_TREE, [10], [], 256, likely, **times, **whole))
+    assert all(read[200:])
+
+
 def steps_off(switch: TopKSwitch, *, already: bool = False) -> int:
     """Make it too dear, unless it is off ``already``; steps until it is tried again."""
     if not already:

@@ -185,6 +185,7 @@ class AutoPlanner:
         self._reads = top_k
         self._switch = TopKSwitch()
         self._plain_seconds = 0.0
+        self._sampling = 0.0  # seconds to choose a token where nothing was read, a running mean
         if top_k:
             warm_up()
 
@@ -259,8 +260,13 @@ class AutoPlanner:
         self._learn()
         self._drafter.observe(result)
         self._prices_at(result.n_cells)
-        if result.likely is not None:
-            self._switch.record(result.read_seconds, self._plain_seconds)
+        sampling = result.sample_seconds / len(result.tokens)
+        if result.likely is None:
+            self._sampling += OVERHEAD_RATE * (sampling - self._sampling)
+        else:
+            # A greedy step takes its tokens from what was read, and does not look for them a second time.
+            saved = max(0.0, self._sampling - sampling) * len(result.tokens)
+            self._switch.record(max(0.0, result.read_seconds - saved), self._plain_seconds)
         # Reading the logits has a limit of its own and comes and goes, so it is no price of verifying.
         step_seconds = result.total_seconds
         overhead = step_seconds - result.verify_seconds - result.search_seconds - result.read_seconds
