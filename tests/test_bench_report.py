@@ -331,7 +331,7 @@ def test_no_number_that_is_shown_or_drawn_escapes_the_schema(absurd: Any) -> Non
                     check(replay() | {"rows": [row]}, KINDS["replay"])
 
 
-@pytest.mark.parametrize("share", [1e-300, 1e-12, 1e5])
+@pytest.mark.parametrize("share", [1e-300, 1e5])
 def test_the_widest_and_narrowest_ratios_are_drawn(share: float, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     row = replay()["rows"][2]

@@ -528,7 +528,7 @@ def two() -> list[NgramDrafter]:
     return [small(auto(5)), small(auto(5, search="puct"))]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=calls, table_bits=st.integers(4, 8))
 def test_any_calls_in_any_order_on_the_smallest_memory(
     two: list[NgramDrafter], calls: list[tuple[str, Any]], table_bits: int

@@ -92,7 +92,9 @@ def test_exact_drafts_change_no_token(exact: LocalADED, sampling: dict[str, Any]
     assert answers(exact, "auto", prompts, sampling) == answers(exact, "off", prompts, sampling)
 
 
-@pytest.mark.parametrize("cells", [480, 2020], ids=["across 512 cells", "across 2048 cells"])
+@pytest.mark.parametrize(
+    "cells", [480, pytest.param(2020, marks=pytest.mark.slow)], ids=["across 512 cells", "across 2048 cells"]
+)
 def test_exact_drafts_change_no_token_where_kernels_change(exact: LocalADED, cells: int) -> None:
     lines = [LINE.format(i=i, w=i * 7 % 50, d=i * 3 % 28) for i in range(200)]
     # A line has some 20 tokens.

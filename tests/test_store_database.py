@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded_local.errors import StoreError
-from aded_local.memory import Exchange, database, rows
+from aded_local.memory import Exchange, rows, sharing
 from aded_local.memory.database import Database, Kind
 from aded_local.memory.exchange import LARGEST_TOKEN, from_row, to_row
 from aded_local.memory.rows import LARGEST_BYTES, PAGE_BYTES, Rows
@@ -559,7 +559,7 @@ def test_a_file_that_somebody_removed_by_hand_is_begun_anew(path: Path) -> None:
 
 
 def append_many(path: Path, first: int, n: int) -> None:
-    database.LOCK_SECONDS = 60.0  # no person writes without a pause, and this machine may be busy
+    sharing.LOCK_SECONDS = 60.0  # no person writes without a pause, and this machine may be busy
     file = Database(path, LABELS)
     for number in range(first, first + n):
         append(file, exchange(number))
@@ -569,7 +569,7 @@ def append_many(path: Path, first: int, n: int) -> None:
 
 
 def rewrite_many(path: Path, n: int) -> None:
-    database.LOCK_SECONDS = 60.0
+    sharing.LOCK_SECONDS = 60.0
     file = Database(path, LABELS)
     for number in range(n):
         if file.read().kind is Kind.SOUND:
@@ -598,7 +598,7 @@ def test_programs_that_write_at_once_lose_nothing(path: Path) -> None:
 
 
 def erase_many(path: Path, n: int) -> None:
-    database.LOCK_SECONDS = 60.0
+    sharing.LOCK_SECONDS = 60.0
     for _ in range(n):
         Database(path, LABELS).erase()
         time.sleep(0.01)
@@ -623,7 +623,7 @@ def test_a_program_that_does_not_give_the_lock_back_costs_one_clear_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(path, 1)
-    monkeypatch.setattr(database, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(sharing, "LOCK_SECONDS", 0.05)
     with altered(path) as by_hand:
         by_hand.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="another program"):

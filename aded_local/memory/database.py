@@ -12,7 +12,6 @@ import errno
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from aded_local.errors import StoreError
 from aded_local.files import failure, look_at_private, make_private_folder, open_private
+from aded_local.memory import sharing
 from aded_local.memory.exchange import Exchange
 from aded_local.memory.rows import (
     PAGE_BYTES,
@@ -30,6 +30,7 @@ from aded_local.memory.rows import (
     labels_of,
     with_new_first_page,
 )
+from aded_local.memory.sharing import is_damage, may_be_gone, one_maker, place_of, use_log
 
 FORMAT = 1
 """``user_version`` of a file with the tables of ``rows``; a file of another one is left alone."""
@@ -46,9 +47,6 @@ SETTINGS = (
     "trusted_schema = OFF",  # a file put together by hand calls no function
     "cell_size_check = ON",  # damage is found before it is followed
 )
-
-LOCK_SECONDS = 3.0
-"""How long to wait for another program that writes: the longest work under the lock, pruning, takes half a second."""
 
 ASIDE = ".damaged-"
 """What follows the file's name in those set aside, before a number."""
@@ -136,7 +134,7 @@ class Database:
                         return Contents(kind, [], self._size(), 0)
                     # Its rows are this model's, whatever it says itself: that is damage.
             except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
+                if not is_damage(error):
                     raise
             self.close()  # what SQLite keeps of damaged pages may look sound when it is asked again
             sound, damaged = self._saved()
@@ -214,18 +212,18 @@ class Database:
         attempts = 0
         while True:
             self._make()
-            place = _place(self.path)
+            place = place_of(self.path)
             try:
                 database = self._open(writes=True)
                 if database is not None:
                     database.execute("BEGIN IMMEDIATE")
-                    if self._place == _place(self.path):
+                    if self._place == place_of(self.path):
                         return database
             except sqlite3.OperationalError as error:
                 # SQLite says "I/O" or "readonly" of a file, or of its log, that is erased at that moment. A new file
                 # may have the number of the old one.
                 attempts += 1
-                gone = place != _place(self.path) or (attempts < ATTEMPTS and _may_be_gone(error))
+                gone = place != place_of(self.path) or (attempts < ATTEMPTS and may_be_gone(error))
                 if not gone:
                     raise
             self.close()
@@ -249,9 +247,9 @@ class Database:
             StoreError: it cannot be renamed.
         """
         with self._lock, self._telling("set aside"):
-            before = _place(self.path)
+            before = place_of(self.path)
             found = self.read()
-            if found.kind not in UNUSABLE or before != _place(self.path):
+            if found.kind not in UNUSABLE or before != place_of(self.path):
                 return None
             self.close()
             aside = self._free_name()
@@ -353,7 +351,7 @@ class Database:
             OSError: it is no file of this user's, or (``writes``) cannot be written.
             sqlite3.Error: SQLite cannot open it.
         """
-        place = _place(self.path)
+        place = place_of(self.path)
         same = (self._place, self._process) == (place, os.getpid()) and (self._writes or not writes)
         if self._opened is not None and same:
             return self._opened
@@ -370,7 +368,7 @@ class Database:
         database = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?{mode}",
             uri=True,
-            timeout=LOCK_SECONDS,
+            timeout=sharing.LOCK_SECONDS,
             isolation_level=None,  # transactions begin where this module says so
             check_same_thread=False,  # there is a lock
         )
@@ -379,7 +377,7 @@ class Database:
             for setting in SETTINGS:
                 database.execute(f"PRAGMA {setting}")
             if writes:
-                _use_log(database)
+                use_log(database)
         except UnicodeDecodeError as error:  # of what SQLite says of a damaged table
             database.close()
             raise sqlite3.DatabaseError("malformed") from error
@@ -394,7 +392,7 @@ class Database:
         if os.path.lexists(self.path):
             return
         make_private_folder(self.path.parent)
-        with _one_maker(self.path.parent):
+        with one_maker(self.path.parent):
             if os.path.lexists(self.path):
                 return  # another program was quicker
             for path in self._files[1:]:  # of a file that somebody removed by hand
@@ -446,50 +444,3 @@ def labels_in(path: Path) -> dict[str, str]:
         return {}
     finally:
         file.close()
-
-
-def _use_log(database: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on, which SQLite refuses at once while another program does the same."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
-
-
-@contextlib.contextmanager
-def _one_maker(folder: Path) -> Iterator[None]:
-    """One program at a time makes files in ``folder``: what it takes for left over may be another's that was just made.
-
-    Where there are no locks, as on Windows, all of them do at once.
-    """
-    with contextlib.ExitStack() as last:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            handle = os.open(folder, os.O_RDONLY)
-            last.callback(os.close, handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)  # for microseconds; a program that is killed lets it go
-        yield
-
-
-def _place(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _may_be_gone(error: sqlite3.Error) -> bool:
-    """Whether an error may tell of a file that is erased at that moment."""
-    return any(word in str(error) for word in ("I/O", "readonly", "unable to open"))
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error of reading tells of the file, and not of the system or another program."""
-    return not any(word in str(error) for word in ("locked", "unable to open", "I/O", "full", "readonly"))
