@@ -17,6 +17,7 @@ from aded_bench.main import main
 from aded_bench.results import ResultFile
 from aded_bench.run import lossless
 from aded_bench.run.lossless import parting
+from aded_bench.run.start import settings_left
 from aded_bench.run.suites import SHELL, Conversation, find, load
 from aded_bench.schema import KINDS, check
 from aded_bench.tables import literal, print_lossless
@@ -227,3 +228,15 @@ def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> Non
     assert result.exit_code == 2
     assert result.stderr.startswith("aded-bench: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_run_goes_on_in_the_settings_it_began_with(tmp_path: Path) -> None:
+    """A start beside other programs may find others better, and then nothing of the earlier run would count."""
+    path = tmp_path / "run.json"
+    assert settings_left(ResultFile(None)) == settings_left(ResultFile(path)) == {}
+    path.write_text('{"kind": "run", "provenance": {"engine": null}}')
+    assert settings_left(ResultFile(path)) == {}
+    path.write_text(
+        '{"kind": "run", "provenance": {"engine": {"flash_attention": true, "cache_type": "bf16", "threads": 2}}}'
+    )
+    assert settings_left(ResultFile(path)) == {"flash_attention": True, "cache_type": "bf16"}
