@@ -58,7 +58,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def opened(path: Path, **options: Any) -> LocalADED:
-    setting = {"flash_attention": True, "cache_type": "bf16", "n_ctx": 4096, "n_threads": 2}
+    setting = {"flash_attention": True, "cache_type": "bf16", "n_ctx": 1024, "n_threads": 2}
     llm = LocalADED(path, on_notice=lambda line: None, **(setting | options))
     llm.prepare()
     return llm
@@ -67,6 +67,13 @@ def opened(path: Path, **options: Any) -> LocalADED:
 @pytest.fixture(scope="module")
 def exact(smollm2: Path, measured: Path) -> Iterator[LocalADED]:
     with opened(smollm2, exact=True) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def long(smollm2: Path, measured: Path) -> Iterator[LocalADED]:
+    """As ``exact``, with room for 2,048 cells and more, where kernels change again: half a minute to probe."""
+    with opened(smollm2, exact=True, n_ctx=4096) as llm:
         yield llm
 
 
@@ -93,9 +100,14 @@ def test_exact_drafts_change_no_token(exact: LocalADED, sampling: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "cells", [480, pytest.param(2020, marks=pytest.mark.slow)], ids=["across 512 cells", "across 2048 cells"]
+    ("fixture", "cells"),
+    [("exact", 480), pytest.param("long", 2020, marks=pytest.mark.slow)],
+    ids=["across 512 cells", "across 2048 cells"],
 )
-def test_exact_drafts_change_no_token_where_kernels_change(exact: LocalADED, cells: int) -> None:
+def test_exact_drafts_change_no_token_where_kernels_change(
+    request: pytest.FixtureRequest, fixture: str, cells: int
+) -> None:
+    exact: LocalADED = request.getfixturevalue(fixture)
     lines = [LINE.format(i=i, w=i * 7 % 50, d=i * 3 % 28) for i in range(200)]
     # A line has some 20 tokens.
     n = next(
