@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aded_local.access import Access
-from aded_local.drafters import Drafter, kernels_are_kept, make_drafter
+from aded_local.drafters import Drafter, make_drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
 from aded_local.files import NO_MEMORY_VARIABLE, complaint, data_problem, memory_is_off
@@ -203,7 +203,7 @@ def _open_context(
         earlier = _earlier(memory, model.n_vocab, notice)
         tuner.progress = lambda line: None  # from here on nobody waits
         joining = JoiningPlanner()
-        if not kernels_are_kept(options.search):
+        if not kept.kernels_are_kept(options.search):
             engine.planner = joining
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
             return engine

@@ -64,7 +64,7 @@ def test_drafting_joins_in_the_middle_of_an_answer(
     with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
         llm.prepare()
     free = threading.Event()
-    monkeypatch.setattr(opening, "kernels_are_kept", lambda search: False)
+    monkeypatch.setattr(opening.kept, "kernels_are_kept", lambda search: False)
     monkeypatch.setattr(opening, "compile_beside", lambda turns, search: free.wait(20))
     with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
         assert llm.preparing == "kernels"

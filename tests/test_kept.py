@@ -17,10 +17,11 @@ import pytest
 import strangers
 
 from aded_local import files as folders
-from aded_local.drafters import kernels_are_kept, make_drafter
+from aded_local.drafters import make_drafter
 from aded_local.drafters.ngram import ahead
 from aded_local.files import complaint
 from aded_local.kernels import kept
+from aded_local.kernels.kept import kernels_are_kept
 
 
 @pytest.fixture
@@ -271,7 +272,8 @@ def test_a_folder_that_vanishes_costs_time_only(folder: Path, monkeypatch: pytes
 USE = """
 import json, sys
 import numpy as np
-from aded_local.drafters import kernels_are_kept, make_drafter
+from aded_local.drafters import make_drafter
+from aded_local.kernels.kept import kernels_are_kept
 from aded_local.ngrams import phrase_entries
 from aded_local.drafters.ngram import prediction
 from aded_local.drafters.ngram import search
@@ -370,7 +372,7 @@ def test_asking_takes_no_compiler() -> None:
     """A chat asks at every start, and Numba takes half a second to import."""
     program = (
         "import sys\n"
-        "from aded_local.drafters import kernels_are_kept\n"
+        "from aded_local.kernels.kept import kernels_are_kept\n"
         "kernels_are_kept()\n"
         "assert 'numba' not in sys.modules\n"
     )

@@ -98,16 +98,6 @@ class Drafter(Protocol):
         ...
 
 
-def kernels_are_kept(search: Search = "best-first") -> bool:
-    """Whether the kernels of ``auto`` with this search were compiled before and are kept.
-
-    Otherwise its first drafter takes some ten seconds; ``ahead.compile_all`` does the same in a process of its own.
-    """
-    from aded_local.kernels import kept
-
-    return kept.kernels_are_kept(search)
-
-
 def make_drafter(
     preset: str,
     *,

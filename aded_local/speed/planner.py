@@ -156,7 +156,7 @@ class AutoPlanner:
         drafter: proposes, with calibrated probabilities.
         curve: cost of a pass; refined with every step.
         limits: of the target.
-        guard: stops drafting where it loses; the engine's own when None.
+        guard: kind of guard that stops drafting where it loses.
         top_k: read the target's likeliest tokens at every verified node, where that is cheap enough.
         clock: seconds, for tests.
     """
@@ -167,7 +167,7 @@ class AutoPlanner:
         curve: CostCurve,
         limits: Limits,
         *,
-        guard: Guard | None = None,
+        guard: type[Guard] = Guard,
         top_k: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -175,7 +175,8 @@ class AutoPlanner:
         self._curve = curve
         self._limits = limits
         self._clock = clock
-        self._guard = Guard() if guard is None else guard
+        self._new_guard = guard
+        self._guard = guard()
         self._prices: PassPrices | None = None
         self._prices_bucket = -1
         self._prices_age = 0
@@ -288,7 +289,7 @@ class AutoPlanner:
     def reset(self) -> None:
         self._unlearnt = []
         self._drafter.reset()
-        self._guard = Guard()
+        self._guard = self._new_guard()
         self._switch = TopKSwitch()
 
     def close(self) -> None:

@@ -152,7 +152,7 @@ def _folder(path: Path | None, problem: str | None) -> dict[str, Any]:
 def _kernels_compiled() -> bool | None:
     """Whether the drafter's kernels are compiled; None where that cannot be told, since Numba does not load."""
     try:
-        from aded_local.drafters import kernels_are_kept
+        from aded_local.kernels.kept import kernels_are_kept
 
         return kernels_are_kept()
     except Exception:  # a broken installation of Numba or NumPy may raise anything

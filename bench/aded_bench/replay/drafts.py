@@ -100,7 +100,7 @@ def planner_of(
         return WholePlanner(drafter, limits)
     if curve is None:
         raise ValueError("the budget of auto needs a curve")
-    guard = Guard() if guarded else NeverPauses()
+    guard = Guard if guarded else NeverPauses
     return AutoPlanner(drafter, curve.engine_curve(), limits, guard=guard, top_k=False, clock=lambda: 0.0)
 
 
