@@ -25,6 +25,7 @@ from aded_local.speed import device
 from aded_local.speed.cost_curve import CostCurve
 from aded_local.speed.planner import Limits, PlainPlanner, Planner
 from aded_local.speed.preparation import Preparation
+from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner
 from aded_local.tree import IntArray
 
@@ -93,6 +94,7 @@ class Engine:
         scheduler: whose turn it is, an answer's or a measurement's.
         access: who may use the model at all.
         preparation: what is still made ready beside and between answers.
+        threads: how many threads passes use, and what they cost now.
         memory: earlier conversations on disk; None where none are kept.
         forgetful: the memory refused an exchange, and that was told.
         plain: decode plainly whatever the planner would do.
@@ -109,6 +111,7 @@ class Engine:
     scheduler: Scheduler
     access: Access
     preparation: Preparation
+    threads: Threads
     memory: ConversationMemory | None = None
     forgetful: bool = False
     plain: bool = False
@@ -124,6 +127,13 @@ class Engine:
     def planner_in_use(self) -> Planner:
         """What plans the next answer."""
         return PlainPlanner() if self.plain else self.planner
+
+    def threads_in_use(self) -> Threads:
+        """What says how many threads the next answer's passes use."""
+        settings = self.target.settings
+        changes_bits = settings.flash_attention and settings.cache_type == "f16"
+        self.threads.allow(not (self.options.exact and changes_bits))
+        return self.threads
 
     def template(self) -> ChatTemplate:
         """The chat template, analysed when it is first needed.
@@ -256,6 +266,7 @@ class Engine:
             "context": target.context.n_ctx,
             "trained_context": model.n_ctx_train,
             "threads": settings.n_threads,
+            "threads_now": self._threads_now(),
             "device": device.device_name(),
             "gpu_layers": "all" if options.n_gpu_layers == ALL_LAYERS else options.n_gpu_layers,
             "flash_attention": settings.flash_attention,
@@ -280,6 +291,10 @@ class Engine:
                 facts = self.memory.inspect()
                 found["remembered"] = {"exchanges": facts.exchanges, "tokens": facts.tokens}
         return found
+
+    def _threads_now(self) -> str:
+        threads = self.threads
+        return f"{threads.count}" + (", since other programs run" if threads.contended else "")
 
     def _draft_shape(self) -> str:
         if self.options.draft == "off":

@@ -24,6 +24,7 @@ from aded_local.speed import device
 from aded_local.speed.joining import JoiningPlanner
 from aded_local.speed.planner import PlainPlanner, Planner, make_planner
 from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compile_beside, giving_way
+from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner
 from aded_local.tree import IntArray
 
@@ -184,6 +185,7 @@ def _open_context(
         scheduler,
         Access(scheduler),
         Preparation(scheduler, notice),
+        Threads(target.settings.n_threads),
         memory,
         forgetful=data_problem() is not None,
     )
@@ -297,11 +299,12 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
 
 def _make_planner(engine: Engine, drafter: Drafter) -> Planner:
     assert engine.curve is not None
+    engine.threads.use(engine.curve)
     options = engine.options
     return make_planner(
         options.draft,
         drafter,
-        engine.curve,
+        engine.threads.costs,
         engine.limits(),
         top_k=options.top_k,
     )

@@ -31,6 +31,8 @@ class Stats:
         tokens_per_second: tokens after the first, per second after the first token.
         time_to_first_token: seconds.
         seed: the seed of the random draws.
+        threads: CPU threads that it ended with: fewer than ``n_threads`` where other programs run and that is faster.
+        contended: other programs ran beside it when it ended.
     """
 
     prompt_tokens: int
@@ -46,6 +48,8 @@ class Stats:
     tokens_per_second: float
     time_to_first_token: float
     seed: int
+    threads: int
+    contended: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -113,6 +117,8 @@ def stats_of(tally: Tally, idle: float) -> Stats:
         tokens_per_second=rest / after_first if rest > 0 and after_first > 0 else 0.0,
         time_to_first_token=tally.first_token,
         seed=tally.seed,
+        threads=tally.threads,
+        contended=tally.contended,
     )
 
 

@@ -211,6 +211,7 @@ class Session:
         steps = generate(
             engine.target,
             engine.planner_in_use,
+            engine.threads_in_use(),
             request.sampling,
             tokens,
             self._beginning(prompt, goes_on),

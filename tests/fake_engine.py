@@ -27,6 +27,8 @@ class FakeStats:
     seconds: dict[str, float] = field(default_factory=lambda: {"draft": 0.1, "verify": 0.2})
     tokens_per_second: float = 12.5
     time_to_first_token: float = 0.3
+    threads: int = 2
+    contended: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

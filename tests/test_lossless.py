@@ -16,6 +16,7 @@ from aded_local import LocalADED
 from aded_local.decode import Tally, generate
 from aded_local.llama import ContextSettings, Model, Sampling, Target
 from aded_local.speed.planner import PlainPlanner
+from aded_local.speed.threads import Threads
 from aded_local.tree import EMPTY_TREE, DraftTree
 
 GENERATING = sorted(tiny_models.GENERATING)
@@ -44,7 +45,10 @@ class AnyPlanner(PlainPlanner):
 
 
 def answer(target: Target, planner: AnyPlanner, sampling: Sampling, prompt: list[int], n: int) -> list[int]:
-    steps = generate(target, planner, sampling, prompt, beginning(*prompt), n, Tally(), lambda: False)
+    threads = Threads(target.settings.n_threads)
+    steps = generate(
+        target, planner, threads, sampling, prompt, beginning(*prompt), n, Tally(), lambda: False
+    )
     return [token for step in steps for token in step]
 
 

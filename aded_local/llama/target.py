@@ -85,6 +85,10 @@ class Target:
             return min(largest, self.context.n_rollback)
         return largest
 
+    def set_threads(self, n: int) -> None:
+        """Let later passes use ``n`` threads; a context that is opened anew begins with those of its settings."""
+        self.context.set_threads(n)
+
     @property
     def n_cells(self) -> int:
         """Cells in use."""

@@ -27,12 +27,17 @@ THREADS_FOLDER: Final = Path("/proc/self/task")
 
 
 class Watch:
-    """Measures how long threads of this process wait for a core, from its creation on."""
+    """Measures how long threads of this process wait for a core, from its creation on.
+
+    Attributes:
+        counts: whether the system counts that.
+    """
 
     def __init__(self) -> None:
         """Begin."""
         self._started = time.perf_counter()
         self._waited = _waited_by_thread()
+        self.counts = bool(self._waited)
 
     def waiting(self) -> float:
         """Share of the time since the beginning that one thread, of all the longest, waited for a core; 0.0 where the

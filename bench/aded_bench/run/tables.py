@@ -21,7 +21,9 @@ def print_run(result: dict[str, Any], out: Console) -> None:
         caption = "MB: resident, of a server its process"
         if plain := ratios.get("off/llama-cpp"):
             caption = f"off is {interval(plain['summary'] or {}, 'median')} of llama-cpp; {caption}"
-        heading = title(result, result["suite"], f"store {which}")
+        beside = result["provenance"]["settings"].get("beside")
+        busy = [f"beside {beside} busy process{'es' * (beside > 1)}"] if beside else []
+        heading = title(result, result["suite"], f"store {which}", *busy)
         show(pandas.DataFrame(rows), heading, caption=caption, console=out)
         by_category = _by_category(ratios)
         if len(by_category) > 1:
