@@ -103,6 +103,7 @@ class Tally:
         seed: of the random draws.
         threads: of the last pass.
         contended: other programs ran beside it.
+        plain_passes: cells before each undisturbed plain pass, and its seconds in llama.cpp.
         finish_reason: ``stop``, ``length`` or ``cancelled``; empty while unfinished.
     """
 
@@ -122,6 +123,7 @@ class Tally:
     seed: int = 0
     threads: int = 0
     contended: bool = False
+    plain_passes: list[tuple[int, float]] = field(default_factory=list)
     finish_reason: str = ""
 
     def add(self, result: StepResult, learn_seconds: float) -> None:
@@ -195,6 +197,8 @@ def generate(
             accepted = clock()
             planner.observe(result)
             threads.observe(len(result.tree) + 1, result.n_cells, result.verify_seconds)
+            if not (len(result.tree) or threads.contended):
+                tally.plain_passes.append((result.n_cells, result.verify_seconds))
             target.set_threads(threads.count)
             ended = clock()
             root = result.tokens[-1]

@@ -33,6 +33,8 @@ class Stats:
         seed: the seed of the random draws.
         threads: CPU threads that it ended with: fewer than ``n_threads`` where other programs run and that is faster.
         contended: other programs ran beside it when it ended.
+        setting: attention and cache type that it was computed with, e.g. ``fa-on/bf16``.
+        same_words: nothing but sizes that equal one-token decoding was verified, so the words are plain decoding's.
     """
 
     prompt_tokens: int
@@ -50,6 +52,8 @@ class Stats:
     seed: int
     threads: int
     contended: bool
+    setting: str
+    same_words: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -90,8 +94,14 @@ class Reply:
     stats: Stats
 
 
-def stats_of(tally: Tally, idle: float) -> Stats:
-    """Statistics of a finished answer; ``idle`` seconds passed in the caller's hands, not ours."""
+def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool) -> Stats:
+    """Statistics of a finished answer.
+
+    Args:
+        tally: what it took.
+        idle: seconds that passed in the caller's hands, not ours.
+        setting, same_words: see ``Stats``.
+    """
     total = tally.total - idle
     known = tally.prefill + tally.draft + tally.verify + tally.sample
     after_first = total - tally.first_token
@@ -119,12 +129,14 @@ def stats_of(tally: Tally, idle: float) -> Stats:
         seed=tally.seed,
         threads=tally.threads,
         contended=tally.contended,
+        setting=setting,
+        same_words=same_words,
     )
 
 
 def cancelled_piece() -> Piece:
     """The end of an answer that was cancelled before, or while, somebody else took its turn."""
-    return Piece("", (), FINISHED_CANCELLED, stats_of(Tally(), 0.0))
+    return Piece("", (), FINISHED_CANCELLED, stats_of(Tally(), 0.0, "", same_words=True))
 
 
 def joined(pieces: Iterator[Piece]) -> Reply:

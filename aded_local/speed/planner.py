@@ -71,6 +71,10 @@ class Planner(Protocol):
         """What the step brought and took."""
         ...
 
+    def fit(self, limits: Limits) -> None:
+        """Keep to other limits from the next pass on: another turn, or another setting of the target."""
+        ...
+
     def reset(self) -> None:
         """Forget everything learnt."""
         ...
@@ -93,6 +97,9 @@ class PlainPlanner:
         return None
 
     def observe(self, result: StepResult) -> None:
+        pass
+
+    def fit(self, limits: Limits) -> None:
         pass
 
     def reset(self) -> None:
@@ -135,6 +142,9 @@ class WholePlanner:
 
     def observe(self, result: StepResult) -> None:
         self._drafter.observe(result)
+
+    def fit(self, limits: Limits) -> None:
+        self._limits = limits
 
     def reset(self) -> None:
         self._drafter.reset()
@@ -293,6 +303,10 @@ class AutoPlanner:
             nodes=n_nodes,
             draft_seconds=result.search_seconds,
         )
+
+    def fit(self, limits: Limits) -> None:
+        if limits != self._limits:
+            self._limits, self._prices = limits, None
 
     def reset(self) -> None:
         self._unlearnt = []

@@ -51,7 +51,7 @@ FIRST_PAUSE: Final = 32
 LONGEST_PAUSE: Final = 256
 """Passes from one trial to the next. The pause doubles until the machine has been quiet for as long."""
 TRIAL_SHARE: Final = 0.03
-"""Of the time, what trials that fail may cost: one with a pass of a hundred times the usual has a long pause behind it."""
+"""Of the time, what trials that fail may cost: after one with a pass of a hundred times the usual comes a long pause."""
 LONGEST_WAIT: Final = 8192
 """Passes from one trial to the next at most, however much the last one cost."""
 CALM: Final = 64
@@ -118,7 +118,7 @@ class Threads:
         return self._tried or self._settled
 
     def allow(self, may_change: bool) -> None:
-        """Whether other counts than ``opened`` may be used: not where they change bits and words shall stay the same."""
+        """Whether other counts than ``opened`` may be used: not where they change bits and words have to stay."""
         self._may_change = may_change
         if not may_change and self.count != self.opened:
             self._settled, self._tried, self._queue = self.opened, 0, []

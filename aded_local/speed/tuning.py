@@ -115,13 +115,16 @@ class Tuner:
         if len(self._failed) == len(self._candidates):
             self._failed.clear()  # something else was wrong then
         self._first = FirstPasses()
+        self._settled = False
 
     # --- which setting -----------------------------------------------------------------------
 
     @property
     def settled(self) -> bool:
         """Whether all is known that a choice needs, at any length of the text."""
-        return self._is_tried and not self._unknown_sizes(self._fills())
+        if not self._settled:
+            self._settled = self._is_tried and not self._unknown_sizes(self._fills())
+        return self._settled
 
     @property
     def _is_tried(self) -> bool:
@@ -152,9 +155,7 @@ class Tuner:
             return []
         found = [choose(self._trials, self._sizes(), self._same, fill) for fill in fills]
         # A setting that is chosen for its speed alone may be so since another one seemed to keep more than it does.
-        return [
-            each.setting for each in found if each.exact and each.setting.name not in self.kept.exact
-        ]
+        return [each.setting for each in found if each.exact and each.setting.name not in self.kept.exact]
 
     def turn(self, now: Setting, n_prompt: int, n_cached: int, most: int) -> Choice | None:
         """What a turn is answered in; None while that is not known.
@@ -168,19 +169,26 @@ class Tuner:
             n_cached: of those, in the cells already.
             most: tokens of the answer at most.
         """
+        fill = n_prompt + min(most, EXPECTED_ANSWER) / 2
+        staying = self.staying(now, fill)
+        if staying is None or self._same == "exact":
+            return staying
+        best = choose(self._trials, self._sizes(), self._same, fill)
+        if best.setting == now:
+            return best
+        rates = staying.rate, best.rate
+        gain = saving(self._trials[now], self._trials[best.setting], rates, (n_prompt, n_cached), most)
+        return best if gain > 0.0 else staying
+
+    def staying(self, now: Setting, fill: float) -> Choice | None:
+        """What holds in a setting that stays as it is, after ``fill`` cells; None while that is not known."""
         if not self.settled or now not in self._trials:
             return None
-        fill = n_prompt + min(most, EXPECTED_ANSWER) / 2
-        sizes = self._sizes()
-        staying = choose({now: self._trials[now]}, sizes, self._same, fill)
-        best = choose(self._trials, sizes, self._same, fill)
-        if self._same == "exact" or best.setting == now:
-            return best if best.setting == now else staying
-        rates = staying.rate, best.rate
-        gain = saving(
-            self._trials[now], self._trials[best.setting], rates, (n_prompt, n_cached), most
-        )
-        return best if gain > 0.0 else staying
+        return choose({now: self._trials[now]}, self._sizes(), self._same, fill)
+
+    def knows_exact_sizes(self, setting: Setting) -> bool:
+        """Whether it was found which sizes equal one-token decoding."""
+        return setting.name in self.kept.exact
 
     def worth_knowing(self) -> list[Choice]:
         """The choices at the lengths that were tried, each setting once, the opening's first."""
@@ -305,9 +313,7 @@ class Tuner:
 
     def settings(self, setting: Setting) -> ContextSettings:
         """The context's shape in a setting."""
-        return replace(
-            self._wanted, flash_attention=setting.flash_attention, cache_type=setting.cache_type
-        )
+        return replace(self._wanted, flash_attention=setting.flash_attention, cache_type=setting.cache_type)
 
     def _trial(self, setting: Setting, fill: int = FAR_FILL) -> Target:
         """A small context for measurements after at most ``fill`` cells."""
@@ -394,11 +400,19 @@ class Tuner:
 
     # --- does it still hold? -----------------------------------------------------------------
 
-    def see_pass(self, settings: ContextSettings, n_cells: int, seconds: float) -> None:
-        """Take note of a real plain pass; the first of a start say whether what was kept still holds."""
+    def see_passes(self, settings: ContextSettings, passes: Iterable[tuple[int, float]]) -> None:
+        """Take note of real plain passes; the first of a start say whether what was kept still holds.
+
+        Args:
+            settings: of the context.
+            passes: cells before each, and its seconds.
+        """
         kept = self.kept.trials.get(setting_of(settings).name)
-        if not self._first.done and kept is not None:
-            self._first.see(seconds, float(kept.at(n_cells)[1]))
+        if kept is not None:
+            for n_cells, seconds in passes:
+                if self._first.done:
+                    return
+                self._first.see(seconds, float(kept.at(n_cells)[1]))
 
     @property
     def doubtful(self) -> bool:

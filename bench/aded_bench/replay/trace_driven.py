@@ -98,7 +98,7 @@ def measure(
     longest = max(len(found.prompt) + len(found.answer) for found in trace.answers)
     options = EngineOptions(
         draft=preset,
-        exact=False,
+        same="off",
         n_ctx=n_ctx or math.ceil(longest / CONTEXT_STEP) * CONTEXT_STEP,
         n_threads=n_threads,
         n_gpu_layers=ALL_LAYERS,
