@@ -68,10 +68,10 @@ class LocalADED:
             loads SmolLM2 where it is installed, else the built-in model, with a notice.
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
-        same: what is asked of the words. ``cheap``, the default, keeps to those of plain decoding wherever that costs at
-            most 5% of the speed expected at the present length of the text: it verifies nothing but chains whose sizes
-            equal one-token decoding to the last bit. Elsewhere it takes the fastest way, and two tokens that are nearly
-            as likely may change places. ``exact`` keeps the words whatever that costs, ``off`` never asks.
+        same: what is asked of the words. ``cheap``, the default, keeps to those of plain decoding wherever that costs
+            at most 5% of the speed expected at the present length of the text: it verifies nothing but chains whose
+            sizes equal one-token decoding to the last bit. Elsewhere it takes the fastest way, and two tokens that are
+            nearly as likely may change places. ``exact`` keeps the words whatever that costs, ``off`` never asks.
             ``description()["words"]`` says what holds now, ``Stats.same_words`` what held for an answer.
         exact: another word for ``same="exact"``.
         n_ctx: tokens of context; None or 0 takes what model and memory allow, at most 8,192.

@@ -169,7 +169,7 @@ def _open_context(
         progress=progress,
         notice=notice,
     )
-    if options.same == "exact":
+    if options.same == "exact" and tuner.choice() is None:
         tuner.settle()  # which words are said depends on it
     target = tuner.open()
     scheduler = Scheduler()
@@ -286,7 +286,7 @@ def _settle(engine: Engine) -> None:
         return
     with scheduler.measuring():
         best = tuner.settle(scheduler).setting
-        if best == setting_of(target.settings):
+        if best == setting_of(target.settings) or engine.options.same == "exact":
             return
         scheduler.wait()
     with scheduler.exchanging():

@@ -182,7 +182,7 @@ def test_options_reach_the_engine_under_its_names(engine: FakeEngine) -> None:
     assert engine.model == "m.gguf"
     assert engine.options == {
         "draft": "paper",
-        "exact": True,
+        "same": "exact",
         "n_ctx": 512,
         "n_threads": 2,
         "n_gpu_layers": 0,

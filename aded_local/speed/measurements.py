@@ -69,6 +69,8 @@ class Measurements:
         curves: what passes cost.
         exact: sizes that equal one-token decoding.
         trials: what settings are compared by.
+        chosen: the setting in which ``exact`` answers while the trials were all made beside other programs: it keeps to
+            it, since the words depend on the setting. Empty where trials are kept.
         failed: settings that do not work here.
         usual: how many times as long as in the trial a pass takes in answers, as far as that was found to be so again
             after a second trial.
@@ -79,6 +81,7 @@ class Measurements:
         self.curves: dict[str, CostCurve] = {}
         self.exact: dict[str, Exactness] = {}
         self.trials: dict[str, Trial] = {}
+        self.chosen = ""
         self.failed: set[str] = set()
         self.usual = 1.0
         self._told = False
@@ -91,11 +94,11 @@ class Measurements:
                 exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
                 trials = {str(name): _trial(found) for name, found in data["trials"].items()}
                 failed = {str(name) for name in data["failed"]}
-                usual = float(data["usual"])
+                usual, chosen = float(data["usual"]), str(data["chosen"])
                 if not 1.0 / MOST_USUAL < usual < MOST_USUAL:
                     raise ValueError("not a ratio of times")
                 self.curves, self.exact, self.trials = curves, exact, trials
-                self.failed, self.usual = failed, usual
+                self.failed, self.usual, self.chosen = failed, usual, chosen
 
     def save(self, model: Model, notice: Say) -> None:
         """Write the file in one step. Where that fails, ``notice`` is told once, unless the user knows already that the
@@ -110,6 +113,7 @@ class Measurements:
                 for name, trial in self.trials.items()
             },
             "failed": sorted(self.failed),
+            "chosen": self.chosen,
             "usual": self.usual,
             "curves": {name: curve.to_dict() for name, curve in self.curves.items()},
         }

@@ -51,7 +51,7 @@ FIRST_PAUSE: Final = 32
 LONGEST_PAUSE: Final = 256
 """Passes from one trial to the next. The pause doubles until the machine has been quiet for as long."""
 TRIAL_SHARE: Final = 0.03
-"""Of the time, what trials that fail may cost: after one with a pass of a hundred times the usual comes a long pause."""
+"""Of the time, what trials that fail may cost: after one with a pass of a hundred times the usual comes a long one."""
 LONGEST_WAIT: Final = 8192
 """Passes from one trial to the next at most, however much the last one cost."""
 CALM: Final = 64

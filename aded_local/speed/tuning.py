@@ -134,12 +134,15 @@ class Tuner:
         )
 
     def _fills(self) -> list[int]:
+        if self._same == "exact":
+            return [OPENING_FILL]  # it stays in one setting
         return [fill for fill in (OPENING_FILL, *TRIAL_FILLS) if fill < self._wanted.n_ctx] or [1]
 
     def choice(self, fill: float = OPENING_FILL) -> Choice | None:
         """What suits after ``fill`` cells; None while not all candidates were tried."""
         if not self._is_tried or not self._trials:
-            return None
+            chosen = [each for each in self._candidates if each.name == self.kept.chosen]
+            return Choice(chosen[0], True, 0.0, 0.0) if self._same == "exact" and chosen else None
         return choose(self._trials, self._sizes(), self._same, fill)
 
     def _sizes(self) -> dict[Setting, Iterable[int]]:
@@ -236,6 +239,12 @@ class Tuner:
             self._find_exact_sizes(unknown[0], gate)
         best = self.choice()
         assert best is not None
+        if self._same == "exact":
+            are_kept = all(each.name in self.kept.trials for each in self._trials)
+            chosen = "" if are_kept else self.kept.chosen or best.setting.name
+            if chosen != self.kept.chosen:
+                self.kept.chosen = chosen
+                self.save()
         return best
 
     def _try_all(self, gate: Gate) -> None:

@@ -326,8 +326,8 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         type=Whole(0, largest=MAX_SEED, auto=CHOSEN_BY_ENGINE),
         metavar="N",
         help="Seed of the sampler (-1: random). With --same exact or --draft off, the same seed and prompt give the"
-        " same answer once this machine is measured. Else how much is drafted follows measured times, wider passes round"
-        " differently, and where two tokens are nearly as likely the answer may go on with the other.",
+        " same answer once this machine is measured. Else how much is drafted follows measured times, wider passes"
+        " round differently, and where two tokens are nearly as likely the answer may go on with the other.",
     ),
     click.option(
         "--draft",
