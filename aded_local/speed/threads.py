@@ -39,9 +39,9 @@ JUMP: Final = 64
 
 RECENT: Final = 9
 """Passes whose median says how fast passes are now."""
-MAJORITY: Final = 3
-"""So many passes decide a trial: the best of five."""
-BETTER: Final = 0.9
+MAJORITY: Final = 4
+"""So many passes decide a trial: the best of seven."""
+BETTER: Final = 0.85
 """A pass of a trial counts for it where it takes at most this share of what passes take now."""
 FAR_SLOWER: Final = 2.0
 """A trial ends at the first pass that takes more than so many times that."""
@@ -55,10 +55,10 @@ TRIAL_SHARE: Final = 0.03
 """Of the time, what trials that fail may cost: a very slow one has a long pause behind it."""
 LONGEST_WAIT: Final = 8192
 """Passes from one trial to the next at most, however much the last one cost."""
-FASTER: Final = 0.75
+FASTER: Final = 0.6
 """Where passes take less than this share of what they took, other programs have ended: the pause is over."""
-IDLE_SECONDS: Final = 0.1
-"""Seconds of passes from one look at idle cores to the next: the system counts them in hundredths of a second."""
+IDLE_SECONDS: Final = 0.05
+"""Seconds of passes from one look at idle cores to the next: the system counts them in hundredths."""
 MORE_IDLE: Final = 0.5
 """Where so many more cores are idle than when fewer threads were faster, the pause is over too."""
 
@@ -173,7 +173,7 @@ class Threads:
             return
         ratio = seconds / float(curve.seconds(n_cells)[n])
         if self._tried:
-            self._judge(ratio)
+            self._judge(ratio, seconds)
             return
         self._recent.append(ratio)
         if self._slowed or ratio <= DISTURBED:
@@ -264,15 +264,22 @@ class Threads:
         """Whether there is a sign, before the pause is over, that other programs have ended."""
         if len(self._recent) == RECENT and median(self._recent) < FASTER:
             return True
-        self._watched += seconds
-        if self._settled == self.opened or self._watched < IDLE_SECONDS:
+        if self._settled == self.opened:
             return False
-        idle = None if self._watch is None else self._watch.idle()
-        self._watch, self._watched = self._new_watch(), 0.0
-        if self._idle is None or idle is None:
-            self._idle = idle
+        idle = self._seen_idle(seconds)
+        if idle is None or self._idle is None:
+            self._idle = self._idle if idle is None else idle
             return False
         return idle > self._idle + MORE_IDLE
+
+    def _seen_idle(self, seconds: float) -> float | None:
+        """Cores that were idle in the last ``IDLE_SECONDS`` of passes, at the end of each such time."""
+        self._watched += seconds
+        if self._watch is not None and self._watched < IDLE_SECONDS:
+            return None
+        idle = None if self._watch is None else self._watch.idle()
+        self._watch, self._watched = self._new_watch(), 0.0
+        return idle
 
     def _take(self, count: int, slower: float) -> None:
         """Price passes with what they cost with so many threads, given by how much that is above what they cost now."""
@@ -288,16 +295,19 @@ class Threads:
     def _try_next(self, *, failed: bool) -> None:
         """Try the next count of the queue; without one, go on for a while with what is settled."""
         self._trial, self._better, self._tried = [], 0, 0
+        self._watch, self._watched = None, 0.0
         if self._queue:
             self._tried = self._queue.pop(0)
+            self._idle = None
             return
         self._wait = max(self._wait, self._pause)
-        self._watch, self._watched, self._idle = None, 0.0, None
         if failed:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _judge(self, ratio: float) -> None:
-        """One pass of a trial. It is over as soon as the best of five is known, or a pass was far slower."""
+    def _judge(self, ratio: float, seconds: float) -> None:
+        """One pass of a trial. It is over as soon as the best of seven is known, or a pass was far slower."""
+        idle = self._seen_idle(seconds)
+        self._idle = self._idle if idle is None else idle
         level = median(self._recent) if len(self._recent) > RECENT // 2 else 1.0
         self._trial.append(ratio)
         self._better += ratio < BETTER * level
