@@ -166,10 +166,9 @@ class Threads:
         if self._kept is None and abs(n_cells - self._n_cells) > JUMP:
             self._start_anew()
         self._n_cells = n_cells
-        if self._young:
-            self._see_first(seconds)
         curve = self._curve
-        if curve is None:
+        if self._young or curve is None:
+            self._see_first(seconds)
             return
         ratio = seconds / float(curve.seconds(n_cells)[n])
         if self._tried:
