@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -146,7 +147,7 @@ def test_a_trial_that_is_worse_is_left_after_a_pass() -> None:
         tried.append(threads.count)
         threads.observe(1, 256, seconds)
     assert 1 <= tried.count(1) <= 4
-    assert (1, 1) not in set(zip(tried, tried[1:], strict=False))
+    assert (1, 1) not in set(pairwise(tried))
 
 
 def test_what_trials_of_all_threads_cost_has_a_bound() -> None:
@@ -170,7 +171,7 @@ def test_pauses_between_trials_grow() -> None:
     threads = opened(machine)
     counts = run(threads, machine, 3000)
     began = [i for i in range(1, 3000) if counts[i] == 2 and counts[i - 1] == 1]
-    pauses = [later - earlier for earlier, later in zip(began, began[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(began)]
     assert len(pauses) > 5
     assert pauses[0] < 100 and max(pauses[-4:]) >= LONGEST_PAUSE
 
