@@ -75,7 +75,8 @@ class LocalADED:
             ``description()["words"]`` says what holds now, ``Stats.same_words`` what held for an answer.
         exact: another word for ``same="exact"``.
         n_ctx: tokens of context; None or 0 takes what model and memory allow, at most 8,192.
-        n_threads: CPU threads; None or -1 takes the physical cores.
+        n_threads: CPU threads at most; None or -1 takes the physical cores. Fewer are used while other programs run
+            and that is faster.
         n_gpu_layers: layers on the GPU; None or -1 for all, where the build has one.
         seed: of the random draws where a call gives none; None or -1 draws one per answer.
         flash_attention: None measures which suits: fastest, or fastest with the same words; between the turns of a

@@ -131,6 +131,40 @@ def test_drafts_are_accepted_at_all(tiny: dict[str, Path]) -> None:
     assert stats.target_passes < stats.generated_tokens
 
 
+class Rotating(Threads):
+    """Another number of threads for each pass."""
+
+    passes = 0
+
+    @property
+    def count(self) -> int:
+        return 1 + self.passes % self.opened
+
+    def observe(self, n: int, n_cells: int, seconds: float) -> None:
+        self.passes += 1
+
+
+@pytest.mark.parametrize("architecture", GENERATING)
+def test_threads_that_change_in_mid_answer_change_no_token(tiny: dict[str, Path], architecture: str) -> None:
+    model = Model(tiny[architecture])
+    prompt = [int(t) for t in model.random_tokens(20, 5)]
+    sampling = Sampling(**SAMPLINGS["sampled"])
+    said, used = [], []
+    for threads in (Threads(3), Rotating(3)):
+        target = Target(model, ContextSettings(512, 3, False, "f32", LEAVES))
+        tally = Tally()
+        steps = generate(
+            target, PlainPlanner(), threads, sampling, prompt, beginning(*prompt), 40, tally, lambda: False
+        )
+        said.append([token for step in steps for token in step])
+        used.append(target.context.n_threads)
+        assert tally.threads == threads.count
+        target.reopen(target.settings)
+        assert target.context.n_threads == 3
+        target.close()
+    assert said[0] == said[1] and len(said[0]) > 5
+
+
 @pytest.mark.parametrize("architecture", ["llama", "lfm2", "jamba", "mamba"])
 @pytest.mark.parametrize("kept", [11, 12, 13])
 def test_a_prompt_that_leaves_the_cached_path_is_read_as_from_an_empty_cache(

@@ -30,8 +30,7 @@ NOTICED: Final = 5.0
 UNSEEN: Final = 15.0
 """The same where the system does not count how long threads wait, so that time alone has to tell."""
 DISTURBED: Final = 1.5
-"""A pass that takes more than so many times its price does not refine the curve that is kept, unless three quarters of
-the passes do: then the machine has become slower."""
+"""A pass that takes more than so many times its price does not refine the curve that is kept."""
 
 FIRST_PASSES: Final = 8
 """Where no curve is kept, the median of so many passes stands for one."""
@@ -40,33 +39,41 @@ JUMP: Final = 64
 
 RECENT: Final = 9
 """Passes whose median says how fast passes are now."""
-MAJORITY: Final = 3
-"""So many passes decide a trial: the best of five."""
-BETTER: Final = 0.9
+MAJORITY: Final = 4
+"""So many passes decide a trial: the best of seven."""
+BETTER: Final = 0.85
 """A pass of a trial counts for it where it takes at most this share of what passes take now."""
 FAR_SLOWER: Final = 2.0
 """A trial ends at the first pass that takes more than so many times that."""
+MOST_WAITING: Final = 0.9
+"""Where threads wait for more of the time, how many would not wait can no longer be told from it."""
 
 FIRST_PAUSE: Final = 32
 LONGEST_PAUSE: Final = 256
 """Passes from one trial to the next. The pause doubles until the machine has been quiet for as long."""
 TRIAL_SHARE: Final = 0.03
-"""Of the time, what trials that fail may cost: after one with a pass of a hundred times the usual comes a long one."""
+"""Of the time, what trials that fail may cost: a very slow one has a long pause behind it."""
 LONGEST_WAIT: Final = 8192
 """Passes from one trial to the next at most, however much the last one cost."""
-CALM: Final = 64
-"""Passes until the next suspicion where passes were slow and no thread had waited: a battery, heat."""
-FASTER: Final = 0.75
-"""Where passes take less than this share of what they took beside other programs, more threads are tried at once."""
+FASTER: Final = 0.6
+"""Where passes take less than this share of what they took, other programs have ended: the pause is over."""
+IDLE_SECONDS: Final = 0.05
+"""Seconds of passes from one look at idle cores to the next: the system counts them in hundredths."""
+MORE_IDLE: Final = 0.5
+"""Where so many more cores are idle than when fewer threads were faster, the pause is over too."""
 
 
 class Watching(Protocol):
-    """How long threads have waited for a core since it was made: ``contention.Watch``, or a replay of one."""
+    """How long threads waited and cores were idle since it was made: ``contention.Watch``, or a replay of one."""
 
     counts: bool
 
     def waiting(self) -> float:
-        """Share of the time; see ``Watch.waiting``."""
+        """See ``Watch.waiting``."""
+        ...
+
+    def idle(self) -> float:
+        """See ``Watch.idle``."""
         ...
 
 
@@ -88,29 +95,32 @@ class Threads:
         self.contended = False
         self._new_watch = watch
         self._watch: Watching | None = None
-        self._kept: CostCurve | None = None
-        self._quiet: CostCurve | None = (
-            None  # what passes cost while nothing runs beside; the kept one, if any
-        )
-        self._curve: CostCurve | None = None  # what they cost now
-        self._curves: dict[int, CostCurve] = {}  # what they cost beside other programs, by threads
+        self._may_change = True
         self._n_cells = 0
+        # What passes cost.
+        self._kept: CostCurve | None = None
+        self._quiet: CostCurve | None = None  # while nothing runs beside: the kept one, if any
+        self._curve: CostCurve | None = None  # now
+        self._curves: dict[int, CostCurve] = {}  # by threads, while something does
         self._first: list[float] = []
         self._young = FIRST_PASSES  # passes until it is known whether the first ones were disturbed
         self._recent: deque[float] = deque(maxlen=RECENT)
+        # Are they slow?
         self._excess = 0.0
         self._slow: deque[float] = deque(maxlen=4 * RECENT)
-        self._may_change = True
+        self._slowed = False
+        self._quiet_for = 0
+        self._idle: float | None = None
+        self._watched = 0.0
+        # What is tried.
         self._settled = opened
-        self._tried = 0  # the count of a trial under way
-        self._queue: list[int] = []  # counts to try after it
-        self._step = 1  # by how much the next count is smaller, where smaller ones pay
-        self._turn = 0  # which count is tried after the next pause
+        self._tried = 0
         self._trial: list[float] = []
         self._better = 0
+        self._queue: list[int] = []
+        self._turn = 0
         self._wait = 0
         self._pause = FIRST_PAUSE
-        self._quiet_for = 0
 
     @property
     def count(self) -> int:
@@ -118,11 +128,11 @@ class Threads:
         return self._tried or self._settled
 
     def allow(self, may_change: bool) -> None:
-        """Whether other counts than ``opened`` may be used: not where they change bits and words have to stay."""
+        """Whether other counts than ``opened`` may be used: not where they change bits and words shall not change."""
         self._may_change = may_change
         if not may_change and self.count != self.opened:
             self._settled, self._tried, self._queue = self.opened, 0, []
-            self._end_contention()
+            self._end_slowness()
 
     def costs(self) -> CostCurve:
         """What passes cost now. Another object where threads or other programs changed that."""
@@ -134,7 +144,7 @@ class Threads:
         if kept is self._kept:
             return
         now = kept
-        if self.contended and self._curve is not None:
+        if self._slowed and self._curve is not None:
             seconds = float(self._curve.seconds(self._n_cells)[1])
             now = kept.scaled(seconds / float(kept.seconds(self._n_cells)[1]))
         self._curves = {}
@@ -156,31 +166,23 @@ class Threads:
         if self._kept is None and abs(n_cells - self._n_cells) > JUMP:
             self._start_anew()
         self._n_cells = n_cells
-        if self._young:
-            self._see_first(seconds)
         curve = self._curve
-        if curve is None:
+        if self._young or curve is None:
+            self._see_first(seconds)
             return
         ratio = seconds / float(curve.seconds(n_cells)[n])
         if self._tried:
-            self._judge(ratio)
+            self._judge(ratio, seconds)
             return
         self._recent.append(ratio)
-        if self.contended or ratio <= DISTURBED or ratio <= DISTURBED * self._usual():
+        if self._slowed or ratio <= DISTURBED:
             curve.observe(n, n_cells, seconds)
-        if self._wait:
-            self._wait -= 1
-            if self.contended and len(self._recent) == RECENT and median(self._recent) < FASTER:
-                self._wait = 0
-        elif self.contended:
-            self._after_pause()
-        else:
+        if not self._slowed:
             self._suspect(ratio)
-
-    def _usual(self) -> float:
-        """What three quarters of the recent passes exceed, at least 1: above it the machine itself has slowed."""
-        recent = self._recent
-        return max(1.0, sorted(recent)[2]) if len(recent) == RECENT else 1.0
+            return
+        self._wait -= 1
+        if self._wait <= 0 or self._is_quieter(seconds):
+            self._after_pause()
 
     # --- without a curve -----------------------------------------------------------------------------
 
@@ -194,6 +196,7 @@ class Threads:
         self._tried, self._queue = 0, []
 
     def _see_first(self, seconds: float) -> None:
+        """Take a passes' median for a curve, and see whether threads waited meanwhile."""
         if self._young == FIRST_PASSES:
             self._watch = self._new_watch()
         if self._curve is None:
@@ -203,15 +206,16 @@ class Threads:
             return
         if self._curve is None:
             self._curve = self._quiet = from_measurements({1: median(self._first)}, {}, 0)
-        if self._waited():
-            self._begin_trials(1.0)
+        waited = self._waited()
+        if waited > WAITING_LIMIT:
+            self._begin_slowness(1.0, waited)
 
     # --- noticing --------------------------------------------------------------------------------------
 
-    def _waited(self) -> bool:
-        """Whether the system says that threads waited for a core since the watch began; the watch ends."""
+    def _waited(self) -> float:
+        """Share of the time that threads waited for a core since the watch began; the watch ends."""
         watch, self._watch = self._watch, None
-        return watch is not None and watch.counts and watch.waiting() > WAITING_LIMIT
+        return 0.0 if watch is None else watch.waiting()
 
     def _suspect(self, ratio: float) -> None:
         """Add up what passes take too long, and look for other programs where that is much."""
@@ -230,27 +234,51 @@ class Threads:
             return
         if self._watch is None:
             self._watch = self._new_watch()
-            return
-        counts = self._watch.counts
-        if self._excess <= (NOTICED if counts else UNSEEN):
-            return
-        slow = median(self._slow)
-        self._excess = 0.0
-        self._slow.clear()
-        if self._waited() or not counts:
-            self._begin_trials(slow)
-        else:
-            self._wait = CALM
+        elif self._excess > (NOTICED if self._watch.counts else UNSEEN):
+            known = self._watch.counts
+            self._begin_slowness(median(self._slow), self._waited() if known else None)
 
-    def _begin_trials(self, slower: float) -> None:
-        """Other programs run, and passes take ``slower`` times as long as the curve says."""
-        self.contended = True
-        self._quiet_for = 0
+    def _begin_slowness(self, slower: float, waited: float | None) -> None:
+        """Passes take ``slower`` times as long as the curve says. Where threads waited, or nobody knows, fewer are
+        tried; else a battery or heat may be the reason, and prices follow until the pause is over."""
+        self._slowed = True
+        self.contended = waited is None or waited > WAITING_LIMIT
+        self._quiet_for, self._excess, self._turn = 0, 0.0, 0
+        self._slow.clear()
         self._take(self._settled, slower)
-        self._step, self._turn = 1, 0
-        fewer = {self._settled - 1, self._settled // 2} if self._may_change else set()
-        self._queue = sorted((n for n in fewer if n >= 1), reverse=True)
-        self._try_next()
+        self._queue = self._fewer(waited) if self.contended and self._may_change else []
+        self._try_next(failed=True)
+
+    def _fewer(self, waited: float | None) -> list[int]:
+        """Counts to try. Where c threads and k others share c cores, each waits a share of 1 - c / (c + k)."""
+        settled = self._settled
+        guess = settled // 2
+        if waited is not None:
+            guess = round(2 * settled - settled / (1.0 - min(waited, MOST_WAITING)))
+        guess = max(guess, settled // 2)
+        order = (settled - 1, guess) if waited is None else (guess, settled - 1)
+        return [n for n in dict.fromkeys(order) if 1 <= n < settled]
+
+    def _is_quieter(self, seconds: float) -> bool:
+        """Whether there is a sign, before the pause is over, that other programs have ended."""
+        if len(self._recent) == RECENT and median(self._recent) < FASTER:
+            return True
+        if self._settled == self.opened:
+            return False
+        idle = self._seen_idle(seconds)
+        if idle is None or self._idle is None:
+            self._idle = self._idle if idle is None else idle
+            return False
+        return idle > self._idle + MORE_IDLE
+
+    def _seen_idle(self, seconds: float) -> float | None:
+        """Cores that were idle in the last ``IDLE_SECONDS`` of passes, at the end of each such time."""
+        self._watched += seconds
+        if self._watch is not None and self._watched < IDLE_SECONDS:
+            return None
+        idle = None if self._watch is None else self._watch.idle()
+        self._watch, self._watched = self._new_watch(), 0.0
+        return idle
 
     def _take(self, count: int, slower: float) -> None:
         """Price passes with what they cost with so many threads, given by how much that is above what they cost now."""
@@ -263,16 +291,22 @@ class Threads:
 
     # --- trials ----------------------------------------------------------------------------------------
 
-    def _try_next(self) -> None:
-        """Try the next count of the queue; without one, go on with what is settled for a while."""
+    def _try_next(self, *, failed: bool) -> None:
+        """Try the next count of the queue; without one, go on for a while with what is settled."""
         self._trial, self._better, self._tried = [], 0, 0
+        self._watch, self._watched = None, 0.0
         if self._queue:
             self._tried = self._queue.pop(0)
-        else:
-            self._wait = max(self._wait, self._pause)
+            self._idle = None
+            return
+        self._wait = max(self._wait, self._pause)
+        if failed:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _judge(self, ratio: float) -> None:
-        """One pass of a trial. It is over as soon as the best of five is known, or a pass was far slower."""
+    def _judge(self, ratio: float, seconds: float) -> None:
+        """One pass of a trial. It is over as soon as the best of seven is known, or a pass was far slower."""
+        idle = self._seen_idle(seconds)
+        self._idle = self._idle if idle is None else idle
         level = median(self._recent) if len(self._recent) > RECENT // 2 else 1.0
         self._trial.append(ratio)
         self._better += ratio < BETTER * level
@@ -281,43 +315,39 @@ class Threads:
         elif ratio > FAR_SLOWER * level or len(self._trial) - self._better == MAJORITY:
             lost = sum(self._trial) / level - len(self._trial)
             self._wait = min(max(self._wait, int(lost / TRIAL_SHARE)), LONGEST_WAIT)
-            self._try_next()
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._try_next(failed=True)
 
     def _settle(self, slower: float) -> None:
-        """Stay with the count that was tried."""
-        tried, before = self._tried, self._settled
-        self._settled, self._tried = tried, 0
-        if tried == self.opened:
+        """Stay with the count that was tried, and go on to fewer where that was faster already."""
+        before, self._settled, self._tried = self._settled, self._tried, 0
+        if self._settled == self.opened:
             if self._kept is None and self._curve is not None:
                 self._quiet = self._curve.scaled(slower)
-            self._end_contention()
+            self._end_slowness()
             return
-        self._take(tried, slower)
-        self._queue = []
-        if tried < before and tried > 1:
-            self._queue = [max(1, tried - self._step)]
-            self._step *= 2
+        self._take(self._settled, slower)
+        self._queue = [self._settled - 1] if 1 < self._settled < before else []
         self._wait = 0
-        self._try_next()
+        self._try_next(failed=False)
 
-    def _end_contention(self) -> None:
-        """All threads again, and the curve that lasts."""
-        self.contended = False
+    def _end_slowness(self) -> None:
+        """All threads, and the curve that lasts."""
+        self.contended = self._slowed = False
         self._curve = self._quiet
         self._recent.clear()
-        self._excess, self._wait, self._quiet_for = 0.0, 0, 0
+        self._wait, self._quiet_for, self._watch = 0, 0, None
 
     def _after_pause(self) -> None:
-        """Try another count: all, one more, one fewer, by turns. Where all are in use already, be quiet again; passes
-        that are still slow are noticed anew."""
+        """Try another count: all, one more, one fewer, by turns. Where all are in use already, forget that passes were
+        slow; those that still are will be noticed."""
+        self._wait = 0
         settled = self._settled
         if settled == self.opened:
-            self._end_contention()
+            self._end_slowness()
             if self._kept is None or self._kept.contended:
-                self._young = FIRST_PASSES  # time alone would not tell that they are slow
+                self._young = FIRST_PASSES  # time alone would not tell
             return
         others = [n for n in dict.fromkeys((self.opened, settled + 1, settled - 1)) if n >= 1]
         self._queue = [others[self._turn % len(others)]]
         self._turn += 1
-        self._try_next()
+        self._try_next(failed=False)
