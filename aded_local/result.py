@@ -31,6 +31,8 @@ class Stats:
         tokens_per_second: tokens after the first, per second after the first token.
         time_to_first_token: seconds.
         seed: the seed of the random draws.
+        pass_sizes: of each pass after prefill, in order: tokens in its batch (drafts and padding among them), and
+            how many of them stayed in the cache.
     """
 
     prompt_tokens: int
@@ -46,10 +48,13 @@ class Stats:
     tokens_per_second: float
     time_to_first_token: float
     seed: int
+    pass_sizes: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
+        """Plain data, for JSON; without ``pass_sizes``, which is as long as the answer."""
+        found = asdict(self)
+        del found["pass_sizes"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,7 @@ def stats_of(tally: Tally, idle: float) -> Stats:
         tokens_per_second=rest / after_first if rest > 0 and after_first > 0 else 0.0,
         time_to_first_token=tally.first_token,
         seed=tally.seed,
+        pass_sizes=tuple(tally.pass_sizes),
     )
 
 

@@ -295,4 +295,6 @@ def rotated(methods: Sequence[str], turn: int) -> list[str]:
 def _record(which: str, sweep: int, question: Question, method: str, answer: Answer) -> dict[str, Any]:
     head = {"pass": which, "sweep": sweep, "prompt": question.id, "category": question.category}
     rate = {"tokens_per_second": answer.tokens_per_second}
-    return head | {"method": method, "prompt_tokens": len(question.tokens)} | rate | asdict(answer)
+    found = asdict(answer)
+    del found["pass_sizes"]  # longer than the answer, and no part of how fast it was
+    return head | {"method": method, "prompt_tokens": len(question.tokens)} | rate | found
