@@ -27,7 +27,7 @@ class FakeArm:
     """Answers with tokens that depend on the prompt alone, unless told to differ.
 
     Attributes:
-        wrong_at: index of a token that is another.
+        wrong_at: index of a token that is another, by ``wrong_by``.
         setting: attention and cache type that it finds best.
         allowed: the only sizes of its passes.
         stop_after: length of the log at which Ctrl-C comes.
@@ -39,6 +39,7 @@ class FakeArm:
     def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
         self.name, self.log, self.llm = name, log, FakeLocal()
         self.wrong_at: int | None = None
+        self.wrong_by = 1
         self.setting: tuple[bool, str] = (False, "f16")
         self.allowed: tuple[int, ...] | None = None
         self.stop_after: int | None = None
@@ -66,9 +67,9 @@ class FakeArm:
         if self.fail:
             raise RuntimeError("llama_decode returned 1")
         self.log.append((self.name, bytes(prompt).decode()))
-        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
+        tokens = [(sum(prompt) + i) % 30 + 8 for i in range(8)]
         if self.wrong_at is not None:
-            tokens[self.wrong_at] += 1
+            tokens[self.wrong_at] += self.wrong_by
         seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
         took = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
         passes = (
@@ -88,8 +89,8 @@ class FakeArm:
     def replay(
         self, prompt: Sequence[int], answer: Sequence[int], passes: Iterable[PassSize], rows: int
     ) -> npt.NDArray[np.float32]:
-        """Logits of tokens 0 to 59 that rise by 0.01; a wider pass moves that of every second token by 0.02."""
-        found = np.tile(np.arange(60, dtype=np.float32) * 0.01, (rows, 1))
+        """Logits of 46 tokens that rise by 0.01; a wider pass moves that of every second token by 0.02."""
+        found = np.tile(np.arange(46, dtype=np.float32) * 0.01, (rows, 1))
         wide = [False] + [size > 1 for size, kept in passes for _ in range(kept)]
         for row, is_wide in zip(found, wide, strict=False):
             row[::2] += 0.02 * is_wide

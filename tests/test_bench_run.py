@@ -33,6 +33,7 @@ from aded_bench.run.arms import (
     NO_TOP_K,
     PEER,
     SERVER_METHODS,
+    SPEC_DEFAULT,
     UNKNOWN_TOKEN,
     LlamaArm,
     LocalArm,
@@ -400,9 +401,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 if "--version" in sys.argv:
     sys.exit(print("version: 0.5 (stand-in)"))
 option = lambda name: sys.argv[sys.argv.index(name) + 1]
-if option("--spec-type") not in ("none", "ngram-mod", "ngram-cache"):
+kind = "default" if "--spec-default" in sys.argv else option("--spec-type")
+if kind not in ("none", "ngram-mod", "ngram-cache", "default"):
     sys.exit("error: unknown speculative type")
-if option("--spec-type") == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
+if kind == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
     sys.exit("E srv load_model: no room for the cache")
 
 
@@ -572,7 +574,7 @@ def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())
     assert found["kind"] == "run" and found["complete"]
-    measured = ("off", "auto", "paper", PEER, "llama-cpp-lookup", "server", "server-ngram-mod")
+    measured = ("off", "auto", "paper", PEER, "llama-cpp-lookup", "server", "server-ngram-mod", SPEC_DEFAULT)
     assert set(found["missing"]) == set(ALL) - set(measured)
     for which in ("empty", "warm"):
         assert set(found["summary"][which]["methods"]) == set(measured)

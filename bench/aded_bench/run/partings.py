@@ -1,8 +1,8 @@
 """Why do two answers part, and how far does decoding in wider passes move the probabilities?
 
 The prefix is decoded again with `llama_cpp.Llama`, in the setting of the answers: once token by token, as plain
-decoding wrote it, and in wider passes, those that drafting took where they are known. What such passes change about the two
-candidates themselves is what rounding explains. A parting that they do not change enough is no rounding.
+decoding wrote it, and in wider passes, those that drafting took where they are known. What such passes change about
+the two candidates themselves is what rounding explains. A parting that they do not change enough is no rounding.
 """
 
 from __future__ import annotations
