@@ -102,18 +102,13 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     Raises:
         ADEDError: a version cannot be made or used, no prompt fits, or ``file`` holds another run.
     """
-    from aded_local.llama.gguf import read_header
-
     result: dict[str, Any] = {"kind": "sameness", "complete": False, "suite": plan.suite, "types": {}}
     here = provenance(plan.settings(), model=plan.model, inputs=plan.inputs)
     if earlier := resume(file, "sameness", here):
         with taking_over(file):
             result["types"] = {name: dict(part) for name, part in earlier["types"].items()}
     result["provenance"] = here
-    result["source"] = {
-        "tensors": tensors_of(plan.model),
-        "architecture": read_header(plan.model).architecture,
-    }
+    result["source"] = {"tensors": tensors_of(plan.model)}
     try:
         with tempfile.TemporaryDirectory(prefix="aded-sameness-") as folder:
             for file_type in plan.types:
