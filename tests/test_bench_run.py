@@ -122,6 +122,21 @@ def test_a_store_never_meets_the_same_prompt_twice(fakes: dict[str, Any], model:
             seen.add(what)
 
 
+def test_how_much_drafting_may_change_holds_for_all_our_methods(
+    fakes: dict[str, Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def note(name: str, *_: object, same: str, **__: object) -> FakeArm:
+        asked.append(same)
+        return FakeArm(name, fakes["log"])
+
+    monkeypatch.setattr(bench, "open_local", note)
+    monkeypatch.setattr(bench, "open_arm", note)
+    found = bench.run(plan(model, same="exact", warming=[]), ResultFile(None))
+    assert set(asked) == {"exact"} and found["provenance"]["settings"]["same"] == "exact"
+
+
 def test_fresh_each_forgets_before_every_prompt(fakes: dict[str, Any], model: Path) -> None:
     bench.run(plan(model, warming=[], fresh_each=True), ResultFile(None))
     log = [what for name, what in fakes["log"] if name == "auto" and what != "close"]
@@ -614,6 +629,7 @@ def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
         ["--suite", "spec-bench"],
         ["--data", "question.jsonl"],
         ["--llama-server", "/absent"],
+        ["--same", "exactly"],
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:

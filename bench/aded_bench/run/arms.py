@@ -184,7 +184,7 @@ class LocalArm:
     def sizes(self) -> tuple[int, ...] | None:
         """The only numbers of tokens that a drafting pass may have; None where any may be."""
         description = self.llm.description()
-        return tuple(description["exact_batch_sizes"] or (1,)) if description["exact"] else None
+        return tuple(description.get("exact_batch_sizes") or (1,)) if description["exact"] else None
 
     def plain(self) -> LocalArm:
         """Plain decoding on the weights and in the context of this arm, which stays their owner."""

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from aded_bench.results import ResultFile
 from aded_bench.run.arms import (
+    CHEAP,
     LEARNERS,
     LOOKUP,
     OWN,
@@ -50,6 +51,7 @@ class Plan(CommonPlan):
         repeat: sweeps over the measured prompts, per pass.
         temperature: above 0 our own arms only, since the peers' seeds mean another thing.
         fresh_each: forget what was learnt before every measured prompt, in the ``empty`` pass.
+        same: how much drafting may change; of ``arms.SAME``.
         server: llama.cpp's own, where there is one.
     """
 
@@ -60,6 +62,7 @@ class Plan(CommonPlan):
     temperature: float = 0.0
     warm_suite: str | None = None
     fresh_each: bool = False
+    same: str = CHEAP
     server: Binary | None = None
 
     @property
@@ -70,7 +73,7 @@ class Plan(CommonPlan):
     def settings(self) -> dict[str, Any]:
         """The part of the plan that a resumed run must share."""
         learns = "forgets before every prompt" if self.fresh_each else "learns over the measured prompts"
-        keys = ("warm_suite", "repeat", "temperature", "fresh_each")
+        keys = ("warm_suite", "repeat", "temperature", "fresh_each", "same")
         return (
             super().settings()
             | {key: getattr(self, key) for key in keys}
@@ -183,7 +186,8 @@ def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> 
 
     # A drafting arm measures attention and cache type, which then hold for all.
     leader = next((m for m in plan.methods if m in OWN and m != "off"), "off")
-    lead = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx, **settings_left(file))
+    shared = {"n_threads": plan.n_threads, "n_ctx": plan.n_ctx} | settings_left(file)
+    lead = open_local(leader, plan.model, same=plan.same, **shared)
     try:
         setup = lead.setup(plan.model)
         parts = (plan.measured, plan.warming)
@@ -219,7 +223,9 @@ def _opened(work: _Work, turn: int) -> Iterator[None]:
         for method in rotated(work.active, turn):
             if method != "off" or work.leader == "off":
                 with work.at_work(method):
-                    work.arms[method] = open_arm(method, work.setups[method], server=server)
+                    work.arms[method] = open_arm(
+                        method, work.setups[method], same=work.plan.same, server=server
+                    )
         if "off" in work.active and "off" not in work.arms:
             work.arms["off"] = cast(LocalArm, work.arms[work.leader]).plain()
         yield
