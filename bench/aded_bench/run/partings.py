@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 WIDTH = 8
 """Tokens per pass of a second wider decoding, beside the passes that were taken: drafts are about that long."""
 
-DRAW_ROUNDING = 1e-6
-"""By how much two stretches of the draw may miss each other: llama.cpp adds shares up in 32 bits."""
-
 
 # --- sizes of passes as text -----------------------------------------------------------------------------
 
@@ -79,8 +76,9 @@ def parting(
     that changes in the other ways of decoding. With a temperature a random number between 0 and 1 decides, and each
     candidate has a stretch of them: ``gap`` is what lies between plain decoding's stretch of its candidate and the
     nearest stretch that another way gives to the other candidate, and ``moved`` the most by which ends of the two
-    stretches move. ``within_rounding`` is whether wider passes bring the other candidate forth: greedily a move at
-    least as large as the gap, else stretches that meet.
+    stretches move. ``within_rounding``: the move is at least as large as the gap. (A pass is not always replayed to
+    the bit, since in a branched draft the accepted tokens need not be the first ones; so the stretches may miss each
+    other.)
 
     Args:
         expected, found: plain decoding's answer and the other.
@@ -171,7 +169,7 @@ def _draws(
         for token in pair:
             ends = [stretch(way, token, temperature) or Stretch(1.0, 1.0) for way in (plain, each)]
             moved = max(moved, abs(ends[0].low - ends[1].low), abs(ends[0].high - ends[1].high))
-    return gap, moved, gap <= DRAW_ROUNDING
+    return gap, moved, gap <= moved
 
 
 # --- how far probabilities move --------------------------------------------------------------------------
