@@ -9,7 +9,7 @@ from rich.console import Console
 
 from aded_bench.extra import pandas
 from aded_bench.run.arms import EXACT, OWN, PEER
-from aded_bench.tables import MISSING, literal, number, print_missing, print_skipped, show
+from aded_bench.tables import MISSING, literal, number, print_missing, print_skipped, ranges, show
 
 Table = tuple[str, pandas.DataFrame]
 
@@ -30,10 +30,8 @@ def print_sameness(result: dict[str, Any], out: Console) -> None:
     """Identical sequences by version of the model, and what the versions are made of."""
     for caption, table in sameness_tables(result):
         show(table, f"{heading(result)}: {caption}", console=out)
-    for part in result["types"].values():
-        print_missing(part, out)
-    for part in list(result["types"].values())[:1]:  # all versions have the same prompts
-        print_skipped(part, out)
+    print_missing(result, out)
+    print_skipped(result, out)
     _print_broken(broken(result), out)
 
 
@@ -65,9 +63,11 @@ def _print_broken(lines: list[str], out: Console) -> None:
 
 
 def heading(result: Mapping[str, Any]) -> str:
-    """The model, and whether all is there."""
-    found = f"{result['provenance']['model']['file']}"
-    return found + ("" if result["complete"] else " (interrupted)")
+    """The model, the threads where one setup holds for all, and whether all is there."""
+    found, threads = result["provenance"]["model"]["file"], result["provenance"].get("threads")
+    if threads:
+        found += f", {threads} threads"
+    return str(found) + ("" if result["complete"] else " (interrupted)")
 
 
 def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
@@ -76,7 +76,8 @@ def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
         {
             "method": row["method"],
             "same": shown_same(row),
-            "setting": row.get("setting", MISSING),
+            "setting": row["setting"],
+            "passes over": shown_sizes(result, row),
             "temperature": f"{row['temperature']:g}",
             "identical to off": f"{row['identical']} of {row['total']}",
             "crossing 512 cells": str(row["crossing_512_cells"]),
@@ -101,6 +102,12 @@ def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
 def shown_same(row: Mapping[str, Any]) -> str:
     """What a row was asked with; a dash for a peer, which does not draft."""
     return MISSING if row["method"] == PEER else str(row.get("same", MISSING))
+
+
+def shown_sizes(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Tokens that a pass of this arm may have."""
+    sizes = result["same"].get(row["same"], {}).get("sizes")
+    return "1" if row["method"] == PEER else "any" if sizes is None else ranges(sizes)
 
 
 def shown_movement(row: Mapping[str, Any] | None) -> dict[str, str]:
@@ -184,6 +191,7 @@ def _sameness_rows(part: Mapping[str, Any]) -> list[dict[str, str]]:
     for row in part.get("comparisons", ()):
         key = row["method"], shown_same(row), row["setting"]
         cells = found.setdefault(key, dict(zip(("method", "same", "setting"), key, strict=True)))
+        cells["passes over"] = shown_sizes(part, row)
         cells[at_temperature(row)] = f"{row['identical']} of {row['total']}"
         cells[f"not rounding, {at_temperature(row)}"] = _not_rounding(part, row)
         cells |= shown_movement(moved.get(row["arm"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -62,6 +62,13 @@ def interval(found: Mapping[str, Any], key: str, digits: int = 3) -> str:
     low, high = found.get("low"), found.get("high")
     middle = number(found.get(key), digits)
     return middle if low is None or high is None else f"{middle} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def ranges(sizes: Sequence[int]) -> str:
+    """``1–4, 8``."""
+    starts = [size for size in sorted(sizes) if size - 1 not in sizes]
+    ends = [size for size in sorted(sizes) if size + 1 not in sizes]
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)) or "none"
 
 
 def show(

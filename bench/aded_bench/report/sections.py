@@ -9,7 +9,7 @@ from aded_bench.extra import pandas
 from aded_bench.lossless_tables import at_temperature, broken, lossless_tables, sameness_tables, shown_same
 from aded_bench.report.panels import Chart, Dot, Line, Lines, Section, Source, Table, dot_chart, prefix
 from aded_bench.run.arms import SAME
-from aded_bench.tables import number
+from aded_bench.tables import number, ranges
 from aded_bench.wording import attention
 
 SHOWN_SIZES = (1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)  # columns of the cost table; the chart has all
@@ -63,7 +63,7 @@ def curve_section(sources: Sequence[Source]) -> Section:
             "prefix": str(curve["prefix"]),
             "1 token, ms": number(curve["milliseconds"].get("1"), 1),
             **{f"{size}×": number(curve["ratio"].get(str(size)), 2) for size in SHOWN_SIZES},
-            "exact sizes": _ranges(curve["exact"]),
+            "exact sizes": "not probed" if curve["exact"] is None else ranges(curve["exact"]),
         }
         for name, curve in named
         if curve["ratio"]
@@ -76,15 +76,6 @@ def curve_section(sources: Sequence[Source]) -> Section:
     ]
     chosen = [f"{prefix(s, sources)}The engine uses {setting_of(s.result['chosen'])} here." for s in sources]
     return Section("curve", "Cost of a pass", chosen, charts, [*tables, *missing_tables(sources)])
-
-
-def _ranges(sizes: Sequence[int] | None) -> str:
-    """``1–4, 8``."""
-    if sizes is None:
-        return "not probed"
-    starts = [size for size in sorted(sizes) if size - 1 not in sizes]
-    ends = [size for size in sorted(sizes) if size + 1 not in sizes]
-    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)) or "none"
 
 
 def lossless_section(sources: Sequence[Source]) -> Section:

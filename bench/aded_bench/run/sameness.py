@@ -119,6 +119,11 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
         result["complete"] = all(_is_done(result, file_type) for file_type in plan.types)
     except KeyboardInterrupt:
         pass
+    for key in ("missing", "skipped"):
+        parts = result["types"].items()
+        result[key] = {
+            f"{name}: {what}": why for name, part in parts for what, why in part.get(key, {}).items()
+        }
     file.save(result, now=True)
     return result
 
