@@ -100,6 +100,7 @@ class Tally:
             the target's likeliest tokens, learning).
         first_token: seconds until the first token.
         draft_times: seconds of each step's drafting, in order.
+        pass_sizes: of each pass, in order: tokens in its batch, and how many of them stayed in the cache.
         seed: of the random draws.
         threads: of the last pass.
         contended: other programs ran beside it.
@@ -120,6 +121,7 @@ class Tally:
     total: float = 0.0
     first_token: float = 0.0
     draft_times: list[float] = field(default_factory=list)
+    pass_sizes: list[tuple[int, int]] = field(default_factory=list)
     seed: int = 0
     threads: int = 0
     contended: bool = False
@@ -135,6 +137,7 @@ class Tally:
         self.accepted += len(result.path)
         self.draft += draft_seconds
         self.draft_times.append(draft_seconds)
+        self.pass_sizes.append((1 + len(result.tree), 1 + len(result.path)))
         self.verify += result.verify_seconds
         self.sample += result.sample_seconds
 

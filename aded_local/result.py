@@ -35,6 +35,8 @@ class Stats:
         contended: other programs ran beside it when it ended.
         setting: attention and cache type that it was computed with, e.g. ``fa-on/bf16``.
         same_words: nothing but sizes that equal one-token decoding was verified, so the words are plain decoding's.
+        pass_sizes: of each pass after prefill, in order: tokens in its batch (drafts and padding among them), and
+            how many of them stayed in the cache.
     """
 
     prompt_tokens: int
@@ -54,10 +56,13 @@ class Stats:
     contended: bool
     setting: str
     same_words: bool
+    pass_sizes: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
+        """Plain data, for JSON; without ``pass_sizes``, which is as long as the answer."""
+        found = asdict(self)
+        del found["pass_sizes"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,7 @@ def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool) -> St
         contended=tally.contended,
         setting=setting,
         same_words=same_words,
+        pass_sizes=tuple(tally.pass_sizes),
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aded_bench.run.arms import Answer, Setup
+from aded_bench.run.arms import Answer, PassSize, Setup
 
 DESCRIPTION = {
     "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu"
@@ -27,7 +27,9 @@ class FakeArm:
     """Answers with tokens that depend on the prompt alone, unless told to differ.
 
     Attributes:
-        wrong_at: index of a token that is another.
+        wrong_at: index of a token that is another, by ``wrong_by``.
+        setting: attention and cache type that it finds best.
+        allowed: the only sizes of its passes.
         stop_after: length of the log at which Ctrl-C comes.
         fail: raises what llama-cpp-python would.
     """
@@ -37,11 +39,17 @@ class FakeArm:
     def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
         self.name, self.log, self.llm = name, log, FakeLocal()
         self.wrong_at: int | None = None
+        self.wrong_by = 1
+        self.setting: tuple[bool, str] = (False, "f16")
+        self.allowed: tuple[int, ...] | None = None
         self.stop_after: int | None = None
         self.fail = False
 
     def setup(self, model: Path) -> Setup:
-        return Setup(model, 4096, 1, False, "f16", ends=self.ends)
+        return Setup(model, 4096, 1, *self.setting, ends=self.ends)
+
+    def sizes(self) -> tuple[int, ...] | None:
+        return self.allowed
 
     def plain(self) -> FakeArm:
         return FakeArm("off", self.log)
@@ -59,12 +67,15 @@ class FakeArm:
         if self.fail:
             raise RuntimeError("llama_decode returned 1")
         self.log.append((self.name, bytes(prompt).decode()))
-        tokens = [(sum(prompt) + i) % 50 + 1 for i in range(8)]
+        tokens = [(sum(prompt) + i) % 30 + 8 for i in range(8)]
         if self.wrong_at is not None:
-            tokens[self.wrong_at] += 1
+            tokens[self.wrong_at] += self.wrong_by
         seconds = {"draft": 0.1, "verify": 0.8, "sample": 0.05, "elsewhere": 0.05, "prefill": 0.0}
         took = {"off": 2.0, "auto": 1.0}.get(self.name, 2.5)
-        return Answer(tokens, True, 9, 0.1, took, 4, 6, 4, seconds, {"median": 9.0})
+        passes = (
+            ((1, 1),) * 8 if self.name in ("off", "llama-cpp") else ((4, 3), (1, 1), (4, 2), (1, 1), (1, 1))
+        )
+        return Answer(tokens, True, 9, 0.1, took, 4, 6, 4, seconds, {"median": 9.0}, pass_sizes=passes)
 
     def forget(self) -> None:
         self.log.append((self.name, "forget"))
@@ -75,5 +86,12 @@ class FakeArm:
     def text(self, token: int) -> str:
         return f"<{token}>"
 
-    def logits(self, prompt: Sequence[int], answer: Sequence[int], width: int) -> npt.NDArray[np.float32]:
-        return np.arange(60, dtype=np.float32) * 0.01 + (0.02 if width > 1 else 0.0)
+    def replay(
+        self, prompt: Sequence[int], answer: Sequence[int], passes: Iterable[PassSize], rows: int
+    ) -> npt.NDArray[np.float32]:
+        """Logits of 46 tokens that rise by 0.01; a wider pass moves that of every second token by 0.02."""
+        found = np.tile(np.arange(46, dtype=np.float32) * 0.01, (rows, 1))
+        wide = [False] + [size > 1 for size, kept in passes for _ in range(kept)]
+        for row, is_wide in zip(found, wide, strict=False):
+            row[::2] += 0.02 * is_wide
+        return found

@@ -1,36 +1,44 @@
-"""`aded-bench lossless` counts, compares and keeps; over fakes, since the engine has its own tests."""
+"""`aded-bench lossless` counts, compares, keeps and says no; over fakes, since test_smollm2 has the real replay."""
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_arms import FakeArm
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
+from aded_bench.lossless_tables import broken, lossless_tables, print_lossless
 from aded_bench.main import main
 from aded_bench.results import ResultFile
 from aded_bench.run import lossless
-from aded_bench.run.lossless import parting
+from aded_bench.run.arms import SAMPLING, PassSize
+from aded_bench.run.partings import parting, passes_as_text, passes_of_text, stretch
 from aded_bench.run.start import settings_left
 from aded_bench.run.suites import SHELL, Conversation, find, load
 from aded_bench.schema import KINDS, check
-from aded_bench.tables import literal, print_lossless
+from aded_bench.tables import literal
 from aded_local.errors import DeviceError, OptionError, StoreError
+from aded_local.llama.loading import lib
 
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """`lossless` over fake arms; ``change`` may alter an arm when it is made."""
-    state: dict[str, Any] = {"log": [], "change": lambda arm: None}
+    """`lossless` over fake arms; ``change`` may alter an arm when it is made, ``found`` is what ``same`` chooses."""
+    state: dict[str, Any] = {"log": [], "change": lambda arm: None, "found": {}}
 
-    def make(name: str, *_: object, **__: object) -> FakeArm:
+    def make(name: str, *_: object, same: str = "off", **__: object) -> FakeArm:
         arm = FakeArm(name, state["log"])
+        arm.setting, arm.allowed = state["found"].get(same, (arm.setting, arm.allowed))
         state["change"](arm)
         return arm
 
@@ -48,7 +56,9 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def lossless_plan(model: Path, talks: Sequence[Conversation] | None = None) -> lossless.Plan:
+def lossless_plan(
+    model: Path, talks: Sequence[Conversation] | None = None, same: tuple[str, ...] = ("cheap",)
+) -> lossless.Plan:
     asked = load(find(SHELL, None, model), 10, 0, 0)[0] if talks is None else talks
     return lossless.Plan(
         model=model,
@@ -58,7 +68,7 @@ def lossless_plan(model: Path, talks: Sequence[Conversation] | None = None) -> l
         conversations=asked,
         presets=("auto", "paper"),
         temperatures=(0.0, 0.8),
-        exact=False,
+        same=same,
     )
 
 
@@ -87,9 +97,9 @@ def test_a_parting_names_position_candidates_and_logits(fakes: dict[str, Any], m
     assert (first["method"], first["position"]) == ("paper", 3)
     tokens = [candidate["token"] for candidate in first["candidates"]]
     assert tokens[1] == tokens[0] + 1
-    assert first["difference"] == pytest.approx(0.02, abs=1e-5)
-    assert first["margin"]["one"] == pytest.approx(-0.01, abs=1e-5)
+    assert (first["gap"], first["moved"]) == (pytest.approx(0.01, abs=1e-5), pytest.approx(0.02, abs=1e-5))
     assert first["within_rounding"] is True
+    assert all(row["within_rounding"] for row in result["partings"] if row["temperature"] == 0)
 
 
 def test_later_turns_are_asked_after_plain_decodings_answers(
@@ -114,7 +124,7 @@ def test_later_turns_are_asked_after_plain_decodings_answers(
 
 
 def test_an_answer_that_ends_earlier_chose_the_end_token() -> None:
-    found = parting(FakeArm("off", []), [1], [7, 8, 9], [7, 8])
+    found = parting(FakeArm("off", []), [1], [7, 8, 9], [7, 8], ((2, 2),))
     assert found["position"] == 2
     assert [candidate["token"] for candidate in found["candidates"]] == [9, 0]
     assert found["within_rounding"] is False
@@ -203,7 +213,16 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
         lossless.run(lossless_plan(model), file)
 
 
-@pytest.mark.parametrize("answers", [None, [], {"off|0|x": 3}, {"off|0|x": {"tokens": ["a"], "ended": True}}])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        None,
+        [],
+        {"off|0|x": 3},
+        {"off|0|x": {"tokens": ["a"], "ended": True, "passes": ""}},
+        {"off|0|x": {"tokens": [1], "ended": True, "passes": "3/4"}},
+    ],
+)
 def test_a_damaged_result_is_one_clear_error(
     fakes: dict[str, Any], model: Path, tmp_path: Path, answers: object
 ) -> None:
@@ -214,6 +233,157 @@ def test_a_damaged_result_is_one_clear_error(
         lossless.run(lossless_plan(model), file)
 
 
+# --- a verdict that can say no ---------------------------------------------------------------------------
+
+
+def say_another_word(arm: FakeArm) -> None:
+    """Seven tokens further: 0.07 apart, and wider passes move two logits by 0.02 at most."""
+    arm.wrong_at, arm.wrong_by = (3, 7) if arm.name == "paper" else (None, 0)
+
+
+def test_a_parting_that_wider_passes_do_not_explain_is_no_rounding(
+    fakes: dict[str, Any], model: Path
+) -> None:
+    fakes["change"] = say_another_word
+    result = lossless.run(lossless_plan(model), ResultFile(None))
+    check(result, KINDS["lossless"])
+    verdicts = {row["temperature"]: row["within_rounding"] for row in result["partings"]}
+    assert verdicts == {0.0: False, 0.8: False}
+    assert len(broken(result)) == 20 and "rounding does not explain it" in broken(result)[0]
+    compared = dict(lossless_tables(result))["same tokens?"]
+    assert compared["not rounding"].tolist() == ["–", "–", "10 of 10", "10 of 10", "–"]
+
+
+def test_what_rounding_does_not_explain_is_told_and_ends_with_exit_code_one(
+    fakes: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
+    arguments = ["lossless", str(model), "--suite", "shell", "--prompts", "4", "--temps", "0", "-n", "16"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    fakes["change"] = say_another_word
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert done.stdout.count("NOT THE SAME") == 4
+    assert done.stderr.count("\n") == 1 and "not the same: paper" in done.stderr
+
+
+def test_exact_must_say_the_same_words_whatever_the_reason(fakes: dict[str, Any], model: Path) -> None:
+    def differ(arm: FakeArm) -> None:
+        arm.wrong_at = 3 if arm.name == "paper" else None
+
+    fakes["change"] = differ
+    lines = broken(lossless.run(lossless_plan(model, same=("exact",)), ResultFile(None)))
+    said = "paper with same exact says other words in 10 of 10 answers at temperature"
+    assert [line for line in lines if "rounding" not in line] == [f"{said} 0", f"{said} 0.8"]
+
+
+def test_two_ways_that_decode_token_by_token_do_not_part_by_rounding() -> None:
+    near = parting(FakeArm("off", []), [1], [7, 8], [7, 9], ((1, 1), (1, 1)))
+    assert (near["gap"], near["moved"]) == (pytest.approx(0.01, abs=1e-5), 0.0)
+    assert near["within_rounding"] is False
+    same = [7] * 9
+    unknown = parting(FakeArm("off", []), [1], [*same, 8], [*same, 9], None)
+    assert unknown["within_rounding"] is True  # the passes are not known, so they may have been wide
+
+
+# --- how much drafting may change ------------------------------------------------------------------------
+
+
+def test_what_would_do_the_same_answers_once(fakes: dict[str, Any], model: Path) -> None:
+    on, off = (True, "bf16"), (False, "f16")
+    fakes["found"] = {"exact": (on, (1, 2)), "cheap": (on, None), "off": (off, None)}
+    plan = lossless_plan(model, same=("exact", "cheap", "off"))
+    steps: list[str] = []
+    result = lossless.run(plan, ResultFile(None), steps.append)
+    assert len(steps) == lossless.total_steps(plan)
+    asked = [name for name, what in fakes["log"] if what != "close"]
+    # Two settings: plain decoding answers in each, and the drafts of `exact` have sizes of their own.
+    assert {name: asked.count(name) for name in dict.fromkeys(asked)} == {
+        "auto": 60, "paper": 60, "off": 40, "llama-cpp": 20
+    }  # fmt: skip
+    rows = [(row["method"], row["same"], row["setting"]) for row in result["comparisons"]]
+    assert (
+        rows.count(("llama-cpp", "exact", "fa-on/bf16")) == 1
+        and ("llama-cpp", "cheap", "fa-on/bf16") not in rows
+    )
+    fakes["log"].clear()
+    fakes["found"] = dict.fromkeys(("cheap", "off"), (on, None))
+    result = lossless.run(lossless_plan(model, same=("cheap", "off")), ResultFile(None))
+    assert [name for name, what in fakes["log"] if what != "close"].count("auto") == 20
+    assert [row["same"] for row in result["comparisons"] if row["method"] == "auto"] == ["cheap"] * 2 + [
+        "off"
+    ] * 2
+    assert (
+        "cheap, off"
+        in dict(lossless_tables(result))[
+            "how far decoding in the passes that drafting took moves the probabilities"
+        ]["same"].tolist()
+    )
+
+
+def test_how_far_probabilities_move_is_told_by_setting(fakes: dict[str, Any], model: Path) -> None:
+    result = lossless.run(lossless_plan(model), ResultFile(None))
+    (auto, paper) = result["movements"]
+    assert (auto["method"], auto["setting"], paper["method"]) == ("auto", "fa-off/f16", "paper")
+    assert auto["positions"] == 10 * 7 and auto["wide"] == 10 * 5
+    assert 0 < auto["divergence_mean"] < auto["divergence_largest"] < 1e-3
+    assert 0 < auto["change_largest"] < 0.01
+
+
+def test_a_run_that_goes_on_keeps_the_settings_of_every_mode(
+    fakes: dict[str, Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = ResultFile(tmp_path / "result.json")
+    fakes["found"] = {"exact": ((True, "bf16"), (1,)), "off": ((False, "f16"), None)}
+    plan = lossless_plan(model, same=("exact", "off"))
+    lossless.run(plan, file)
+    wanted: dict[str, dict[str, object]] = {}
+    make = lossless.open_local
+
+    def note(name: str, *rest: Any, **options: Any) -> Any:
+        wanted[options["same"]] = options
+        return make(name, *rest, **options)
+
+    monkeypatch.setattr(lossless, "open_local", note)
+    lossless.run(plan, file)
+    assert [(wanted[same]["flash_attention"], wanted[same]["cache_type"]) for same in ("exact", "off")] == [
+        (True, "bf16"), (False, "f16"),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(1, 65), st.integers(1, 65)).filter(lambda pair: pair[1] <= pair[0])))
+def test_sizes_of_passes_are_kept_as_text(passes: list[PassSize]) -> None:
+    assert list(passes_of_text(passes_as_text(passes))) == passes
+
+
+@given(
+    seed=st.integers(0, 2**32 - 2), temperature=st.sampled_from([0.3, 0.8, 1.5]), scale=st.floats(0.1, 4.0)
+)
+def test_the_stretch_of_a_token_is_where_llama_cpp_draws_it(
+    seed: int, temperature: float, scale: float
+) -> None:
+    """llama.cpp draws with the 32-bit Mersenne twister, two numbers for 53 bits."""
+    logits = (np.random.default_rng(seed).normal(size=300) * scale).astype(np.float32)
+    data = (lib.llama_token_data * 300)(*[(token, float(logit), 0.0) for token, logit in enumerate(logits)])
+    array = lib.llama_token_data_array(data, 300, -1, False)
+    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    for sampler in (
+        lib.llama_sampler_init_top_k(SAMPLING["top_k"]),
+        lib.llama_sampler_init_top_p(SAMPLING["top_p"], 1),
+        lib.llama_sampler_init_min_p(SAMPLING["min_p"], 1),
+        lib.llama_sampler_init_temp(temperature),
+        lib.llama_sampler_init_dist(seed),
+    ):
+        lib.llama_sampler_chain_add(chain, sampler)
+    lib.llama_sampler_apply(chain, ctypes.byref(array))
+    drawn = int(array.data[array.selected].id)
+    lib.llama_sampler_free(chain)
+    bits = np.random.RandomState(seed)
+    low, high = (int(bits.randint(0, 2**32, dtype=np.uint64)) for _ in range(2))
+    number = (low + high * 2.0**32) / 2.0**64
+    found = stretch(logits, drawn, temperature)
+    assert found is not None and found.low - 1e-6 <= number <= found.high + 1e-6
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -221,6 +391,8 @@ def test_a_damaged_result_is_one_clear_error(
         ["--temps", "hot"],
         ["--draft", "off"],
         ["--prompts", "9000"],
+        ["--same", "exactly"],
+        ["--same", "off", "--exact"],
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:

@@ -24,7 +24,7 @@ from aded_local.errors import OptionError, StoreError
 EVIL = "<script>alert('x')</script>|$\\frac{"
 METHODS = (
     "off", "auto", "paper", "llama-cpp", "llama-cpp-lookup", "server", "server-ngram-simple",
-    "server-ngram-map-k", "server-ngram-map-k4v", "server-ngram-mod", "server-ngram-cache",
+    "server-ngram-map-k", "server-ngram-map-k4v", "server-ngram-mod", "server-ngram-cache", "server-spec-default",
 )  # fmt: skip
 CATEGORIES = ("chat", "code", "maths", "summary", "translation", "extraction", "reasoning", "writing")
 PROVENANCE = {
@@ -152,17 +152,46 @@ def run() -> dict[str, Any]:
 
 
 def lossless() -> dict[str, Any]:
-    row = {"method": "auto", "against": "off", "temperature": 0.0, "identical": 199, "total": 200}
-    parting = {"method": "auto", "prompt": "p1", "position": 12, "cells": 40, "temperature": 0.0}
-    candidates = [{"token": 1, "text": "a", "one": 1.0, "wide": 1.01}] * 2
-    seen = {"candidates": candidates, "difference": 0.02, "within_rounding": True}
+    arm = {"method": "auto", "setting": "fa-on/bf16", "arm": "auto fa-on/bf16"}
+    row = arm | {"same": "cheap", "against": "off", "temperature": 0.0, "identical": 199, "total": 200}
+    parting = arm | {"prompt": "p1", "position": 12, "cells": 40, "temperature": 0.0}
+    candidates = [{"token": 1, "text": "a", "one": 1.0, "wide": 1.01, "real": 1.02}] * 2
+    seen = {"candidates": candidates, "gap": 0.01, "moved": 0.02, "within_rounding": True}
+    other = {"gap": 3.21, "within_rounding": False}
+    moved = {
+        "positions": 480,
+        "wide": 60,
+        "divergence_mean": 1e-5,
+        "divergence_largest": 0.003,
+        "change_largest": 0.04,
+    }
+    arms = {"auto": "auto fa-on/bf16", "off": "off fa-on/bf16"}
+    chosen = {
+        "flash_attention": True,
+        "cache_type": "bf16",
+        "setting": "fa-on/bf16",
+        "sizes": None,
+        "arms": arms,
+    }
     return result(
-        "lossless", comparisons=[row | {"crossing_512_cells": 7}], partings=[parting | seen, parting], answers={},
-        histories={},
+        "lossless", comparisons=[row | {"crossing_512_cells": 7}],
+        partings=[parting | seen, parting | seen | other, parting], answers={}, histories={}, same={"cheap": chosen},
+        movements=[arm | moved],
     )  # fmt: skip
 
 
-SAMPLES = {"curve": curve, "replay": replay, "run": run, "lossless": lossless}
+def sameness() -> dict[str, Any]:
+    tensors = {
+        "Q5_0": {"tensors": 120, "weights": 80_000_000},
+        "Q8_0": {"tensors": 90, "weights": 20_000_000},
+    }
+    version = lossless() | {"tensors": tensors, "replaced": {"Q5_0": 0.8}}
+    return result(
+        "sameness", suite="chat", source={"tensors": tensors}, types={"q4_k_m": version, "q6_k": version}
+    )
+
+
+SAMPLES = {"curve": curve, "replay": replay, "run": run, "lossless": lossless, "sameness": sameness}
 
 
 def saved(folder: Path, name: str, content: Any) -> Path:
@@ -201,7 +230,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one["rows"][0]["curves"] = {"gpu-like": one["rows"][0]["curves"]["gpu-like"]}
     one["rows"][0]["body"] = None
     slim = curve() | {"curves": curve()["curves"][:2]}
-    contents = {"a": slim, "b": one, "c": small, "d": lossless()}
+    contents = {"a": slim, "b": one, "c": small, "d": lossless(), "e": sameness()}
     report.write(
         report.collect([saved(folder, name, content) for name, content in contents.items()]), folder / "out"
     )
@@ -222,7 +251,7 @@ def test_page_asks_for_nothing_from_outside_and_its_ids_are_unique(made: Path) -
 def test_every_chart_has_a_picture_for_either_scheme_and_markdown_names_both(made: Path) -> None:
     names = {path.name for path in (made / "charts").iterdir()}
     keys = {"cost", "replay-total", "replay-categories-1", "replay-depth", "replay-calibration", "run-rate"}
-    keys.add("run-speed-up")
+    keys |= {"run-speed-up", "lossless", "sameness"}
     assert names == {f"{key}-{scheme}.png" for key in keys for scheme in ("light", "dark")}
     text = (made / "report.md").read_text(encoding="utf-8")
     assert all(f"charts/{name}" in text for name in names)
@@ -301,7 +330,8 @@ def test_absent_and_absurd_values_are_refused_in_one_line_or_shown(kind: str, tm
                 assert "\n" not in str(error) and "odd.json" in str(error)
                 refused += 1
     assert refused > 20
-    key = {"curve": "curves", "replay": "rows", "run": "runs", "lossless": "answers"}[kind]
+    keys = {"curve": "curves", "replay": "rows", "run": "runs", "lossless": "answers", "sameness": "types"}
+    key = keys[kind]
     path = saved(tmp_path, "cut", {k: v for k, v in sample.items() if k != key})
     with pytest.raises(StoreError, match=f"missing required field {key}"):
         report.collect([path])

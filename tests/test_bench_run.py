@@ -34,6 +34,7 @@ from aded_bench.run.arms import (
     NO_TOP_K,
     PEER,
     SERVER_METHODS,
+    SPEC_DEFAULT,
     UNKNOWN_TOKEN,
     LlamaArm,
     LocalArm,
@@ -121,6 +122,21 @@ def test_a_store_never_meets_the_same_prompt_twice(fakes: dict[str, Any], model:
         elif name == "auto":
             assert what not in seen
             seen.add(what)
+
+
+def test_how_much_drafting_may_change_holds_for_all_our_methods(
+    fakes: dict[str, Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def note(name: str, *_: object, same: str, **__: object) -> FakeArm:
+        asked.append(same)
+        return FakeArm(name, fakes["log"])
+
+    monkeypatch.setattr(bench, "open_local", note)
+    monkeypatch.setattr(bench, "open_arm", note)
+    found = bench.run(plan(model, same="exact", warming=[]), ResultFile(None))
+    assert set(asked) == {"exact"} and found["provenance"]["settings"]["same"] == "exact"
 
 
 def test_fresh_each_forgets_before_every_prompt(fakes: dict[str, Any], model: Path) -> None:
@@ -457,9 +473,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 if "--version" in sys.argv:
     sys.exit(print("version: 0.5 (stand-in)"))
 option = lambda name: sys.argv[sys.argv.index(name) + 1]
-if option("--spec-type") not in ("none", "ngram-mod", "ngram-cache"):
+kind = "default" if "--spec-default" in sys.argv else option("--spec-type")
+if kind not in ("none", "ngram-mod", "ngram-cache", "default"):
     sys.exit("error: unknown speculative type")
-if option("--spec-type") == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
+if kind == "ngram-cache" or "LLAMA_ARG_THREADS" in os.environ:
     sys.exit("E srv load_model: no room for the cache")
 
 
@@ -629,7 +646,7 @@ def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     found = json.loads(out.read_text())
     assert found["kind"] == "run" and found["complete"]
-    measured = ("off", "auto", "paper", PEER, "llama-cpp-lookup", "server", "server-ngram-mod")
+    measured = ("off", "auto", "paper", PEER, "llama-cpp-lookup", "server", "server-ngram-mod", SPEC_DEFAULT)
     assert set(found["missing"]) == set(ALL) - set(measured)
     for which in ("empty", "warm"):
         assert set(found["summary"][which]["methods"]) == set(measured)
@@ -669,6 +686,7 @@ def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
         ["--suite", "spec-bench"],
         ["--data", "question.jsonl"],
         ["--llama-server", "/absent"],
+        ["--same", "exactly"],
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:

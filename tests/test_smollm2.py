@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from forking import in_child, outcome
 
+from aded_bench.run.arms import LlamaArm, LocalArm
 from aded_bench.run.beside import spinning
+from aded_bench.run.partings import movements, parting
 from aded_local import LocalADED
 from aded_local.errors import ModelNotFoundError
 from aded_local.speed.threads import Threads
@@ -275,6 +279,34 @@ def test_a_store_of_ones_own_text_is_drafted_from(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_an_answer_is_replayed_as_it_was_decoded_and_another_word_is_no_rounding(
+    fast: LocalADED, smollm2: Path
+) -> None:
+    arm = LocalArm("auto", fast, owner=False)
+    prompt = fast.chat_tokens([turn(PROMPTS[3])])
+    plain, drafted = (each.answer(prompt, 48, 0.0, 0) for each in (arm.plain(), arm))
+    assert {size for size, _ in plain.pass_sizes} == {1} and len(plain.pass_sizes) == plain.passes
+    assert sum(kept for _, kept in drafted.pass_sizes) >= len(drafted.tokens) - 1
+    witness = LlamaArm(replace(arm.setup(smollm2), n_ctx=512), all_logits=True)
+    try:
+        logits_of_plain = witness.replay(prompt, plain.tokens, (), len(plain.tokens))
+        assert logits_of_plain.argmax(1).tolist() == plain.tokens
+        logits = witness.replay(prompt, drafted.tokens, drafted.pass_sizes, len(drafted.tokens))
+        chosen = logits[np.arange(len(drafted.tokens)), drafted.tokens]
+        assert np.all(chosen > logits.max(1) - 1.0)  # a tree's rows may lie in another order
+        assert all(each.divergence == 0 for each in movements(witness, prompt, plain.tokens, ()))
+        wide = [(8, 8)] * 6
+        assert all(each.wide for each in movements(witness, prompt, plain.tokens, wide))
+        middle = len(plain.tokens) // 2
+        worst = int(logits_of_plain[middle].argmin())
+        for temperature in (0.0, 0.8):
+            forged = [*plain.tokens[:middle], worst]
+            found = parting(witness, prompt, plain.tokens, forged, wide, temperature)
+            assert (found["position"], found["within_rounding"]) == (middle, False)
+    finally:
+        witness.close()
+
+
 def test_a_forked_child_is_told_at_once(exact: LocalADED, smollm2: Path) -> None:
     calls = {
         "LocalADED": lambda: LocalADED(smollm2, n_ctx=256, n_threads=1, draft="off"),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aded_bench.results import ResultFile
 
 PROGRAM = "aded-bench"
+EXIT_DIFFERENT = 1
+"""What was compared is not the same, and should be."""
 PATH = click.Path(path_type=Path)
 
 
@@ -61,6 +63,20 @@ def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _listed_if_given(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else listed(ctx, param, value)
+
+
+def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0,0.8") from None
+    if not all(0 <= temperature <= 10 for temperature in found):
+        raise click.BadParameter("temperatures lie between 0 and 10")
+    return tuple(dict.fromkeys(found))
+
+
 MODEL = click.argument("model", required=False, type=GGUF, metavar="[MODEL]")
 N_PREDICT = click.option("-n", "--predict", "max_tokens", default=96, show_default=True, type=click.IntRange(1),
                          help="Tokens per answer.")  # fmt: skip
@@ -74,6 +90,10 @@ SUITE = click.option("--suite", metavar="NAME|FILE",
                      "  [default: shell for the built-in model, chat for others]")  # fmt: skip
 DATA = click.option("--data", type=PATH, metavar="FILE",
                     help="Spec-Bench's question.jsonl, for --suite spec-bench.")  # fmt: skip
+TEMPERATURES = click.option("--temps", "temperatures", default="0,0.8", show_default=True,
+                            callback=_temperatures, metavar="LIST", help="Temperatures; 0 is greedy.")  # fmt: skip
+SAME = click.option("--same", metavar="LIST", callback=_listed_if_given,
+                    help="How much drafting may change: of exact, cheap, off.")  # fmt: skip
 JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
 
 
@@ -83,7 +103,7 @@ def measure(
     plan: Any,
     json_path: Path | None,
     print_result: Callable[[dict[str, Any], Any], None],
-) -> None:
+) -> dict[str, Any]:
     """Run a measurement with a progress bar, keep its result, and print it.
 
     Args:
@@ -99,9 +119,17 @@ def measure(
 
     file = ResultFile(json_path)
     with steps_progress(name, bench.total_steps(plan)) as step:
-        result = bench.run(plan, file, step)
+        result: dict[str, Any] = bench.run(plan, file, step)
     print_result(result, console())
     finish(result["complete"], file)
+    return result
+
+
+def end_where_broken(lines: list[str]) -> None:
+    """End with exit code 1, as a comparison does that finds a difference, where something must not be."""
+    if lines:
+        note(f"not the same: {lines[0]}" + (f"; and {len(lines) - 1} more" if len(lines) > 1 else ""))
+        sys.exit(EXIT_DIFFERENT)
 
 
 def finish(complete: bool, file: ResultFile) -> None:

@@ -93,16 +93,27 @@ Method = _object(
 )  # fmt: skip
 Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_tokens=Count, pairs=Count)
 
+Chosen = _object(Setting, setting=str, sizes=list[Count] | None, arms=dict[str, str])
+Arm = _object(method=str, setting=str, arm=str)
 Comparison = _object(
-    method=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
+    Arm, same=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
 )
-Candidate = _object(text=str, one=Number, wide=Number)
+Movement = _object(
+    Arm, positions=Count, wide=Count, divergence_mean=Number, divergence_largest=Number, change_largest=Share
+)
+Candidate = _object(text=str, one=Number, wide_=Number, real_=Number)
 Parting = _object(
-    method=str, prompt=str, temperature=Number, position=Count, cells=Count, candidates_=_list(Candidate),
-    difference_=Number, within_rounding_=bool,
+    Arm, prompt=str, temperature=Number, position=Count, cells=Count, candidates_=_list(Candidate), gap_=Number,
+    moved_=Number, within_rounding_=bool,
 )  # fmt: skip
+Held = _dict(_object(tensors=Count, weights=Count))
 
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
+Lossless = _object(
+    Result, same=_dict(Chosen), answers=_dict(Object), histories=dict[str, str], comparisons_=_list(Comparison),
+    partings_=_list(Parting), movements_=_list(Movement),
+)  # fmt: skip
+Version = _object(Lossless, tensors_=Held, replaced_=dict[str, Share])
 KINDS: dict[str, Any] = {
     "run": _object(
         Result, suite_=str, runs=_list(Run), histories=dict[str, str], arms_=_dict(Object),
@@ -112,10 +123,8 @@ KINDS: dict[str, Any] = {
         Result, traces=_list(Trace), warm=_list(Trace), ablation=list[str], peers=dict[str, str], rows=_list(Row),
     ),
     "curve": _object(Result, curves=_list(Curve), chosen=Setting),
-    "lossless": _object(
-        Result, answers=_dict(Object), histories=dict[str, str], comparisons_=_list(Comparison),
-        partings_=_list(Parting),
-    ),
+    "lossless": Lossless,
+    "sameness": _object(Result, suite_=str, source=_object(tensors=Held), types=_dict(Version)),
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -64,6 +64,13 @@ def interval(found: Mapping[str, Any], key: str, digits: int = 3) -> str:
     return middle if low is None or high is None else f"{middle} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
+def ranges(sizes: Sequence[int]) -> str:
+    """``1–4, 8``."""
+    starts = [size for size in sorted(sizes) if size - 1 not in sizes]
+    ends = [size for size in sorted(sizes) if size + 1 not in sizes]
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)) or "none"
+
+
 def show(
     frame: pandas.DataFrame, title: str, *, caption: str | None = None, console: Console | None = None
 ) -> None:
@@ -117,44 +124,3 @@ def print_skipped(result: dict[str, Any], out: Console) -> None:
     """Prompts that could not be asked, and why."""
     for prompt, why in result.get("skipped", {}).items():
         out.print(f"skipped: {literal(prompt)}: {literal(why)}", soft_wrap=True)
-
-
-def print_lossless(result: dict[str, Any], out: Console) -> None:
-    """Identical sequences by method, then where the others part."""
-    for caption, table in lossless_tables(result):
-        show(table, f"{title(result)}: {caption}", console=out)
-    print_missing(result, out)
-    print_skipped(result, out)
-
-
-def lossless_tables(result: Mapping[str, Any]) -> list[tuple[str, pandas.DataFrame]]:
-    """The same as frames, with their captions."""
-    compared = pandas.DataFrame(
-        {
-            "method": row["method"],
-            "against": row["against"],
-            "temperature": f"{row['temperature']:g}",
-            "identical": f"{row['identical']} of {row['total']}",
-            "crossing 512 cells": str(row["crossing_512_cells"]),
-        }
-        for row in result.get("comparisons", ())
-    )
-    parted = pandas.DataFrame(map(_parting, result.get("partings", ())))
-    caption = "where they part: plain decoding's candidate, then the other's"
-    return [table for table in (("same tokens?", compared), (caption, parted)) if len(table[1])]
-
-
-def _parting(row: dict[str, Any]) -> dict[str, str]:
-    pair = row.get("candidates", ())  # none where nobody could look at it again
-    return {
-        "method": row["method"],
-        "temp.": f"{row['temperature']:g}",
-        "prompt": row["prompt"],
-        "position": str(row["position"]),
-        "cells": str(row["cells"]),
-        "tokens": " | ".join(repr(candidate["text"]) for candidate in pair) or MISSING,
-        "logits, one by one": " | ".join(f"{candidate['one']:.4f}" for candidate in pair) or MISSING,
-        "wider": " | ".join(f"{candidate['wide']:.4f}" for candidate in pair) or MISSING,
-        "moves": f"{row['difference']:.4f}" if pair else MISSING,
-        "rounding": ("yes" if row["within_rounding"] else "no") if pair else MISSING,
-    }

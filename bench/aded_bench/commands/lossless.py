@@ -13,9 +13,12 @@ from aded_bench.options import (
     JSON,
     MODEL,
     N_PREDICT,
+    SAME,
     SEED,
     SUITE,
+    TEMPERATURES,
     THREADS,
+    end_where_broken,
     listed,
     measure,
     model_path,
@@ -24,27 +27,17 @@ from aded_bench.options import (
 SHELL_PROMPTS = 200  # where no number is given: short ones, and few that cross from one kernel to another
 
 
-def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[float, ...]:
-    try:
-        found = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0,0.8") from None
-    if not all(0 <= temperature <= 10 for temperature in found):
-        raise click.BadParameter("temperatures lie between 0 and 10")
-    return tuple(dict.fromkeys(found))
-
-
 @click.command("lossless")
 @MODEL
 @SUITE
 @DATA
 @click.option("--prompts", "count", type=click.IntRange(1),
               help=f"How many, evenly over categories.  [default: {SHELL_PROMPTS} of shell, else all]")  # fmt: skip
-@click.option("--exact", is_flag=True, help="Compare auto --exact with off --exact.")
+@SAME
+@click.option("--exact", is_flag=True, help="Another word for --same exact.")
 @click.option("--draft", "presets", default="auto,paper", show_default=True, callback=listed, metavar="LIST",
               help="Draft presets to compare with off.")  # fmt: skip
-@click.option("--temps", "temperatures", default="0,0.8", show_default=True, callback=_temperatures,
-              metavar="LIST", help="Temperatures; 0 is greedy.")  # fmt: skip
+@TEMPERATURES
 @click.option("--peer/--no-peer", default=True, help="Compare greedy off with llama_cpp.Llama too.")
 @N_PREDICT
 @THREADS
@@ -56,6 +49,8 @@ def command(
     suite: str | None,
     data: Path | None,
     count: int | None,
+    same: tuple[str, ...] | None,
+    exact: bool,
     presets: tuple[str, ...],
     threads: int | None,
     json_path: Path | None,
@@ -63,15 +58,16 @@ def command(
 ) -> None:
     """Compare token sequences: each draft preset with plain decoding, and that with llama_cpp.Llama.
 
-    An interrupted run with --json goes on where it stopped.
+    Ends with exit code 1 where answers part and rounding does not explain it, or where exact says other words. An
+    interrupted run with --json goes on where it stopped.
     """
+    from aded_bench.lossless_tables import broken, print_lossless
     from aded_bench.run import lossless as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import check_methods
-    from aded_bench.tables import print_lossless
+    from aded_bench.run.arms import check_methods, check_same
 
     suites.check_data(data, suite)
-    presets = check_methods(presets, ("auto", "paper"))
+    presets, modes = check_methods(presets, ("auto", "paper")), check_same(same, exact)
     model = model_path(model)
     asked = suites.find(suite, data, model)
     if count is None and asked.mixed:
@@ -81,8 +77,9 @@ def command(
         suite=asked.name,
         conversations=suites.load(asked, count, 0, planned["seed"])[0],
         presets=presets,
+        same=modes,
         inputs=(asked.path,),
         n_threads=threads,
         **planned,
     )
-    measure("lossless", bench, plan, json_path, print_lossless)
+    end_where_broken(broken(measure("lossless", bench, plan, json_path, print_lossless)))

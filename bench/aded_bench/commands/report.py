@@ -16,7 +16,7 @@ from aded_bench.options import PATH, say
 def command(paths: tuple[Path, ...], folder: Path, charts: bool) -> None:
     """Make a report of result files: Markdown tables, PNG charts, and one self-contained HTML page.
 
-    Takes results of curve, replay, run and lossless; several of a kind stand side by side.
+    Takes results of curve, replay, run, lossless and sameness; several of a kind stand side by side.
     """
     from aded_bench.report.write import collect, write
 

@@ -40,7 +40,7 @@ from aded_bench.options import (
     callback=listed,
     metavar="LIST",
     help="Of off, auto, paper, llama-cpp, llama-cpp-lookup, server, server-ngram-simple, -map-k, -map-k4v, "
-    "-mod, -cache (these are all), and auto-no-top-k, which learns only from what was said.",
+    "-mod, -cache, server-spec-default (these are all), and auto-no-top-k, which learns only from what was said.",
 )
 @click.option("--llama-server", type=PATH, metavar="PATH", help="llama.cpp's server, for the server methods.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1),
@@ -50,6 +50,8 @@ from aded_bench.options import (
               help="0 is greedy; above, our own methods only.")  # fmt: skip
 @click.option("--beside", default=0, show_default=True, type=click.IntRange(0, 256), metavar="N",
               help="Keep N busy processes running while answers are timed.")  # fmt: skip
+@click.option("--same", default="cheap", show_default=True, metavar="MODE",
+              help="How much drafting may change: exact, cheap or off; chooses the setting of all.")  # fmt: skip
 @N_PREDICT
 @THREADS
 @CONTEXT
@@ -64,6 +66,7 @@ def command(
     warm_suite: str | None,
     methods: tuple[str, ...],
     llama_server: Path | None,
+    same: str,
     threads: int | None,
     json_path: Path | None,
     **planned: Any,
@@ -74,7 +77,7 @@ def command(
     """
     from aded_bench.run import loop as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import ALL, METHODS, check_methods
+    from aded_bench.run.arms import ALL, METHODS, check_methods, check_same
     from aded_bench.run.server import inspect
     from aded_bench.run.tables import print_run
 
@@ -94,6 +97,7 @@ def command(
         warming=warming,
         warm_suite=other.name if other else None,
         methods=methods,
+        same=check_same((same,), exact=False)[0],
         server=server,
         inputs=tuple(dict.fromkeys(inputs)),
         n_threads=threads,

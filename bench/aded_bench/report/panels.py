@@ -47,6 +47,7 @@ STYLES = {
     "ngram-map-k4v": ("pink", "p"),
     "ngram-mod": ("vermilion", "h"),
     "ngram-cache": ("orange", "*"),
+    "spec-default": ("slate", "*"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Results of kinds "curve" and "lossless" → the sections about them."""
+"""Results of kinds "curve", "lossless" and "sameness" → the sections about them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aded_bench.extra import pandas
-from aded_bench.report.panels import Chart, Line, Lines, Section, Source, Table, prefix
-from aded_bench.tables import lossless_tables, number
+from aded_bench.lossless_tables import at_temperature, broken, lossless_tables, sameness_tables, shown_same
+from aded_bench.report.panels import Chart, Dot, Line, Lines, Section, Source, Table, dot_chart, prefix
+from aded_bench.run.arms import SAME
+from aded_bench.tables import number, ranges
 from aded_bench.wording import attention
 
 SHOWN_SIZES = (1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64)  # columns of the cost table; the chart has all
@@ -61,7 +63,7 @@ def curve_section(sources: Sequence[Source]) -> Section:
             "prefix": str(curve["prefix"]),
             "1 token, ms": number(curve["milliseconds"].get("1"), 1),
             **{f"{size}×": number(curve["ratio"].get(str(size)), 2) for size in SHOWN_SIZES},
-            "exact sizes": _ranges(curve["exact"]),
+            "exact sizes": "not probed" if curve["exact"] is None else ranges(curve["exact"]),
         }
         for name, curve in named
         if curve["ratio"]
@@ -76,20 +78,66 @@ def curve_section(sources: Sequence[Source]) -> Section:
     return Section("curve", "Cost of a pass", chosen, charts, [*tables, *missing_tables(sources)])
 
 
-def _ranges(sizes: Sequence[int] | None) -> str:
-    """``1–4, 8``."""
-    if sizes is None:
-        return "not probed"
-    starts = [size for size in sorted(sizes) if size - 1 not in sizes]
-    ends = [size for size in sorted(sizes) if size + 1 not in sizes]
-    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)) or "none"
-
-
 def lossless_section(sources: Sequence[Source]) -> Section:
-    """Identical token sequences by method; where others part, by how much."""
+    """Identical token sequences by method; how far probabilities move; where answers part, by how much."""
     tables = [
         (f"{prefix(source, sources)}{caption}", table)
         for source in sources
         for caption, table in lossless_tables(source.result)
     ]
-    return Section("lossless", "Same words", tables=[*tables, *missing_tables(sources)])
+    charts = _identical_charts("lossless", [(prefix(s, sources), "", s.result) for s in sources])
+    return Section(
+        "lossless", "Same words", charts=charts, tables=[*tables, *missing_tables(sources), *_broken(sources)]
+    )
+
+
+def sameness_section(sources: Sequence[Source]) -> Section:
+    """Identical token sequences by version of the model and by what was asked for."""
+    tables = [
+        (f"{prefix(source, sources)}{caption}", table)
+        for source in sources
+        for caption, table in sameness_tables(source.result)
+    ]
+    parts = [
+        (prefix(s, sources), f"{file_type}, ", part)
+        for s in sources
+        for file_type, part in s.result["types"].items()
+    ]
+    charts = _identical_charts("sameness", parts)
+    return Section(
+        "sameness",
+        "Same words, by quantization",
+        charts=charts,
+        tables=[*tables, *missing_tables(sources), *_broken(sources)],
+    )
+
+
+IDENTICAL_DESCRIPTION = (
+    "Share of answers whose tokens are those of plain decoding in the same setting. The other answers part where two "
+    "candidates are nearly equal, unless the tables say otherwise."
+)
+
+
+def _identical_charts(key: str, parts: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[Chart]:
+    """A panel per file and temperature; each part is (head of the panel, head of the row, result)."""
+    panels: dict[str, list[Dot]] = {}
+    for head, row_head, result in parts:
+        for row in result.get("comparisons", ()):
+            if row["total"]:
+                same = shown_same(row)
+                label = f"{row_head}{row['method']} {same}" if same in SAME else row["method"]
+                dot = Dot(label, same if same in SAME else row["method"], row["identical"] / row["total"])
+                panels.setdefault(head + at_temperature(row), []).append(dot)
+    return dot_chart(
+        key, "Identical answers", IDENTICAL_DESCRIPTION, list(panels.items()), "share of answers", 1.0
+    )
+
+
+def _broken(sources: Sequence[Source]) -> list[Table]:
+    """What must not be, a row each."""
+    rows = [
+        {"file": source.label, "what must not be": line}
+        for source in sources
+        for line in broken(source.result)
+    ]
+    return [("NOT THE SAME", pandas.DataFrame(rows))] if rows else []

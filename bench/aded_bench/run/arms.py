@@ -6,8 +6,9 @@ way of generating alone. Prompts are token ids, rendered once.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,17 @@ NO_TOP_K = "auto-no-top-k"
 OWN = ("off", "auto", "paper", NO_TOP_K)
 """Our own methods: presets, and `auto` that learns from what was said alone, not from what the target found likely."""
 NGRAM_SERVERS = tuple(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache"))
-SERVER_METHODS = (SERVER, *NGRAM_SERVERS)
+SPEC_DEFAULT = f"{SERVER}-spec-default"
+SERVER_METHODS = (SERVER, *NGRAM_SERVERS, SPEC_DEFAULT)
 METHODS = (*OWN, PEER, LOOKUP, *SERVER_METHODS)
 ALL = tuple(method for method in METHODS if method != NO_TOP_K)
 """Without arms that only take a part away from another; they are measured when named."""
-LEARNERS = ("auto", NO_TOP_K, "paper", *NGRAM_SERVERS[1:])
+LEARNERS = ("auto", NO_TOP_K, "paper", *NGRAM_SERVERS[1:], SPEC_DEFAULT)
 """Methods whose answer may depend, in its speed, on the prompts before."""
+
+EXACT, CHEAP, ANY_WORDS = "exact", "cheap", "off"
+SAME = (EXACT, CHEAP, ANY_WORDS)
+"""How much the engine does so that drafting changes no word."""
 
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
 
@@ -48,6 +54,10 @@ SAMPLING: dict[str, Any] = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_p
 LOOKUP_TOKENS = 10  # LlamaPromptLookupDecoding's num_pred_tokens, as its documentation sets it
 CONTEXT_STEP = 256  # cells: llama.cpp pads a context to that
 LOGITS_MEMORY_SHARE = 0.5  # of what is free; the other arms need some too
+
+PassSize = tuple[int, int]
+"""Tokens in a pass, and how many of them stayed in the cache."""
+ONE_TOKEN: PassSize = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class Answer:
         seconds: ``draft``, ``verify`` (llama_decode, synchronize), ``sample``, ``elsewhere``; {} likewise.
         draft_microseconds: median and 99th percentile of a step's drafting, where the arm says.
         own_tokens_per_second: by the arm's own clock, where it has one and it is another process.
+        pass_sizes: of each pass after prefill, where the arm says; () stands for passes over one token each.
     """
 
     tokens: list[int]
@@ -95,6 +106,7 @@ class Answer:
     seconds: dict[str, float] = field(default_factory=dict)
     draft_microseconds: dict[str, float] = field(default_factory=dict)
     own_tokens_per_second: float | None = None
+    pass_sizes: tuple[PassSize, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -135,6 +147,7 @@ class LocalArm:
             accepted=stats.accepted,
             seconds=dict(stats.seconds),
             draft_microseconds={"median": stats.draft_microseconds, "p99": stats.draft_microseconds_p99},
+            pass_sizes=stats.pass_sizes,
         )
 
     def _begin(self, preset: str) -> None:
@@ -167,6 +180,11 @@ class LocalArm:
             n_gpu_layers=-1 if layers == "all" else int(layers),
             ends=self.llm.end_tokens(),
         )
+
+    def sizes(self) -> tuple[int, ...] | None:
+        """The only numbers of tokens that a drafting pass may have; None where any may be."""
+        description = self.llm.description()
+        return tuple(description.get("exact_batch_sizes") or (1,)) if description["exact"] else None
 
     def plain(self) -> LocalArm:
         """Plain decoding on the weights and in the context of this arm, which stays their owner."""
@@ -201,6 +219,7 @@ class LlamaArm:
         self.ends = setup.ends
         self._lookup = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP_TOKENS) if lookup else None
         self._drafts: list[int] = []  # the length of each draft of this answer
+        self._prompt: list[int] = []  # what the cache begins with, after ``replay``
         with held_back():
             self.llm: Any = llama_cpp.Llama(
                 str(setup.model),
@@ -217,6 +236,10 @@ class LlamaArm:
                 no_perf=True,
                 verbose=False,
             )
+        weights = self.llm.model
+        self._rewinds = not (
+            llama_cpp.llama_model_is_recurrent(weights) or llama_cpp.llama_model_is_hybrid(weights)
+        )
 
     def _draft(self, tokens: npt.NDArray[np.intc], /, **options: Any) -> npt.NDArray[np.intc]:
         assert self._lookup is not None
@@ -229,6 +252,7 @@ class LlamaArm:
         if temperature:
             raise OptionError(f"{self.name} is compared greedily only")
         self.llm.reset()
+        self._prompt = []
         self._drafts.clear()
         tokens: list[int] = []
         clock = time.perf_counter
@@ -260,22 +284,45 @@ class LlamaArm:
         found: bytes = self.llm.detokenize([token], special=True)
         return found.decode("utf-8", errors="replace")
 
-    def logits(self, prompt: Sequence[int], answer: Sequence[int], width: int) -> npt.NDArray[np.float32]:
-        """Logits after prompt and answer, the answer decoded ``width`` at a time; needs ``all_logits``.
+    def replay(
+        self, prompt: Sequence[int], answer: Sequence[int], passes: Iterable[PassSize], rows: int
+    ) -> npt.NDArray[np.float32]:
+        """The logits that chose an answer's tokens, its cells written by passes of given sizes; needs ``all_logits``.
+
+        The prompt is decoded as for any answer. A pass takes the next tokens of the answer; of those that it does not
+        keep nothing stays. After the last of ``passes`` every pass has one token.
+
+        Args:
+            answer: token ids, at least ``rows - 1`` of them.
+            rows: tokens whose logits are wanted, at least 1.
 
         Returns:
-            float32 ``(n_vocab,)``. ``width`` 1 repeats plain decoding to the bit.
+            float32 ``(rows, n_vocab)``: row i is after the prompt and the first i tokens. Passes over one token repeat
+            plain decoding to the bit, but for row 0: there the prompt's other logits were computed too.
         """
         import numpy as np
 
-        self.llm.reset()
-        self.llm.eval(list(prompt))
-        # The first pass takes what is over, so that the logits wanted come from the kernels of that width.
-        start = 0
-        for end in range(len(answer) % width or width, len(answer) + 1, width):
-            self.llm.eval(list(answer[start:end]))
-            start = end
-        return np.array(self.llm.scores[len(prompt) + len(answer) - 1], np.float32)
+        llm, answer = self.llm, list(answer)
+        if not self._rewinds or self._prompt != list(prompt):
+            llm.reset()
+            llm.eval(list(prompt))
+            self._prompt = list(prompt)
+        llm.n_tokens = len(prompt)  # ``eval`` drops the cells behind
+        found = np.empty((rows, llm.n_vocab()), np.float32)
+        found[0] = llm.scores[len(prompt) - 1]
+        done = 0
+        for size, kept in itertools.chain(passes, itertools.repeat(ONE_TOKEN)):
+            if done >= rows - 1:
+                break
+            start = llm.n_tokens
+            tokens = answer[done : done + (size if self._rewinds else kept)]
+            # What a pass did not keep is not known, and no kept token sees it: anything of that length will do.
+            llm.eval(tokens + tokens[-1:] * (size - len(tokens) if self._rewinds else 0))
+            wanted = min(kept, rows - 1 - done)
+            found[done + 1 : done + 1 + wanted] = llm.scores[start : start + wanted]
+            llm.n_tokens = start + kept
+            done += kept
+        return found
 
 
 def logits_setup(setup: Setup, longest: int) -> Setup:
@@ -289,9 +336,10 @@ def logits_setup(setup: Setup, longest: int) -> Setup:
     """
     import psutil
 
+    from aded_local.llama.context import LARGEST_PASS
     from aded_local.llama.gguf import read_header
 
-    needed = longest + LOOKUP_TOKENS + 1
+    needed = longest + LARGEST_PASS
     n_ctx = min(setup.n_ctx, -(-needed // CONTEXT_STEP) * CONTEXT_STEP)
     vocabulary = read_header(setup.model).array_length("tokenizer.ggml.tokens") or 0
     needed_bytes, free = n_ctx * vocabulary * 4, psutil.virtual_memory().available
@@ -307,9 +355,13 @@ def preset_of(name: str) -> str:
 
 
 def open_local(
-    name: str, model: Path, *, exact: bool = False, setup: Setup | None = None, **options: Any
+    name: str, model: Path, *, same: Any = CHEAP, setup: Setup | None = None, **options: Any
 ) -> LocalArm:
-    """Our engine; with ``setup``, in that of another arm, else in what it measures to be best."""
+    """Our engine; with ``setup``, in that of another arm, else in what it measures to be best.
+
+    Args:
+        same: of ``SAME``.
+    """
     from aded_local import LocalADED
 
     if setup is not None:
@@ -317,9 +369,28 @@ def open_local(
         options |= {key: getattr(setup, key) for key in shared}
     if name == NO_TOP_K:
         options["top_k_learning"] = False
-    llm = LocalADED(model, draft=preset_of(name), exact=exact, **options)
+    llm = LocalADED(model, draft=preset_of(name), same=same, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
+
+
+def check_same(given: Sequence[str] | None, exact: bool) -> tuple[str, ...]:
+    """How much drafting may change, each once; the engine's own choice where nothing was asked for.
+
+    Args:
+        exact: another word for ``exact`` alone.
+
+    Raises:
+        OptionError: an unknown one, or both were given.
+    """
+    if given is not None and exact:
+        raise OptionError("--exact is another word for --same exact; give one of them")
+    if exact:
+        return (EXACT,)
+    for each in given or ():
+        if each not in SAME:
+            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAME)}")
+    return tuple(dict.fromkeys(given or (CHEAP,)))
 
 
 def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from aded_bench.results import ResultFile
 from aded_bench.run.arms import (
+    CHEAP,
     LEARNERS,
     LOOKUP,
     OWN,
@@ -51,6 +52,7 @@ class Plan(CommonPlan):
         repeat: sweeps over the measured prompts, per pass.
         temperature: above 0 our own arms only, since the peers' seeds mean another thing.
         fresh_each: forget what was learnt before every measured prompt, in the ``empty`` pass.
+        same: how much drafting may change; of ``arms.SAME``.
         server: llama.cpp's own, where there is one.
         beside: busy processes that run while answers are timed, and not while models are opened.
     """
@@ -62,6 +64,7 @@ class Plan(CommonPlan):
     temperature: float = 0.0
     warm_suite: str | None = None
     fresh_each: bool = False
+    same: str = CHEAP
     server: Binary | None = None
     beside: int = 0
 
@@ -73,7 +76,7 @@ class Plan(CommonPlan):
     def settings(self) -> dict[str, Any]:
         """The part of the plan that a resumed run must share."""
         learns = "forgets before every prompt" if self.fresh_each else "learns over the measured prompts"
-        keys = ("warm_suite", "repeat", "temperature", "fresh_each", "beside")
+        keys = ("warm_suite", "repeat", "temperature", "fresh_each", "beside", "same")
         return (
             super().settings()
             | {key: getattr(self, key) for key in keys}
@@ -186,7 +189,8 @@ def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> 
 
     # A drafting arm measures attention and cache type, which then hold for all.
     leader = next((m for m in plan.methods if m in OWN and m != "off"), "off")
-    lead = open_local(leader, plan.model, n_threads=plan.n_threads, n_ctx=plan.n_ctx, **settings_left(file))
+    shared = {"n_threads": plan.n_threads, "n_ctx": plan.n_ctx} | settings_left(file)
+    lead = open_local(leader, plan.model, same=plan.same, **shared)
     try:
         setup = lead.setup(plan.model)
         parts = (plan.measured, plan.warming)
@@ -222,7 +226,9 @@ def _opened(work: _Work, turn: int) -> Iterator[None]:
         for method in rotated(work.active, turn):
             if method != "off" or work.leader == "off":
                 with work.at_work(method):
-                    work.arms[method] = open_arm(method, work.setups[method], server=server)
+                    work.arms[method] = open_arm(
+                        method, work.setups[method], same=work.plan.same, server=server
+                    )
         if "off" in work.active and "off" not in work.arms:
             work.arms["off"] = cast(LocalArm, work.arms[work.leader]).plain()
         yield
@@ -298,4 +304,6 @@ def rotated(methods: Sequence[str], turn: int) -> list[str]:
 def _record(which: str, sweep: int, question: Question, method: str, answer: Answer) -> dict[str, Any]:
     head = {"pass": which, "sweep": sweep, "prompt": question.id, "category": question.category}
     rate = {"tokens_per_second": answer.tokens_per_second}
-    return head | {"method": method, "prompt_tokens": len(question.tokens)} | rate | asdict(answer)
+    found = asdict(answer)
+    del found["pass_sizes"]  # longer than the answer, and no part of how fast it was
+    return head | {"method": method, "prompt_tokens": len(question.tokens)} | rate | found

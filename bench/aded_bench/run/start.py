@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run.arms import (
+    CHEAP,
     LOOKUP,
     OWN,
     PEER,
@@ -108,14 +109,14 @@ def settings_left(file: ResultFile) -> dict[str, Any]:
     return {key: found[key] for key in ("flash_attention", "cache_type") if key in found}
 
 
-def open_arm(name: str, setup: Setup, *, exact: bool = False, server: Path | None = None) -> Arm:
+def open_arm(name: str, setup: Setup, *, same: str = CHEAP, server: Path | None = None) -> Arm:
     """The arm of any method, with what all arms share; a server starts with its first question."""
     if name in (PEER, LOOKUP):
         return LlamaArm(setup, lookup=name == LOOKUP)
     if name in SERVER_METHODS:
         assert server is not None
         return ServerArm(name, server, setup)
-    return open_local(name, setup.model, exact=exact, setup=setup)
+    return open_local(name, setup.model, same=same, setup=setup)
 
 
 @contextmanager
