@@ -138,9 +138,9 @@ class Engine:
 
     def threads_in_use(self) -> Threads:
         """What says how many threads the next answer's passes use."""
-        settings = self.target.settings
-        changes_bits = settings.flash_attention and settings.cache_type == "f16"
-        self.threads.allow(not (self.options.same == "exact" and changes_bits))
+        exactness = self.tuner.exactness(setting_of(self.target.settings))
+        # Where thread counts change bits, they stay while words are kept; most settings are steady.
+        self.threads.allow(exactness is None or exactness.steady or not self.is_exact)
         return self.threads
 
     def template(self) -> ChatTemplate:
@@ -215,7 +215,7 @@ class Engine:
             if curve is None:
                 return False
             if exact:
-                if not self.tuner.knows_exact_sizes(setting):
+                if self.tuner.exactness(setting) is None:
                     return False
                 self.tuner.measure_exactness(settings, curve)
         try:

@@ -128,8 +128,11 @@ class _Context:
     n_ctx = 4096
     batch_capacity = 512
 
-    def __init__(self, seldom: int) -> None:
+    def __init__(self, seldom: int, *, threads_matter: bool = False) -> None:
         self._seldom = seldom
+        self._threads_matter = threads_matter
+        self._threads = 4
+        self.settings = SimpleNamespace(n_threads=4)
         self.n_past = 0
         self._rows: list[npt.NDArray[np.float32]] = []
         self.model = SimpleNamespace(
@@ -138,6 +141,9 @@ class _Context:
             is_recurrent=False,
             is_hybrid=False,
         )
+
+    def set_threads(self, n: int) -> None:
+        self._threads = n
 
     def clear(self) -> None:
         self.n_past = 0
@@ -157,6 +163,8 @@ class _Context:
         off = [
             1.0 if len(tokens) >= 4 and token % self._seldom == self._seldom - 1 else 0.0 for token in tokens
         ]
+        if self._threads_matter:
+            off = [self._threads + each for each in off]
         self._rows = [np.array([token, more], np.float32) for token, more in zip(tokens, off, strict=True)]
         self.n_past += len(tokens)
         return 1e-3
@@ -170,5 +178,12 @@ class _Context:
 )
 def test_sizes_that_differ_at_one_token_of_hundreds_are_not_exact(seldom: int, exact: list[int]) -> None:
     context = _Context(seldom)
-    assert Probe(cast(Any, context)).exactness()[0] == exact
+    found = Probe(cast(Any, context)).exactness()
+    assert found.sizes == exact and found.steady
     assert context.n_past == 0
+
+
+def test_a_setting_whose_bits_depend_on_the_threads_is_told() -> None:
+    context = _Context(10**9, threads_matter=True)
+    assert not Probe(cast(Any, context)).exactness().steady
+    assert context._threads == context.settings.n_threads, "all threads again"

@@ -16,7 +16,7 @@ from aded_local.speed import first_passes, measurements
 from aded_local.speed.cost_curve import BASE_FILL
 from aded_local.speed.first_passes import FirstPasses
 from aded_local.speed.pricing import Same, Setting
-from aded_local.speed.probe import LEAST_SIZES, SIZES, OpenGate, Probe
+from aded_local.speed.probe import LEAST_SIZES, SIZES, Exactness, OpenGate, Probe
 from aded_local.speed.tuning import CANDIDATES, TRIAL_ROUNDS, Tuner, setting_of
 
 Speeds = dict[Setting, float]
@@ -69,7 +69,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(Probe, "time_sizes", time_sizes)
         monkeypatch.setattr(Probe, "time_prompt", lambda probe: 1e-3)
         monkeypatch.setattr(
-            Probe, "exactness", lambda probe: (sorted({1} | exact.get(setting(probe), set())), [256])
+            Probe,
+            "exactness",
+            lambda probe: Exactness(sorted({1} | exact.get(setting(probe), set())), [256], steady=True),
         )
         return timed
 

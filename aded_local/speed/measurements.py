@@ -15,7 +15,7 @@ from aded_local.llama.devices import gpu_names
 from aded_local.speed.cost_curve import LARGEST_BATCH, MOST_SECONDS, CostCurve
 from aded_local.speed.device import device_name
 from aded_local.speed.pricing import TRIAL_FILLS, Trial
-from aded_local.speed.probe import room_for
+from aded_local.speed.probe import Exactness, room_for
 from aded_local.trials import library
 
 MEASUREMENTS_FORMAT = 8
@@ -25,9 +25,6 @@ MOST_USUAL = 10.0
 """A file in which passes take so many times as long as measured is damaged."""
 
 Say = Callable[[str], None]
-
-Exactness = tuple[list[int], list[int]]
-"""Batch sizes equal to one-token decoding, and the cells at which that was seen."""
 
 
 def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int) -> Path:
@@ -128,12 +125,12 @@ class Measurements:
 
 def _exactness(found: object) -> Exactness:
     """What a file says of exact sizes, checked; raises ValueError or TypeError."""
-    if not isinstance(found, list) or len(found) != 2:
+    if not isinstance(found, list) or len(found) != 3:
         raise ValueError("not exact sizes")
-    sizes, fills = ([int(n) for n in numbers] for numbers in found)
+    sizes, fills = ([int(n) for n in numbers] for numbers in found[:2])
     if 1 not in sizes or not all(1 <= n <= LARGEST_BATCH for n in sizes):
         raise ValueError("not exact sizes")
-    return sizes, fills
+    return Exactness(sizes, fills, found[2] is True)
 
 
 def _trial(found: dict[str, object]) -> Trial:

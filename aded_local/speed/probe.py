@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,9 @@ LEAST_EXACT_POSITIONS = 256
 such a model has fifty times as many values as one of the built-in model, and any of them can show a difference."""
 EXACT_FILLS = (256, 512, 2048)
 """Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
+STEADY_TOKENS: Final = 4
+"""Tokens by which thread counts are compared: where they change bits, as the split-KV kernels do, every token shows it
+(SmolLM2: 1.0 logits)."""
 
 CURVE_SECONDS = 3.0
 """Seconds after which a curve's measurement begins no further size: people wait for it once per model."""
@@ -58,6 +61,20 @@ drafting once lost a tenth of the speed (SmolLM2, two cores)."""
 
 PROBE_SEED = 20407
 """Seed of the probe's tokens."""
+
+
+class Exactness(NamedTuple):
+    """What equals one-token decoding to the last bit.
+
+    Attributes:
+        sizes: of batches, ascending.
+        fills: cells at which that was seen.
+        steady: one-token decoding itself is the same with one thread as with all.
+    """
+
+    sizes: list[int]
+    fills: list[int]
+    steady: bool
 
 
 def room_for(fill: int) -> int:
@@ -286,15 +303,31 @@ class Probe:
         curve.contended = self.contended
         return curve
 
-    def exactness(self) -> tuple[list[int], list[int]]:
-        """Batch sizes up to ``CHAIN`` that are exact at every fill the context can have, and those fills (cells)."""
+    def exactness(self) -> Exactness:
+        """Batch sizes up to ``CHAIN`` that are exact at every fill the context can have."""
         fills = [fill for fill in EXACT_FILLS if fill <= self.largest_fill] or [PREFIX]
         holding = set(range(1, CHAIN + 1))
         for fill in fills:
             holding &= self.exact_sizes(sorted(holding), fill)
         if self._rewinds and len(holding) > 1:
             holding &= self.lasting_sizes(sorted(holding))
-        return sorted(holding), fills
+        return Exactness(sorted(holding), fills, all(self._is_steady(fill) for fill in fills))
+
+    def _is_steady(self, n_cells: int) -> bool:
+        """Whether tokens decoded one by one after ``n_cells`` cells have the logits of one thread with all too."""
+        threads = self._context.settings.n_threads
+        found: list[list[bytes]] = []
+        for count in (1, threads):
+            self._context.set_threads(count)
+            self._fill(n_cells)
+            found.append([])
+            for token in self._tokens[PREFIX : PREFIX + STEADY_TOKENS]:
+                self._gate.wait()
+                self._context.prefill(token[None])
+                found[-1].append(_digest(self._context.logits(-1)))
+        self._context.set_threads(threads)
+        self._context.clear()
+        return all(each == found[0] for each in found)
 
 
 def _digest(logits: npt.NDArray[np.float32]) -> bytes:

@@ -14,7 +14,7 @@ from aded_local.errors import DeviceError, OptionError
 from aded_local.llama import ContextSettings, Model, Target
 from aded_local.speed.cost_curve import SIGHTINGS, CostCurve
 from aded_local.speed.first_passes import FirstPasses
-from aded_local.speed.measurements import Exactness, Measurements, Say, measurements_path
+from aded_local.speed.measurements import Measurements, Say, measurements_path
 from aded_local.speed.pricing import (
     EXPECTED_ANSWER,
     TRIAL_FILLS,
@@ -26,7 +26,7 @@ from aded_local.speed.pricing import (
     choose,
     saving,
 )
-from aded_local.speed.probe import FAR_FILL, Gate, OpenGate, Probe, room_for
+from aded_local.speed.probe import FAR_FILL, Exactness, Gate, OpenGate, Probe, room_for
 
 CANDIDATES: Final = (Setting(False, "f16"), Setting(True, "bf16"), Setting(True, "f16"))
 """The settings that are tried; answers use the first of them until one is chosen. On two Zen 4 cores the first was
@@ -148,7 +148,7 @@ class Tuner:
     def _sizes(self) -> dict[Setting, Iterable[int]]:
         """Exact sizes of each candidate; where they are not known yet, as many as there may be."""
         return {
-            each: self.kept.exact[each.name][0] if each.name in self.kept.exact else range(1, WIDEST + 1)
+            each: self.kept.exact[each.name].sizes if each.name in self.kept.exact else range(1, WIDEST + 1)
             for each in self._trials
         }
 
@@ -189,9 +189,9 @@ class Tuner:
             return None
         return choose({now: self._trials[now]}, self._sizes(), self._same, fill)
 
-    def knows_exact_sizes(self, setting: Setting) -> bool:
-        """Whether it was found which sizes equal one-token decoding."""
-        return setting.name in self.kept.exact
+    def exactness(self, setting: Setting) -> Exactness | None:
+        """What equals one-token decoding in a setting; None while that is not known."""
+        return self.kept.exact.get(setting.name)
 
     def worth_knowing(self) -> list[Choice]:
         """The choices at the lengths that were tried, each setting once, the opening's first."""
@@ -384,17 +384,17 @@ class Tuner:
             DeviceError: there is no memory for the context.
         """
         if curve.exact is None:
-            curve.exact, curve.exact_fills = self._find_exact_sizes(setting_of(settings), gate)
+            found = self._find_exact_sizes(setting_of(settings), gate)
+            curve.exact, curve.exact_fills = found.sizes, found.fills
 
-    def keep(self, settings: ContextSettings, curve: CostCurve) -> None:
-        """Keep a curve measured elsewhere, for the engine to use. Known exact sizes stay where it has none."""
+    def keep(self, settings: ContextSettings, curve: CostCurve, exactness: Exactness | None = None) -> None:
+        """Keep a curve measured elsewhere, for the engine to use, and exact sizes where they were found too."""
         name = setting_of(settings).name
-        earlier = self.kept.curves.get(name)
         curve.sightings = SIGHTINGS  # it was measured on purpose, and is not measured again
-        if curve.exact is not None:
-            self.kept.exact[name] = curve.exact, curve.exact_fills
-        elif earlier is not None:
-            curve.exact, curve.exact_fills = earlier.exact, earlier.exact_fills
+        if exactness is not None:
+            self.kept.exact[name] = exactness
+        if name in self.kept.exact:
+            curve.exact, curve.exact_fills = self.kept.exact[name][:2]
         self.kept.curves[name] = curve
         self.save()
 

@@ -257,10 +257,8 @@ class _Engine:
         far_fill = max(seconds)
         far = seconds[far_fill] if far_fill > 2 * BASE_FILL else {}
         curve = from_measurements(seconds[probe.cells_for(BASE_FILL)], far, far_fill)
-        if exact:
-            # At the engine's own fills, which need not be those measured here.
-            curve.exact, curve.exact_fills = probe.exactness()
-        self._tuner.keep(target.settings, curve)
+        # At the engine's own fills, which need not be those measured here.
+        self._tuner.keep(target.settings, curve, probe.exactness() if exact else None)
 
 
 @dataclass
