@@ -1,0 +1,146 @@
+"""What holds for the words: what may be asked, what is said of it, and turns that change the setting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from aded_cli.answer import Answer
+from aded_cli.chat import main
+from aded_cli.display import closing_line
+from aded_local import LocalADED
+from aded_local.errors import OptionError
+from aded_local.speed.pricing import Choice, Setting
+from aded_local.speed.tuning import Tuner, setting_of
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
+
+SETTING = {"n_ctx": 512, "n_threads": 1}
+OFF, ON = Setting(False, "f16"), Setting(True, "bf16")
+GREEDY = {"max_tokens": 12, "temperature": 0.0}
+QUESTION = [{"role": "user", "content": "one two three"}]
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
+    """What the turns to come are answered in; the present setting where the list is empty."""
+    wanted: list[Choice] = []
+
+    def turn(tuner: Tuner, now: Setting, *_: Any) -> Choice | None:
+        return wanted.pop(0) if wanted else None
+
+    monkeypatch.setattr(Tuner, "turn", turn)
+    return wanted
+
+
+def test_a_turn_in_another_setting_goes_on_with_the_conversation(
+    tiny: dict[str, Path], turns: list[Choice]
+) -> None:
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        llm.prepare()
+        now = setting_of(llm._engine.target.settings)
+        other = ON if now != ON else OFF
+        first = llm.chat(QUESTION, **GREEDY)
+        assert first.stats.setting == now.name
+        talk = [*QUESTION, {"role": "assistant", "content": first.text}, {"role": "user", "content": "four"}]
+        turns.append(Choice(other, False, 1.0, 0.0))
+        second = llm.chat(talk, **GREEDY)
+        assert second.stats.setting == other.name and second.stats.reused_tokens == 0
+        talk += [{"role": "assistant", "content": second.text}, {"role": "user", "content": "five"}]
+        third = llm.chat(talk, **GREEDY)
+        assert third.stats.setting == other.name
+        assert third.stats.reused_tokens >= second.stats.prompt_tokens, "the cells were made anew once"
+
+
+def test_a_drafting_turn_stays_where_the_other_setting_was_not_measured(
+    tiny: dict[str, Path], turns: list[Choice]
+) -> None:
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        llm.prepare()
+        engine = llm._engine
+        now = setting_of(engine.target.settings)
+        other = Setting(True, "f16")
+        turns.append(Choice(other, False, 1.0, 0.0))
+        engine.tuner.kept.curves.pop(other.name, None)
+        assert llm.chat(QUESTION, **GREEDY).stats.setting == now.name
+        engine.tuner.measure_curve(engine.tuner.settings(other))
+        turns.append(Choice(other, False, 1.0, 0.0))
+        assert llm.chat(QUESTION, **GREEDY).stats.setting == other.name
+        assert engine.curve is engine.tuner.kept_curve(engine.target.settings)
+        assert engine.threads.costs() is engine.curve, "passes are priced by the curve of the setting"
+
+
+def test_cells_of_another_setting_are_not_put_back(tiny: dict[str, Path], turns: list[Choice]) -> None:
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        llm.prepare()
+        now = setting_of(llm._engine.target.settings)
+        first, other = llm.session(), llm.session()
+        plain = first.chat(QUESTION, **GREEDY)
+        turns.append(Choice(ON if now != ON else OFF, False, 1.0, 0.0))
+        other.chat([{"role": "user", "content": "another text"}], **GREEDY)
+        again = first.chat(QUESTION, **GREEDY)
+        assert again.stats.reused_tokens == 0 and again.stats.setting != plain.stats.setting
+        turns.append(Choice(now, False, 1.0, 0.0))
+        assert first.chat(QUESTION, **GREEDY).tokens == plain.tokens
+
+
+@pytest.mark.parametrize("same", ["exact", "cheap", "off"])
+def test_the_description_says_what_holds(tiny: dict[str, Path], same: Any) -> None:
+    with LocalADED(tiny["llama"], same=same, on_notice=str, **SETTING) as llm:
+        before = llm.description()["words"]
+        llm.prepare()
+        found = llm.description()
+        assert found["same"] == same
+        reply = llm.chat(QUESTION, **GREEDY)
+        keeps = found["words"].startswith("same words as plain decoding")
+        assert keeps or found["words"].startswith("may part from plain decoding")
+        assert not (same == "off" and keeps and llm._engine.curve is not None)
+        assert same != "exact" or (keeps and before.startswith("same words") and reply.stats.same_words)
+
+
+def test_plain_decoding_says_so(tiny: dict[str, Path]) -> None:
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        assert llm.description()["words"] == "plain decoding"
+        assert llm.chat(QUESTION, **GREEDY).stats.same_words
+
+
+def test_words_kept_have_the_exact_sizes_alone(tiny: dict[str, Path], turns: list[Choice]) -> None:
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        llm.prepare()
+        engine = llm._engine
+        assert engine.curve is not None
+        now = setting_of(engine.target.settings)
+        engine.curve.exact, engine.curve.exact_fills = [1, 2, 3], [256]
+        engine.keeps_words = True
+        assert engine.limits().sizes == (1, 2, 3) and engine.limits().leaves == 1
+        turns.append(Choice(now, False, 1.0, 0.2))
+        llm.chat(QUESTION, **GREEDY)
+        assert engine.limits().sizes is None and engine.limits().leaves > 1
+        assert "20%" in llm.description()["words"]
+
+
+def test_what_contradicts_is_refused(tiny: dict[str, Path]) -> None:
+    with pytest.raises(OptionError, match="leave one out"):
+        LocalADED(tiny["llama"], exact=True, same="off")
+    with pytest.raises(OptionError, match="exact, cheap, off"):
+        LocalADED(tiny["llama"], same="some")  # type: ignore[arg-type]
+    said = CliRunner().invoke(main, [str(tiny["llama"]), "--exact", "--same", "off", "-p", "x"])
+    assert said.exit_code == 2 and "leave one out" in said.output
+
+
+def test_the_line_below_an_answer_says_what_changed(tiny: dict[str, Path], turns: list[Choice]) -> None:
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        first = llm.chat(QUESTION, **GREEDY)
+
+    def line(stats: Any) -> str:
+        return closing_line(
+            Answer(text=first.text, tokens=first.tokens, stats=stats, finish_reason="stop"), first.stats
+        )
+
+    assert "plain decoding" not in line(first.stats)
+    other = replace(first.stats, setting="fa-on/q8_0", same_words=False)
+    assert "fa-on/q8_0 from here on" in line(other) and "may part" in line(other)
