@@ -349,6 +349,7 @@ class Engine:
             "trained_context": model.n_ctx_train,
             "threads": settings.n_threads,
             "threads_now": self._threads_now(),
+            "threads_of_batches": settings.n_threads_batch or settings.n_threads,
             "device": device.device_name(),
             "gpu_layers": "all" if options.n_gpu_layers == ALL_LAYERS else options.n_gpu_layers,
             "flash_attention": settings.flash_attention,

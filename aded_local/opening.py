@@ -168,6 +168,7 @@ def _open_context(
         n_gpu_layers=options.n_gpu_layers,
         progress=progress,
         notice=notice,
+        most_threads=None if options.n_threads else device.logical_threads(),
     )
     if options.same == "exact" and tuner.choice() is None:
         tuner.settle()  # which words are said depends on it

@@ -31,7 +31,9 @@ def model(tiny: dict[str, Path]) -> Model:
     return Model(tiny["llama"])
 
 
-def tuner(model: Model, *, same: Same = "cheap", said: list[str] | None = None) -> Tuner:
+def tuner(
+    model: Model, *, same: Same = "cheap", said: list[str] | None = None, most_threads: int | None = None
+) -> Tuner:
     notes = [] if said is None else said
     return Tuner(
         model,
@@ -42,6 +44,7 @@ def tuner(model: Model, *, same: Same = "cheap", said: list[str] | None = None) 
         n_gpu_layers=ALL_LAYERS,
         progress=notes.append,
         notice=notes.append,
+        most_threads=most_threads,
     )
 
 
@@ -124,6 +127,36 @@ def test_a_setting_that_does_not_work_is_not_tried_twice(model: Model, machine: 
     assert timed.count(ON_BF16) == 1
     again = tuner(model)
     assert again.settled and again.settle().setting == OFF_F16
+
+
+@pytest.mark.parametrize(("takes", "chosen"), [(0.9, 2), (0.97, 0)])
+def test_passes_over_several_tokens_get_threads_of_their_own_where_that_pays(
+    model: Model, machine: Any, monkeypatch: pytest.MonkeyPatch, takes: float, chosen: int
+) -> None:
+    machine({OFF_F16: 1.0, ON_BF16: 2.0, ON_F16: 3.0}, {})
+    compared: list[tuple[int, ...]] = []
+
+    def time_thread_counts(_: Probe, counts: tuple[int, ...], *__: Any, **___: Any) -> dict[int, float]:
+        compared.append(counts)
+        return {1: 1.0, 2: takes}
+
+    monkeypatch.setattr(Probe, "time_thread_counts", time_thread_counts)
+    for _ in range(2):
+        found = tuner(model, most_threads=2)
+        found.settle()
+        assert found.settings(OFF_F16).n_threads_batch == chosen
+    assert compared == [(1, 2)], "once for each machine"
+    alone = tuner(model)
+    alone.settle()
+    assert alone.settings(OFF_F16).n_threads_batch == 0, "a wish for one thread stands"
+
+
+def test_thread_counts_are_compared_in_turn(model: Model) -> None:
+    target = Target(model, WANTED)
+    found = Probe(target.context).time_thread_counts((1, 2), 64, seconds=0.0)
+    assert found.keys() == {1, 2} and min(found.values()) > 0.0
+    assert target.context.n_threads == 1 and target.context.n_past == 0
+    target.context.close()
 
 
 def test_the_words_asked_for_change_the_choice_and_not_what_is_measured(model: Model, machine: Any) -> None:

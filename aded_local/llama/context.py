@@ -44,7 +44,8 @@ class ContextSettings:
 
     Attributes:
         n_ctx: KV cells.
-        n_threads: CPU threads, for prompts and answers alike.
+        n_threads: CPU threads.
+        n_threads_batch: of passes over several tokens, prompts among them; 0 for as many as of others.
         flash_attention: fused attention kernels on or off.
         cache_type: key of ``CACHE_TYPES``.
         n_sequences: branches a tree may have.
@@ -57,6 +58,7 @@ class ContextSettings:
     cache_type: str
     n_sequences: int
     n_rollback: int = 0
+    n_threads_batch: int = 0
 
 
 class Context:
@@ -90,7 +92,7 @@ class Context:
         params.n_outputs_max = min(LARGEST_PASS, params.n_batch)
         params.n_rs_seq = settings.n_rollback
         params.n_threads = settings.n_threads
-        params.n_threads_batch = settings.n_threads
+        params.n_threads_batch = settings.n_threads_batch or settings.n_threads
         params.flash_attn_type = (
             lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
             if settings.flash_attention
@@ -151,10 +153,15 @@ class Context:
         self._owned = self._handle = None
 
     def set_threads(self, n: int) -> None:
-        """Let later passes, of prompts and answers alike, use ``n`` threads."""
+        """Let later passes use ``n`` threads; where that is all, those over several tokens as the settings say."""
         if n != self.n_threads:
-            lib.llama_set_n_threads(self._handle, n, n)
-            self.n_threads = n
+            several = self.settings.n_threads_batch if n == self.settings.n_threads else 0
+            self.set_thread_counts(n, several or n)
+
+    def set_thread_counts(self, one: int, several: int) -> None:
+        """Let later passes over one token, and over several, use so many threads."""
+        lib.llama_set_n_threads(self._handle, one, several)
+        self.n_threads = one
 
     @property
     def batch_capacity(self) -> int:

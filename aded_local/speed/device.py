@@ -20,6 +20,11 @@ def physical_threads() -> int:
     return processor.physical_threads()
 
 
+def logical_threads() -> int:
+    """Threads this process may run at once."""
+    return processor.logical_threads()
+
+
 def default_context(model: Model) -> int:
     """The smaller of what the model was trained on, what memory holds, and the default limit, in tokens."""
     fits = int(psutil.virtual_memory().available * CACHE_SHARE) // model.kv_bytes_per_cell

@@ -68,6 +68,7 @@ class Measurements:
         trials: what settings are compared by.
         chosen: the setting in which ``exact`` answers while the trials were all made beside other programs: it keeps to
             it, since the words depend on the setting. Empty where trials are kept.
+        batch_threads: threads of passes over several tokens, 0 for as many as of others; None while not compared.
         failed: settings that do not work here.
         usual: how many times as long as in the trial a pass takes in answers, as far as that was found to be so again
             after a second trial.
@@ -79,6 +80,7 @@ class Measurements:
         self.exact: dict[str, Exactness] = {}
         self.trials: dict[str, Trial] = {}
         self.chosen = ""
+        self.batch_threads: int | None = None
         self.failed: set[str] = set()
         self.usual = 1.0
         self._told = False
@@ -91,11 +93,12 @@ class Measurements:
                 exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
                 trials = {str(name): _trial(found) for name, found in data["trials"].items()}
                 failed = {str(name) for name in data["failed"]}
+                several = None if data["batch_threads"] is None else int(data["batch_threads"])
                 usual, chosen = float(data["usual"]), str(data["chosen"])
                 if not 1.0 / MOST_USUAL < usual < MOST_USUAL:
                     raise ValueError("not a ratio of times")
                 self.curves, self.exact, self.trials = curves, exact, trials
-                self.failed, self.usual, self.chosen = failed, usual, chosen
+                self.failed, self.usual, self.chosen, self.batch_threads = failed, usual, chosen, several
 
     def save(self, model: Model, notice: Say) -> None:
         """Write the file in one step. Where that fails, ``notice`` is told once, unless the user knows already that the
@@ -111,6 +114,7 @@ class Measurements:
             },
             "failed": sorted(self.failed),
             "chosen": self.chosen,
+            "batch_threads": self.batch_threads,
             "usual": self.usual,
             "curves": {name: curve.to_dict() for name, curve in self.curves.items()},
         }

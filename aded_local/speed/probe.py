@@ -59,6 +59,11 @@ LEAST_SIZES: Final = 5
 """Batch sizes that are always measured, however long that takes. With a single size, measured beside other programs,
 drafting once lost a tenth of the speed (SmolLM2, two cores)."""
 
+MIXED_SIZES: Final = (2, 4, 8)
+"""Sizes by which thread counts are compared: the usual ones of a draft."""
+LEAST_COMPARED: Final = 3
+"""Rounds of that at least, so that a median means something."""
+
 PROBE_SEED = 20407
 """Seed of the probe's tokens."""
 
@@ -228,6 +233,37 @@ class Probe:
             samples.setdefault(n, []).append(taken)
         self.contended |= contended(self._waiting, samples)
         return {n: float(np.median(times)) for n, times in samples.items()}
+
+    def time_thread_counts(self, counts: Iterable[int], n_cells: int, *, seconds: float) -> dict[int, float]:
+        """Seconds of passes as a draft makes them, by the threads that those over several tokens use.
+
+        Args:
+            counts: to compare.
+            n_cells: cells before each pass.
+            seconds: after which no further round begins, but the first three.
+        """
+        one, spent = self._context.settings.n_threads, 0.0
+        samples: dict[int, list[float]] = {count: [] for count in counts}
+        self._fill(n_cells)
+        self._waiting = []
+        rounds = 0
+        while rounds < LEAST_COMPARED or spent < seconds:
+            rounds += 1
+            watch = Watch()
+            for count in samples:
+                self._gate.wait()
+                self._context.set_thread_counts(one, count)
+                taken = 0.0
+                for n in MIXED_SIZES:
+                    # Threads that are only needed now and then have to be woken, so one token comes before each.
+                    taken += self._time(1) + self._time(min(n, self.largest_size))
+                samples[count].append(taken)
+                spent += taken
+            self._waiting.append(watch.waiting())
+        self._context.set_thread_counts(one, self._context.settings.n_threads_batch or one)
+        self._context.clear()
+        self.contended |= contended(self._waiting, samples)
+        return {count: float(np.median(times)) for count, times in samples.items()}
 
     def time_prompt(self) -> float:
         """Seconds for a token of a prompt, as far as the context has room: a chunk of ``BASE_FILL`` tokens."""

@@ -45,6 +45,10 @@ TRIAL_SECONDS: Final = 0.3
 TRIAL_ROUNDS: Final = 2
 """Rounds of a trial. Each round times every setting, so that a machine that slows down slows all of them."""
 
+MORE_THREADS_WORTH: Final = 0.95
+"""Passes over several tokens get a thread count of their own where that takes at most this share of the time: less is
+within what repeated timings differ by."""
+
 OPENING_FILL: Final = 384
 """Cells at which a setting is chosen before a prompt is known: the middle of a chat's first turn, of some 100 tokens of
 prompt and some 200 of answer, rounded up to where llama.cpp pads."""
@@ -70,6 +74,7 @@ class Tuner:
         same: what is asked of the words.
         flash_attention, cache_type: fixed by the caller where not None.
         n_gpu_layers: as the model was loaded.
+        most_threads: that passes over several tokens may use; None for as many as others.
         progress: told before each measurement.
         notice: told when the file cannot be written.
 
@@ -90,7 +95,9 @@ class Tuner:
         n_gpu_layers: int,
         progress: Say,
         notice: Say,
+        most_threads: int | None = None,
     ) -> None:
+        self._most_threads = max(most_threads or 0, wanted.n_threads)
         self._model = model
         self._wanted = wanted
         self._same: Same = same
@@ -116,6 +123,8 @@ class Tuner:
             self._failed.clear()  # something else was wrong then
         self._first = FirstPasses()
         self._settled = False
+        several = self.kept.batch_threads or 0
+        self._batch_threads = several if several <= self._most_threads else 0
 
     # --- which setting -----------------------------------------------------------------------
 
@@ -247,8 +256,28 @@ class Tuner:
                 self.save()
         return best
 
+    def _compare_thread_counts(self, gate: Gate) -> None:
+        """Whether passes over several tokens are faster with more threads than cores: where each core runs two."""
+        one, most = self._wanted.n_threads, self._most_threads
+        if self.kept.batch_threads is not None or one == most:
+            return
+        target = self._trial(self._candidates[0])
+        try:
+            probe = Probe(target.context, gate=gate)
+            found = probe.time_thread_counts(
+                (one, most), min(TRIAL_FILLS[0], probe.largest_fill), seconds=TRIAL_SECONDS
+            )
+        finally:
+            target.context.close()
+        self._note(probe.contended)
+        self._batch_threads = most if found[most] < MORE_THREADS_WORTH * found[one] else 0
+        if not probe.contended:
+            self.kept.batch_threads = self._batch_threads
+            self.save()
+
     def _try_all(self, gate: Gate) -> None:
         failure: DeviceError | None = None
+        self._compare_thread_counts(gate)
         for turn in range(TRIAL_ROUNDS):
             for candidate in self._candidates:
                 # Trials of earlier starts count: a program that answers once may end before all of them are done.
@@ -321,8 +350,13 @@ class Tuner:
             raise
 
     def settings(self, setting: Setting) -> ContextSettings:
-        """The context's shape in a setting."""
-        return replace(self._wanted, flash_attention=setting.flash_attention, cache_type=setting.cache_type)
+        """The context's shape in a setting, and its threads."""
+        return replace(
+            self._wanted,
+            flash_attention=setting.flash_attention,
+            cache_type=setting.cache_type,
+            n_threads_batch=self._batch_threads,
+        )
 
     def _trial(self, setting: Setting, fill: int = FAR_FILL) -> Target:
         """A small context for measurements after at most ``fill`` cells."""

@@ -102,6 +102,14 @@ def physical_threads() -> int:
     return max(1, min(cores, allowed))
 
 
+def logical_threads() -> int:
+    """Threads that this process may run at once: two for each core on many processors; on Apple chips no more than fast
+    cores."""
+    if _performance_cores() is not None:
+        return physical_threads()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _performance_cores() -> int | None:
     """Fast cores of an Apple chip, None elsewhere: the slow ones would hold the others up at every product."""
     if sys.platform != "darwin":
