@@ -283,7 +283,8 @@ READERS: dict[str, Callable[[Path], bool]] = {
 
 SOUND = (
     b'{"format": 8, "curves": {}, "exact": {}, "trials": {}, "failed": ["x"], "chosen": "", "usual": 1,'
-    b' "batch_threads": null, "sound": true, "what": "", "step": "", "processor": "", "library": "", "seconds": 1, "when": 1}'
+    b' "batch_threads": null, "sound": true, "what": "", "step": "", "processor": "",'
+    b' "library": "", "seconds": 1, "when": 1}'
 )
 
 
