@@ -354,6 +354,7 @@ class Engine:
             "gpu_layers": "all" if options.n_gpu_layers == ALL_LAYERS else options.n_gpu_layers,
             "flash_attention": settings.flash_attention,
             "cache_type": settings.cache_type,
+            "row_by_row": settings.row_by_row,
             "memory": _memory_kind(model),
             "threads_wait": waiting(),
             "draft": options.draft,

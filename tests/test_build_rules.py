@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,52 @@ def test_with_the_flag_all_of_a_tile_configuration_is_stored(tmp_path: Path) -> 
         pytest.skip("this compiler does not know AMX")
     assert "ldtilecfg" in done.stdout
     assert str(0x1234) in done.stdout
+
+
+SWITCHED = """
+cmake_minimum_required(VERSION 3.21)
+project(outer C)
+add_subdirectory(inner)
+"""
+INNER = """
+project(inner C)
+add_library(ggml-cpu SHARED caller.c kernel.c)
+"""
+CALLER = """
+#include <stdbool.h>
+#include <stdint.h>
+bool llamafile_sgemm(const void *, int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t, void *,
+                     int64_t, int, int, int);
+bool multiplied(int64_t n) { return llamafile_sgemm(0, 1, n, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0); }
+"""
+KERNEL = """
+#include <stdbool.h>
+#include <stdint.h>
+bool llamafile_sgemm(const void *p, int64_t m, int64_t n, int64_t k, const void *a, int64_t s, const void *b, int64_t t,
+                     void *c, int64_t u, int d, int e, int f) { return n > 1; }
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the switch is for Linux's linkers")
+def test_the_switch_refuses_the_kernel_for_few_rows_and_only_when_it_is_set(tmp_path: Path) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("no cmake here")
+    inner, build = tmp_path / "inner", tmp_path / "build"
+    inner.mkdir()
+    (tmp_path / "CMakeLists.txt").write_text(SWITCHED)
+    (inner / "CMakeLists.txt").write_text(INNER)
+    (inner / "caller.c").write_text(CALLER)
+    (inner / "kernel.c").write_text(KERNEL)
+    configure = [cmake, "-S", tmp_path, "-B", build, f"-DCMAKE_PROJECT_INCLUDE={RULES}"]
+    if subprocess.run(configure, capture_output=True, timeout=60).returncode:
+        pytest.skip("cmake finds no compiler here")
+    done = subprocess.run([cmake, "--build", build], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    [library] = build.rglob("libggml-cpu.so")
+    loaded = ctypes.CDLL(str(library))
+    loaded.multiplied.argtypes, loaded.multiplied.restype = [ctypes.c_int64], ctypes.c_bool
+    until = ctypes.c_int.in_dll(loaded, "aded_row_by_row_until")
+    assert [loaded.multiplied(n) for n in (1, 2, 16, 17)] == [False, True, True, True]
+    until.value = 16
+    assert [loaded.multiplied(n) for n in (1, 2, 16, 17)] == [False, False, False, True]

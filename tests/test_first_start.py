@@ -12,11 +12,12 @@ import pytest
 
 from aded_local import LocalADED, opening
 from aded_local.errors import DeviceError, OptionError
+from aded_local.llama import rows
 from aded_local.scheduler import Closed, Scheduler
 from aded_local.speed import preparation as preparing
 from aded_local.speed.pricing import Setting, Trial
 from aded_local.speed.probe import Probe
-from aded_local.speed.tuning import CANDIDATES, TRIAL_ROUNDS, Tuner
+from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, TRIAL_ROUNDS, Tuner
 from aded_local.trials import trial
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
@@ -102,7 +103,7 @@ def test_closing_does_not_wait_for_the_measuring(
 
 def other_setting(tuner: Tuner, _gate: Any) -> None:
     """A trial finds flash attention and BF16 ten times as fast."""
-    for place, each in enumerate(CANDIDATES):
+    for place, each in enumerate(tuner._candidates):
         times = {256: {1: 0.1 if place == 1 else 1.0, 4: 4.0}}
         tuner._trials[each] = tuner.kept.trials[each.name] = Trial(times, 1e-3, rounds=TRIAL_ROUNDS)
 
@@ -210,7 +211,8 @@ def test_trials_of_earlier_starts_count(tiny: dict[str, Path], monkeypatch: pyte
     for _ in range(2):
         with LocalADED(tiny["llama"], **SETTING) as llm:
             llm.prepare()
-    assert len(tried) == 1 + TRIAL_ROUNDS * len(CANDIDATES) and tried.count(tried[0]) == TRIAL_ROUNDS
+    n_candidates = len(CANDIDATES) + (len(ROW_BY_ROW) if rows.AVAILABLE else 0)
+    assert len(tried) == 1 + TRIAL_ROUNDS * n_candidates and tried.count(tried[0]) == TRIAL_ROUNDS
 
 
 def test_beside_other_programs_nobody_is_held_up(

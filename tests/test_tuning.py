@@ -17,7 +17,7 @@ from aded_local.speed.cost_curve import BASE_FILL
 from aded_local.speed.first_passes import FirstPasses
 from aded_local.speed.pricing import Same, Setting
 from aded_local.speed.probe import LEAST_SIZES, SIZES, Exactness, OpenGate, Probe
-from aded_local.speed.tuning import CANDIDATES, TRIAL_ROUNDS, Tuner, setting_of
+from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, TRIAL_ROUNDS, Tuner, setting_of
 
 Speeds = dict[Setting, float]
 Exact = dict[Setting, set[int]]
@@ -57,6 +57,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def made(speeds: Any, exact: Exact, busy: bool = False, far: float = 1.0) -> list[Setting]:
         timed: list[Setting] = []
+        monkeypatch.setattr("aded_local.llama.rows.AVAILABLE", any(each.row_by_row for each in speeds))
 
         def setting(probe: Probe) -> Setting:
             return setting_of(probe._context.settings)
@@ -181,6 +182,23 @@ def test_a_long_turn_is_answered_in_another_setting_and_a_short_one_is_not(
     assert long is not None and long.setting == OFF_F16
     short = found.turn(ON_BF16, 400, 400, 1)
     assert short is not None and short.setting == ON_BF16, "400 tokens would be read again for one"
+
+
+def test_row_by_row_is_tried_where_words_are_to_be_kept_and_the_build_has_it(
+    model: Model, machine: Any
+) -> None:
+    rows, other = ROW_BY_ROW
+    speeds = {OFF_F16: 1.0, ON_BF16: 2.0, ON_F16: 3.0, rows: 1.0, other: 3.0}
+    timed = machine(speeds, {rows: ALL_SIZES})
+    assert not tuner(model, same="off").settle().setting.row_by_row and rows not in timed
+    found = tuner(model, same="exact")
+    best = found.settle()
+    assert rows in timed and best.exact
+    assert best.setting in (
+        OFF_F16,
+        rows,
+    )  # where drafts do not pay, plain decoding needs no kernel of its own
+    assert found.settings(rows).row_by_row and setting_of(found.settings(rows)) == rows
 
 
 def test_exact_stays_in_its_setting_however_long_the_text(model: Model, machine: Any) -> None:
@@ -326,4 +344,5 @@ def test_with_exact_a_dear_setting_gives_way_to_plain_decoding(model: Model, mac
 
 
 def test_the_module_names_each_setting_once() -> None:
-    assert len({each.name for each in CANDIDATES}) == len(CANDIDATES)
+    every = CANDIDATES + ROW_BY_ROW
+    assert len({each.name for each in every}) == len(every)

@@ -22,6 +22,7 @@ from aded_local.llama.layout import PLAIN, Layout, lay_out
 from aded_local.llama.loading import lib
 from aded_local.llama.model import Model
 from aded_local.llama.owned import Owned
+from aded_local.llama.rows import row_by_row
 from aded_local.tree import DraftTree
 
 CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30, "f32": 0}
@@ -48,6 +49,7 @@ class ContextSettings:
         n_threads_batch: of passes over several tokens, prompts among them; 0 for as many as of others.
         flash_attention: fused attention kernels on or off.
         cache_type: key of ``CACHE_TYPES``.
+        row_by_row: passes over a few tokens are multiplied as one over one token is; see ``rows``.
         n_sequences: branches a tree may have.
         n_rollback: state snapshots asked for, recurrent and hybrid memory only.
     """
@@ -59,6 +61,7 @@ class ContextSettings:
     n_sequences: int
     n_rollback: int = 0
     n_threads_batch: int = 0
+    row_by_row: bool = False
 
 
 class Context:
@@ -173,11 +176,12 @@ class Context:
         self._batch.n_tokens = n
         self._last_start = self.n_past
         self._n_verified = 0
-        started = time.perf_counter()
-        status = lib.llama_decode(self._handle, self._batch)
-        # On a GPU decode returns before the work is done.
-        lib.llama_synchronize(self._handle)
-        elapsed = time.perf_counter() - started
+        with row_by_row(self.settings.row_by_row):
+            started = time.perf_counter()
+            status = lib.llama_decode(self._handle, self._batch)
+            # On a GPU decode returns before the work is done.
+            lib.llama_synchronize(self._handle)
+            elapsed = time.perf_counter() - started
         if status != 0:
             reason = logs.last_error() or f"status {status}"
             raise DeviceError(

@@ -14,3 +14,18 @@ if(NOT DEFINED CACHE{LLAVA_BUILD})
     set(LLAVA_BUILD OFF)
     set(LLAMA_BUILD_COMMON OFF)
 endif()
+
+# A switch between llama.cpp's kernel for several rows and the one for a single row (row_by_row.c), so that batches round
+# as one token does. Linkers for Linux can put a function before another; without the switch everything else works.
+# This file is read once for each project() of llama.cpp, and the target exists when the outermost folder is done.
+function(aded_add_row_by_row)
+    if(TARGET ggml-cpu)
+        target_sources(ggml-cpu PRIVATE "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/row_by_row.c")
+        target_link_options(ggml-cpu PRIVATE LINKER:--wrap=llamafile_sgemm)
+    endif()
+endfunction()
+get_property(ADED_HAS_ROW_BY_ROW GLOBAL PROPERTY ADED_HAS_ROW_BY_ROW)
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT ADED_HAS_ROW_BY_ROW AND NOT CMAKE_VERSION VERSION_LESS 3.19)
+    set_property(GLOBAL PROPERTY ADED_HAS_ROW_BY_ROW TRUE)
+    cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL aded_add_row_by_row)
+endif()

@@ -66,15 +66,18 @@ REOPEN_SECONDS: Final = 0.1
 
 
 class Setting(NamedTuple):
-    """How attention is computed, and in what numbers keys and values are kept."""
+    """How attention is computed, in what numbers keys and values are kept, and whether a few tokens are multiplied as
+    one is (``llama.rows``)."""
 
     flash_attention: bool
     cache_type: str
+    row_by_row: bool = False
 
     @property
     def name(self) -> str:
-        """How it is called in files and tables, e.g. ``fa-on/bf16``."""
-        return f"fa-{'on' if self.flash_attention else 'off'}/{self.cache_type}"
+        """How it is called in files and tables, e.g. ``fa-on/bf16`` or ``fa-off/f16/rows``."""
+        rows = "/rows" if self.row_by_row else ""
+        return f"fa-{'on' if self.flash_attention else 'off'}/{self.cache_type}{rows}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,15 @@ class _Engine:
 
     def open(self, setting: Setting) -> Target:
         """A context with another attention and cache type. Raises DeviceError where they do not work."""
-        return Target(self.model, replace(self.settings, flash_attention=setting[0], cache_type=setting[1]))
+        return Target(
+            self.model,
+            replace(
+                self.settings,
+                flash_attention=setting.flash_attention,
+                cache_type=setting.cache_type,
+                row_by_row=setting.row_by_row,
+            ),
+        )
 
     def keep(self, target: Target, probe: Probe, curves: Sequence[Entry], exact: bool) -> None:
         """Write the curve of one combination where the engine finds it."""
@@ -283,7 +291,7 @@ class _Work:
 
     def measure(self, setting: Setting) -> None:
         """All prefixes of one combination, but those that an earlier run has; then what the engine reads."""
-        keys = [(*setting, prefix) for prefix in self.engine.prefixes]
+        keys = [(*setting[:2], prefix) for prefix in self.engine.prefixes]
         target: Target | None = None
         try:
             for key in keys:

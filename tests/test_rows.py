@@ -1,0 +1,74 @@
+"""The switch that has a few tokens multiplied as one is belongs to the process; passes share it by turns."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aded_local.llama import Context, ContextSettings, Model, rows
+
+
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> ctypes.c_int:
+    """A build that has the switch."""
+    found = ctypes.c_int(0)
+    monkeypatch.setattr(rows, "_until", found)
+    return found
+
+
+def test_it_is_set_within_and_put_back(switch: ctypes.c_int) -> None:
+    with rows.row_by_row(True):
+        assert switch.value == rows.LARGEST
+        with rows.row_by_row(True):
+            pass
+        assert switch.value == rows.LARGEST, "another pass goes on"
+    assert switch.value == 0
+    with pytest.raises(RuntimeError), rows.row_by_row(True):
+        raise RuntimeError
+    assert switch.value == 0
+
+
+def test_passes_that_want_it_otherwise_wait_for_each_other(switch: ctypes.c_int) -> None:
+    seen: list[int] = []
+
+    def other() -> None:
+        with rows.row_by_row(False):
+            seen.append(switch.value)
+
+    with rows.row_by_row(True):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive() and not seen and switch.value == rows.LARGEST
+    thread.join(10)
+    assert seen == [0]
+
+
+def test_without_the_switch_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_until", None)
+    with rows.row_by_row(True):
+        pass
+
+
+@pytest.mark.skipif(not rows.AVAILABLE, reason="this llama.cpp was built without the switch (row_by_row.c)")
+@pytest.mark.parametrize(("flash_attention", "cache_type"), [(False, "f16"), (True, "bf16")])
+def test_row_by_row_a_batch_has_the_bits_of_one_token(
+    tiny: dict[str, Path], flash_attention: bool, cache_type: str
+) -> None:
+    settings = ContextSettings(512, 2, flash_attention, cache_type, 2, row_by_row=True)
+    context = Context(Model(tiny["llama"]), settings)
+    tokens = context.model.random_tokens(48, 5)
+    context.prefill(tokens[:32])
+    alone = []
+    for token in tokens[32:48]:
+        context.prefill(token[None])
+        alone.append(np.array(context.logits(-1)))
+    for n in (2, 3, 8, 16):
+        context.roll_back(32)
+        context.probe_batch(tokens[32 : 32 + n])
+        assert all(np.array_equal(context.logits(i), alone[i]) for i in range(n)), n
+    context.close()
