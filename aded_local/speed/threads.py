@@ -134,10 +134,10 @@ class Threads:
             self._settled, self._tried, self._queue = self.opened, 0, []
             self._end_slowness()
 
-    def costs(self) -> CostCurve:
-        """What passes cost now. Another object where threads or other programs changed that."""
-        assert self._curve is not None, "use() comes first"
-        return self._curve
+    def costs(self) -> CostCurve | None:
+        """What passes cost now: another object where threads or other programs changed that. None while passes with
+        different counts are compared, which is best done with plain ones."""
+        return None if self._tried else self._curve
 
     def use(self, kept: CostCurve) -> None:
         """Compare passes with the curve that lasts, and refine it with undisturbed ones; from any thread."""
