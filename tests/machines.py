@@ -143,16 +143,29 @@ class SimulatedWatch:
 class Text:
     """What a target will say, as far as a drafter's guesses go: which of them come true, and what it thinks of them.
 
-    Stretches differ: some repeat, some are new, and in some the drafter is wrong about itself.
+    Stretches differ: some repeat, some are new.
+
+    Args:
+        length: tokens.
+        seed: of the chances.
+        shares: of guesses that come true, one of them for each stretch.
+        boast: what the drafter thinks of them beyond that, at least and at most.
     """
 
-    def __init__(self, length: int, seed: int, *, honest: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        *,
+        shares: tuple[float, ...] = (0.05, 0.15, 0.3, 0.6, 0.9),
+        boast: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         chance = random.Random(seed)
         self.claimed: list[float] = []
         self.right: list[bool] = []
         while len(self.right) < length + 64:
-            true = chance.choice((0.05, 0.15, 0.3, 0.6, 0.9))
-            claimed = true if honest else min(0.95, max(0.02, true + chance.uniform(-0.3, 0.5)))
+            true = chance.choice(shares)
+            claimed = min(0.95, max(0.02, true + chance.uniform(*boast)))
             for _ in range(chance.randint(10, 60)):
                 self.claimed.append(claimed)
                 self.right.append(chance.random() < true)

@@ -213,7 +213,7 @@ def test_busy_processes_run_while_answers_are_timed(
     monkeypatch.setattr(bench, "spinning", noted)
     result = bench.run(plan(model, warming=[], beside=4), ResultFile(None))
     names = [name for name, what in fakes["log"]]
-    assert names.index("busy") < names.index("auto") < names.index("quiet")
+    assert names.index("busy") < names.index("off") < names.index("quiet")
     assert names.count("busy") == 2  # once a sweep
     assert fakes["log"][names.index("busy")] == ("busy", "4")
     assert result["provenance"]["settings"]["beside"] == 4

@@ -168,7 +168,7 @@ def test_searching_that_never_pays_pauses_soon_where_passes_are_cheap() -> None:
     searched = 0
     for _ in range(400):
         if guard.paused:
-            guard.rest()
+            guard.rest(1.0)
         else:
             searched += 1
             guard.record(tokens=1, seconds=1.1, plain_seconds=1.0, draft_seconds=0.1)

@@ -17,7 +17,7 @@ import numpy as np
 from aded_local.drafters import Drafter
 from aded_local.kernels.top_k import NO_ROW, new_rows, top_k_rows, warm_up
 from aded_local.speed.budget import Guard, PassPrices, choose, price
-from aded_local.speed.cost_curve import CostCurve
+from aded_local.speed.cost_curve import LARGEST_BATCH, CostCurve
 from aded_local.speed.top_k_switch import TopKSwitch
 from aded_local.step import Beginning, Likely, StepResult, said
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray
@@ -109,8 +109,8 @@ class PlainPlanner:
         pass
 
 
-Costs = Callable[[], CostCurve]
-"""Gives the curve that holds now."""
+Costs = Callable[[], CostCurve | None]
+"""Gives the curve that holds now; None while passes are compared with each other, and are to be plain."""
 
 
 class WholePlanner:
@@ -187,7 +187,7 @@ class AutoPlanner:
     ) -> None:
         self._drafter = drafter
         self._costs = costs
-        self._curve = costs()
+        self._curve: CostCurve | None = None
         self._limits = limits
         self._clock = clock
         self._new_guard = guard
@@ -215,12 +215,12 @@ class AutoPlanner:
             self._drafter.observe(said(self._unlearnt))
             self._unlearnt = []
 
-    def _prices_at(self, n_cells: int) -> PassPrices:
+    def _prices_at(self, n_cells: int, curve: CostCurve) -> PassPrices:
         bucket = n_cells >> 6
-        curve = self._costs()
         if curve is not self._curve:
+            if self._curve is not None:
+                self._guard.forget_pace()
             self._curve, self._prices = curve, None
-            self._guard.forget_pace()
         if self._prices is None or bucket != self._prices_bucket or self._prices_age > PRICES_KEPT:
             seconds = curve.seconds(n_cells)
             self._plain_seconds = float(seconds[1])
@@ -230,12 +230,15 @@ class AutoPlanner:
         return self._prices
 
     def plan(self, n_cells: int, most: int) -> DraftTree:
-        if most < 1 or self._guard.paused:
+        curve = self._costs()
+        if most < 1 or curve is None or self._guard.paused:
             return EMPTY_TREE
         started = self._clock()
         self._learn()
         self._prices_age += 1
-        prices = self._prices_at(n_cells)
+        prices = self._prices_at(n_cells, curve)
+        if self._guard.paused:  # other prices hold from here on
+            return EMPTY_TREE
         most = self._limits.fitting(min(most, self._limits.nodes, prices.most_nodes))
         tree = EMPTY_TREE
         if most > 0:
@@ -260,7 +263,7 @@ class AutoPlanner:
     def read(self, tree: DraftTree, row_of: list[int], logits: Callable[[], FloatArray]) -> Likely | None:
         """See ``Planner``. Raw logits, since temperature, penalties and grammars change from call to call and with the
         tokens before, while what a drafter learns here is the model's own and lasts."""
-        if not self._reads or self._guard.paused or not self._switch.due():
+        if not self._reads or self._guard.paused or self._costs() is None or not self._switch.due():
             return None
         rows = ROOT_ROW
         if len(tree):
@@ -273,13 +276,17 @@ class AutoPlanner:
 
     def observe(self, result: StepResult) -> None:
         n_nodes = len(result.tree)
-        if n_nodes == 0 and self._guard.paused:
+        curve = self._costs()
+        if n_nodes == 0 and (curve is None or self._guard.paused):
             self._unlearnt += result.tokens
-            self._guard.rest()
+            if curve is not None:
+                self._guard.rest(result.verify_seconds / float(curve.seconds(result.n_cells)[1]))
             return
         self._learn()
         self._drafter.observe(result)
-        self._prices_at(result.n_cells)
+        if curve is None:
+            return
+        self._prices_at(result.n_cells, curve)
         sampling = result.sample_seconds / len(result.tokens)
         if result.likely is None:
             self._sampling += OVERHEAD_RATE * (sampling - self._sampling)
@@ -296,12 +303,14 @@ class AutoPlanner:
             # Plain decoding does not read either. Only a step that drafts has to earn it.
             step_seconds -= result.read_seconds
             self._plain_overhead += OVERHEAD_RATE * (overhead - self._plain_overhead)
+        predicted = float(curve.seconds(result.n_cells)[min(n_nodes + 1, LARGEST_BATCH)])
         self._guard.record(
             tokens=len(result.tokens),
             seconds=step_seconds,
             plain_seconds=self._plain_seconds,
             nodes=n_nodes,
             draft_seconds=result.search_seconds,
+            ratio=result.verify_seconds / max(predicted, 1e-9),
         )
 
     def fit(self, limits: Limits) -> None:

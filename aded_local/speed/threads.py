@@ -43,6 +43,9 @@ MAJORITY: Final = 4
 """So many passes decide a trial: the best of seven."""
 BETTER: Final = 0.85
 """A pass of a trial counts for it where it takes at most this share of what passes take now."""
+SETTLING: Final = 2
+"""Passes of a trial that do not count yet: the system needs some 50 ms to share the cores anew. SmolLM2 beside load 6,
+33 ms a pass with two threads: 52, 36, 36, 25, 17, 16, then 16 on with one."""
 FAR_SLOWER: Final = 2.0
 """A trial ends at the first pass that takes more than so many times that."""
 MOST_WAITING: Final = 0.9
@@ -51,7 +54,7 @@ MOST_WAITING: Final = 0.9
 FIRST_PAUSE: Final = 32
 LONGEST_PAUSE: Final = 256
 """Passes from one trial to the next. The pause doubles until the machine has been quiet for as long."""
-TRIAL_SHARE: Final = 0.03
+TRIAL_SHARE: Final = 0.02
 """Of the time, what trials that fail may cost: a very slow one has a long pause behind it."""
 LONGEST_WAIT: Final = 8192
 """Passes from one trial to the next at most, however much the last one cost."""
@@ -134,10 +137,10 @@ class Threads:
             self._settled, self._tried, self._queue = self.opened, 0, []
             self._end_slowness()
 
-    def costs(self) -> CostCurve:
-        """What passes cost now. Another object where threads or other programs changed that."""
-        assert self._curve is not None, "use() comes first"
-        return self._curve
+    def costs(self) -> CostCurve | None:
+        """What passes cost now: another object where threads or other programs changed that. None while passes with
+        different counts are compared, which is best done with plain ones."""
+        return None if self._tried else self._curve
 
     def use(self, kept: CostCurve) -> None:
         """Compare passes with the curve that lasts, and refine it with undisturbed ones; from any thread."""
@@ -145,8 +148,10 @@ class Threads:
             return
         now = kept
         if self._slowed and self._curve is not None:
-            seconds = float(self._curve.seconds(self._n_cells)[1])
-            now = kept.scaled(seconds / float(kept.seconds(self._n_cells)[1]))
+            # The first curve is of passes that were timed before; another one is of another setting, slowed as much.
+            usual = kept if self._kept is None or self._quiet is None else self._quiet
+            slower = self._curve.seconds(self._n_cells)[1] / usual.seconds(self._n_cells)[1]
+            now = kept.scaled(float(slower))
         self._curves = {}
         self._recent.clear()
         # A curve that was measured beside other programs does not tell whether they run.
@@ -309,10 +314,11 @@ class Threads:
         self._idle = self._idle if idle is None else idle
         level = median(self._recent) if len(self._recent) > RECENT // 2 else 1.0
         self._trial.append(ratio)
-        self._better += ratio < BETTER * level
+        counted = len(self._trial) - SETTLING
+        self._better += counted > 0 and ratio < BETTER * level
         if self._better == MAJORITY:
-            self._settle(median(self._trial))
-        elif ratio > FAR_SLOWER * level or len(self._trial) - self._better == MAJORITY:
+            self._settle(median(self._trial[SETTLING:]))
+        elif ratio > FAR_SLOWER * level or counted - self._better == MAJORITY:
             lost = sum(self._trial) / level - len(self._trial)
             self._wait = min(max(self._wait, int(lost / TRIAL_SHARE)), LONGEST_WAIT)
             self._try_next(failed=True)
