@@ -30,6 +30,7 @@ from aded_local.result import Piece, Reply, Stats
 from aded_local.scheduler import Scheduler
 from aded_local.session import Session
 from aded_local.shown import visible
+from aded_local.speed.pricing import SAMES, Same
 
 __all__ = ["LocalADED", "Options", "Piece", "Reply", "Session", "Stats"]
 
@@ -67,12 +68,19 @@ class LocalADED:
             loads SmolLM2 where it is installed, else the built-in model, with a notice.
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
-        exact: keep to batch sizes whose logits equal one-token decoding to the last bit, and to chains.
+        same: what is asked of the words. ``cheap``, the default, keeps to those of plain decoding wherever that costs
+            at most 5% of the speed expected at the present length of the text: it verifies nothing but chains whose
+            sizes equal one-token decoding to the last bit. Elsewhere it takes the fastest way, and two tokens that are
+            nearly as likely may change places. ``exact`` keeps the words whatever that costs, ``off`` never asks.
+            ``description()["words"]`` says what holds now, ``Stats.same_words`` what held for an answer.
+        exact: another word for ``same="exact"``.
         n_ctx: tokens of context; None or 0 takes what model and memory allow, at most 8,192.
-        n_threads: CPU threads; None or -1 takes the physical cores.
+        n_threads: CPU threads at most; None or -1 takes the physical cores. Fewer are used while other programs run
+            and that is faster.
         n_gpu_layers: layers on the GPU; None or -1 for all, where the build has one.
         seed: of the random draws where a call gives none; None or -1 draws one per answer.
-        flash_attention: None measures which is faster (or, with ``exact``, which is exact).
+        flash_attention: None measures which suits: fastest, or fastest with the same words; between the turns of a
+            conversation that grows long another one may take over.
         cache_type: ``f16``, ``bf16``, ``f32`` or ``q8_0``; None likewise.
         memory: learn from earlier conversations with this model when opening, and keep each exchange, as token
             ids, in a private file in the user's data folder (see ``aded_local.memory``).
@@ -82,7 +90,7 @@ class LocalADED:
             ``puct``, the Monte Carlo tree search of the ADED paper. ``paper`` always searches by PUCT.
         chat_template: a Jinja template to use instead of the GGUF's: its text, or a ``Path`` of its file.
         verbose: llama.cpp's log on standard error.
-        on_progress: told before measurements that somebody waits for (``exact``, ``prepare``).
+        on_progress: told before measurements that somebody waits for (``same="exact"``, ``prepare``).
         on_notice: told what went wrong without stopping anything; None warns.
 
     Raises:
@@ -98,6 +106,7 @@ class LocalADED:
         model_path: str | Path | None = None,
         *,
         draft: str = "auto",
+        same: Same | None = None,
         exact: bool = False,
         n_ctx: int | None = None,
         n_threads: int | None = None,
@@ -136,11 +145,15 @@ class LocalADED:
             top_k_learning=top_k_learning,
             verbose=verbose,
         )
+        if same is not None and same not in SAMES:
+            raise OptionError(f"same is {same!r}; it must be one of {', '.join(SAMES)}")
+        if exact and same not in (None, "exact"):
+            raise OptionError(f"exact=True is same='exact', and same={same!r} was given too: leave one out")
         gpu_layers = request.layers(n_gpu_layers)
         self._seed = request.seed_of(seed)
         how = EngineOptions(
             draft=draft,
-            exact=exact,
+            same="exact" if exact else same or "cheap",
             n_ctx=request.context_size(n_ctx),
             n_threads=request.threads(n_threads),
             n_gpu_layers=ALL_LAYERS if gpu_layers is None else gpu_layers,

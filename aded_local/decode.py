@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from aded_local.llama import Sampler, Sampling, Target
 from aded_local.speed.planner import Planner
+from aded_local.speed.threads import Threads
 from aded_local.step import Beginning, StepResult
 from aded_local.tree_sampling import sample_and_match
 
@@ -101,6 +102,9 @@ class Tally:
         draft_times: seconds of each step's drafting, in order.
         pass_sizes: of each pass, in order: tokens in its batch, and how many of them stayed in the cache.
         seed: of the random draws.
+        threads: of the last pass.
+        contended: other programs ran beside it.
+        plain_passes: cells before each undisturbed plain pass, and its seconds in llama.cpp.
         finish_reason: ``stop``, ``length`` or ``cancelled``; empty while unfinished.
     """
 
@@ -119,6 +123,9 @@ class Tally:
     draft_times: list[float] = field(default_factory=list)
     pass_sizes: list[tuple[int, int]] = field(default_factory=list)
     seed: int = 0
+    threads: int = 0
+    contended: bool = False
+    plain_passes: list[tuple[int, float]] = field(default_factory=list)
     finish_reason: str = ""
 
     def add(self, result: StepResult, learn_seconds: float) -> None:
@@ -138,6 +145,7 @@ class Tally:
 def generate(
     target: Target,
     planner: Planner,
+    threads: Threads,
     sampling: Sampling,
     prompt: list[int],
     beginning: Beginning,
@@ -154,6 +162,7 @@ def generate(
     Args:
         target: verifies; its cache is reused as far as it agrees with the prompt.
         planner: proposes what to verify.
+        threads: says how many threads each pass uses.
         sampling: how the target chooses.
         prompt: at least one token id, fewer than the context holds.
         beginning: what of the conversation the drafter knows, and what is new in the prompt.
@@ -172,6 +181,7 @@ def generate(
         if cancelled():
             settled = True
             return
+        target.set_threads(threads.count)
         tally.reused_tokens, tally.prefill = target.prefill(prompt, cancelled)
         settled = target.n_cells < len(prompt)
         if settled:
@@ -189,6 +199,10 @@ def generate(
             )
             accepted = clock()
             planner.observe(result)
+            threads.observe(len(result.tree) + 1, result.n_cells, result.verify_seconds)
+            if not (len(result.tree) or threads.contended):
+                tally.plain_passes.append((result.n_cells, result.verify_seconds))
+            target.set_threads(threads.count)
             ended = clock()
             root = result.tokens[-1]
             tally.add(result, ended - accepted)
@@ -198,6 +212,7 @@ def generate(
         tally.finish_reason = reason
     finally:
         sampler.close()
+        tally.threads, tally.contended = threads.count, threads.contended
         if not settled:
             # An interrupt in mid-step leaves cache and bookkeeping at odds; an empty cache is never wrong.
             target.forget()

@@ -16,7 +16,7 @@ from aded_local.chat.looking import analysed
 from aded_local.chat.rendering import Renderer
 from aded_local.chat.template import ChatTemplate
 from aded_local.drafters import PRESETS, Search
-from aded_local.errors import StoreError
+from aded_local.errors import DeviceError, StoreError
 from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
 from aded_local.llama.loading import is_forked, waiting
 from aded_local.memory import ConversationMemory
@@ -25,7 +25,10 @@ from aded_local.speed import device
 from aded_local.speed.cost_curve import CostCurve
 from aded_local.speed.planner import Limits, PlainPlanner, Planner
 from aded_local.speed.preparation import Preparation
-from aded_local.speed.tuning import Tuner
+from aded_local.speed.pricing import EXPECTED_ANSWER, Same, Setting
+from aded_local.speed.probe import Gate
+from aded_local.speed.threads import Threads
+from aded_local.speed.tuning import Tuner, setting_of
 from aded_local.tree import IntArray
 
 OFF = "off"
@@ -48,7 +51,7 @@ class EngineOptions:
     """How to open a model; see ``LocalADED`` for each."""
 
     draft: str
-    exact: bool
+    same: Same
     n_ctx: int | None
     n_threads: int | None
     n_gpu_layers: int
@@ -93,9 +96,13 @@ class Engine:
         scheduler: whose turn it is, an answer's or a measurement's.
         access: who may use the model at all.
         preparation: what is still made ready beside and between answers.
+        threads: how many threads passes use, and what they cost now.
         memory: earlier conversations on disk; None where none are kept.
         forgetful: the memory refused an exchange, and that was told.
         plain: decode plainly whatever the planner would do.
+        keeps_words: drafts have exact sizes only, so that the words are those of plain decoding.
+        loss: share of the speed that keeping the words costs here, or would cost.
+        again: makes measurements again that do not hold any longer.
         occupant: the session whose tokens the cells hold, while somebody has it.
     """
 
@@ -109,9 +116,13 @@ class Engine:
     scheduler: Scheduler
     access: Access
     preparation: Preparation
+    threads: Threads
     memory: ConversationMemory | None = None
     forgetful: bool = False
     plain: bool = False
+    keeps_words: bool = True
+    loss: float = 0.0
+    again: Callable[[Engine], None] = lambda engine: None
     occupant: weakref.ref[Occupant] | None = None
     _template: ChatTemplate | None = None
 
@@ -124,6 +135,13 @@ class Engine:
     def planner_in_use(self) -> Planner:
         """What plans the next answer."""
         return PlainPlanner() if self.plain else self.planner
+
+    def threads_in_use(self) -> Threads:
+        """What says how many threads the next answer's passes use."""
+        settings = self.target.settings
+        changes_bits = settings.flash_attention and settings.cache_type == "f16"
+        self.threads.allow(not (self.options.same == "exact" and changes_bits))
+        return self.threads
 
     def template(self) -> ChatTemplate:
         """The chat template, analysed when it is first needed.
@@ -153,7 +171,7 @@ class Engine:
 
     def limits(self) -> Limits:
         """What the target can verify in one pass, with the options as opened."""
-        target, exact = self.target, self.options.exact
+        target, exact = self.target, self.is_exact
         is_chain = exact or target.drafting_shape == "chain"
         sizes = (self.curve.exact if self.curve is not None else None) or [1]
         return Limits(
@@ -161,6 +179,80 @@ class Engine:
             leaves=1 if is_chain else target.settings.n_sequences,
             sizes=tuple(sizes) if exact else None,
         )
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether drafts are cut to exact sizes now; ``paper`` is as published unless ``exact`` is asked for."""
+        same = self.options.same
+        return same == "exact" or (same == "cheap" and self.keeps_words and self.options.draft != "paper")
+
+    # --- what a turn is answered in ------------------------------------------------------------------
+
+    def suit(self, n_prompt: int, n_cached: int, most: int) -> None:
+        """Take the setting of attention and cache that suits a turn; the cells are empty after a change.
+
+        Args:
+            n_prompt: tokens of the prompt.
+            n_cached: of those, in the cells already.
+            most: tokens of the answer at most.
+        """
+        now = setting_of(self.target.settings)
+        choice = self.tuner.turn(now, n_prompt, n_cached, most)
+        if choice is None:
+            return
+        if choice.setting != now and not self._change(choice.setting, choice.exact):
+            choice = self.tuner.staying(now, n_prompt) or choice
+        self.keeps_words, self.loss = choice.exact, choice.loss
+        if self.curve is not None:
+            self.planner.fit(self.limits())
+
+    def _change(self, setting: Setting, exact: bool) -> bool:
+        """Make the context anew in another setting; tells whether it was, which takes its curve where it drafts."""
+        before, settings = self.target.settings, self.tuner.settings(setting)
+        curve = None
+        if self.curve is not None:
+            curve = self.tuner.kept_curve(settings)
+            if curve is None:
+                return False
+            if exact:
+                if not self.tuner.knows_exact_sizes(setting):
+                    return False
+                self.tuner.measure_exactness(settings, curve)
+        try:
+            self.target.reopen(settings)
+        except DeviceError:
+            self.target.reopen(before)
+            return False
+        if curve is not None:
+            self.take(curve)
+        return True
+
+    def take(self, curve: CostCurve) -> None:
+        """Price passes by another curve from now on."""
+        self.curve = curve
+        self.threads.use(curve)
+
+    def know_words(self, gate: Gate | None = None) -> None:
+        """Whether the words of plain decoding are kept in the present setting, and which sizes keep them.
+
+        Args:
+            gate: asked before each pass that is needed to find that out.
+
+        Raises:
+            DeviceError: there is no memory for a second context.
+        """
+        target = self.target
+        choice = self.tuner.staying(setting_of(target.settings), target.n_cells + EXPECTED_ANSWER / 2)
+        if choice is not None:
+            self.keeps_words, self.loss = choice.exact, choice.loss
+        if self.is_exact and self.curve is not None:
+            self.tuner.measure_exactness(self.target.settings, self.curve, gate)
+
+    def answered(self, passes: Sequence[tuple[int, float]]) -> None:
+        """An answer has ended; its plain passes say whether what was measured still holds."""
+        self.tuner.see_passes(self.target.settings, passes)
+        if self.tuner.doubtful and not self.preparation.running:
+            self.again(self)
 
     # --- whose tokens the cells hold -----------------------------------------------------------------
 
@@ -256,6 +348,7 @@ class Engine:
             "context": target.context.n_ctx,
             "trained_context": model.n_ctx_train,
             "threads": settings.n_threads,
+            "threads_now": self._threads_now(),
             "device": device.device_name(),
             "gpu_layers": "all" if options.n_gpu_layers == ALL_LAYERS else options.n_gpu_layers,
             "flash_attention": settings.flash_attention,
@@ -264,7 +357,8 @@ class Engine:
             "threads_wait": waiting(),
             "draft": options.draft,
             "preparation": self.preparation.describe() + (AGAIN if self.tuner.busy else ""),
-            "exact": options.exact,
+            "same": options.same,
+            "words": self._words(),
             "drafts": self._draft_shape(),
             "largest_draft": self.largest_draft,
         }
@@ -281,10 +375,31 @@ class Engine:
                 found["remembered"] = {"exchanges": facts.exchanges, "tokens": facts.tokens}
         return found
 
+    def _threads_now(self) -> str:
+        threads = self.threads
+        return f"{threads.count}" + (", since other programs run" if threads.contended else "")
+
+    def _words(self) -> str:
+        """One line on what holds for the words."""
+        if self.options.draft == "off" or self.plain or not self.target.largest_draft:
+            return "plain decoding"
+        if self.curve is None:
+            return "same words as plain decoding: nothing is drafted before this machine is measured"
+        if not self.is_exact:
+            why = "the same words were not asked for"
+            if self.options.same == "cheap":
+                why = f"the same words would cost {self.loss:.0%} of the speed here (--same exact)"
+                if self.options.draft == "paper":
+                    why = "paper verifies its trees whole (--same exact)"
+            return f"may part from plain decoding where two candidates are nearly equal: {why}"
+        if self.largest_draft == 0:
+            return "same words as plain decoding: no larger batch equals it here, so nothing is drafted"
+        return "same words as plain decoding: every batch has a size that equals it to the last bit"
+
     def _draft_shape(self) -> str:
         if self.options.draft == "off":
             return "off"
-        if not self.options.exact:
+        if not self.is_exact:
             return self.target.drafting_shape
         return "chain" if self.largest_draft else "none"
 

@@ -24,7 +24,8 @@ from aded_local.speed import device
 from aded_local.speed.joining import JoiningPlanner
 from aded_local.speed.planner import PlainPlanner, Planner, make_planner
 from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compile_beside, giving_way
-from aded_local.speed.tuning import Tuner
+from aded_local.speed.threads import Threads
+from aded_local.speed.tuning import Tuner, setting_of
 from aded_local.tree import IntArray
 
 Say = Callable[[str], None]
@@ -161,14 +162,14 @@ def _open_context(
     tuner = Tuner(
         model,
         wanted,
-        exact=options.exact,
+        same=options.same,
         flash_attention=options.flash_attention,
         cache_type=options.cache_type,
         n_gpu_layers=options.n_gpu_layers,
         progress=progress,
         notice=notice,
     )
-    if options.exact:
+    if options.same == "exact" and tuner.choice() is None:
         tuner.settle()  # which words are said depends on it
     target = tuner.open()
     scheduler = Scheduler()
@@ -184,6 +185,7 @@ def _open_context(
         scheduler,
         Access(scheduler),
         Preparation(scheduler, notice),
+        Threads(target.settings.n_threads),
         memory,
         forgetful=data_problem() is not None,
     )
@@ -194,10 +196,12 @@ def _open_context(
                 engine.preparation.start(lambda preparation: _settle(engine), MEASURING)
             return engine
         engine.curve = tuner.kept_curve(target.settings)
-        if options.exact:
+        if options.same == "exact":
             engine.curve = engine.curve or tuner.measure_curve(target.settings)
-            engine.measure_exactness()
-            _say_where_nothing_is_exact(engine)
+        if engine.curve is not None:
+            engine.know_words()
+            if options.same == "exact":
+                _say_where_nothing_is_exact(engine)
         if options.store is not None:
             _static_table(options.store, model)  # what is wrong with it is said now
         earlier = _earlier(memory, model.n_vocab, notice)
@@ -205,12 +209,14 @@ def _open_context(
         joining = JoiningPlanner()
         if not kept.kernels_are_kept(options.search):
             engine.planner = joining
+            engine.again = _measure_again
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
             return engine
         with not_dropped():
             drafter = _make_drafter(engine, earlier)
         engine.planner = joining if engine.curve is None else _make_planner(engine, drafter)
-        if engine.curve is None or tuner.curve_is_due(target.settings):
+        engine.again = _measure_again
+        if engine.curve is None or not tuner.settled or tuner.curve_is_due(target.settings):
             engine.preparation.start(lambda preparation: _measure(engine, joining, drafter), MEASURING)
         return engine
     except BaseException:
@@ -244,7 +250,27 @@ def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
     if tuner.curve_is_due(settings):
         with scheduler.measuring():
             engine.curve = tuner.measure_curve(settings, scheduler, engine.curve)
+    with scheduler.measuring():
+        engine.know_words(scheduler)
     _join(engine, joining, drafter)
+    for choice in tuner.worth_knowing():  # longer texts may want another setting
+        settings = tuner.settings(choice.setting)
+        if tuner.kept_curve(settings) is None and not tuner.busy:
+            with scheduler.measuring():
+                tuner.measure_curve(settings, scheduler)
+
+
+def _measure_again(engine: Engine) -> None:
+    """Measure again between answers what the first passes of this start are at odds with."""
+
+    def steps(_preparation: Preparation) -> None:
+        with engine.scheduler.measuring():
+            curve = engine.tuner.measure_again(engine.target.settings, engine.scheduler)
+        if curve is not None and engine.curve is not None:
+            curve.exact, curve.exact_fills = engine.curve.exact, engine.curve.exact_fills
+            engine.take(curve)
+
+    engine.preparation.start(steps, MEASURING)
 
 
 def _join(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
@@ -259,12 +285,8 @@ def _settle(engine: Engine) -> None:
     if tuner.settled:
         return
     with scheduler.measuring():
-        best = tuner.settle(scheduler)
-        same = (best.flash_attention, best.cache_type) == (
-            target.settings.flash_attention,
-            target.settings.cache_type,
-        )
-        if same:
+        best = tuner.settle(scheduler).setting
+        if best == setting_of(target.settings) or engine.options.same == "exact":
             return
         scheduler.wait()
     with scheduler.exchanging():
@@ -273,7 +295,7 @@ def _settle(engine: Engine) -> None:
             return
         before = target.settings
         try:
-            target.reopen(best)
+            target.reopen(tuner.settings(best))
         except DeviceError:
             target.reopen(before)
         if cached:
@@ -297,11 +319,12 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
 
 def _make_planner(engine: Engine, drafter: Drafter) -> Planner:
     assert engine.curve is not None
+    engine.threads.use(engine.curve)
     options = engine.options
     return make_planner(
         options.draft,
         drafter,
-        engine.curve,
+        engine.threads.costs,
         engine.limits(),
         top_k=options.top_k,
     )

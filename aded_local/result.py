@@ -31,6 +31,10 @@ class Stats:
         tokens_per_second: tokens after the first, per second after the first token.
         time_to_first_token: seconds.
         seed: the seed of the random draws.
+        threads: CPU threads that it ended with: fewer than ``n_threads`` where other programs run and that is faster.
+        contended: other programs ran beside it when it ended.
+        setting: attention and cache type that it was computed with, e.g. ``fa-on/bf16``.
+        same_words: nothing but sizes that equal one-token decoding was verified, so the words are plain decoding's.
         pass_sizes: of each pass after prefill, in order: tokens in its batch (drafts and padding among them), and
             how many of them stayed in the cache.
     """
@@ -48,6 +52,10 @@ class Stats:
     tokens_per_second: float
     time_to_first_token: float
     seed: int
+    threads: int
+    contended: bool
+    setting: str
+    same_words: bool
     pass_sizes: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,8 +99,14 @@ class Reply:
     stats: Stats
 
 
-def stats_of(tally: Tally, idle: float) -> Stats:
-    """Statistics of a finished answer; ``idle`` seconds passed in the caller's hands, not ours."""
+def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool) -> Stats:
+    """Statistics of a finished answer.
+
+    Args:
+        tally: what it took.
+        idle: seconds that passed in the caller's hands, not ours.
+        setting, same_words: see ``Stats``.
+    """
     total = tally.total - idle
     known = tally.prefill + tally.draft + tally.verify + tally.sample
     after_first = total - tally.first_token
@@ -118,13 +132,17 @@ def stats_of(tally: Tally, idle: float) -> Stats:
         tokens_per_second=rest / after_first if rest > 0 and after_first > 0 else 0.0,
         time_to_first_token=tally.first_token,
         seed=tally.seed,
+        threads=tally.threads,
+        contended=tally.contended,
+        setting=setting,
+        same_words=same_words,
         pass_sizes=tuple(tally.pass_sizes),
     )
 
 
 def cancelled_piece() -> Piece:
     """The end of an answer that was cancelled before, or while, somebody else took its turn."""
-    return Piece("", (), FINISHED_CANCELLED, stats_of(Tally(), 0.0))
+    return Piece("", (), FINISHED_CANCELLED, stats_of(Tally(), 0.0, "", same_words=True))
 
 
 def joined(pieces: Iterator[Piece]) -> Reply:

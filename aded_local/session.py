@@ -20,12 +20,13 @@ from aded_local.access import ENDED, Cancelling
 from aded_local.chat.detokenize import TextStream
 from aded_local.chat.segments import text_tokens
 from aded_local.chat.template import Message
-from aded_local.continuation import Continuation, continuation
+from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
 from aded_local.llama import SavedCells
 from aded_local.request import Options, Request, token_ids
 from aded_local.result import Piece, Reply, cancelled_piece, joined, stats_of
+from aded_local.speed.tuning import setting_of
 from aded_local.step import NO_TOKENS, Beginning
 from aded_local.tree import IntArray
 
@@ -204,6 +205,8 @@ class Session:
         text = TextStream(model.piece, request.stop)
         prompt = np.array(tokens, np.int32)
         goes_on = continuation(self._said, prompt)
+        n_cached = common_prefix(np.array(engine.target.cached, np.int32), prompt)
+        engine.suit(len(tokens), n_cached, limit)
         emitted: list[int] = []
         written: list[str] = []
         idle = pause = 0.0
@@ -211,6 +214,7 @@ class Session:
         steps = generate(
             engine.target,
             engine.planner_in_use,
+            engine.threads_in_use(),
             request.sampling,
             tokens,
             self._beginning(prompt, goes_on),
@@ -242,7 +246,18 @@ class Session:
         if is_chat and not text.stopped:
             answer = tuple(token for token in emitted if not model.is_end(token))
             self._remember("".join(written) + last, answer)
-        yield Piece(last, text.take_tokens(), tally.finish_reason, stats_of(tally, idle))
+        engine.answered(tally.plain_passes)
+        yield Piece(
+            last,
+            text.take_tokens(),
+            tally.finish_reason,
+            stats_of(
+                tally,
+                idle,
+                setting_of(engine.target.settings).name,
+                same_words=engine.is_exact or tally.drafted == 0,
+            ),
+        )
 
     # --- what was said -----------------------------------------------------------------------------
 

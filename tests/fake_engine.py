@@ -27,6 +27,8 @@ class FakeStats:
     seconds: dict[str, float] = field(default_factory=lambda: {"draft": 0.1, "verify": 0.2})
     tokens_per_second: float = 12.5
     time_to_first_token: float = 0.3
+    threads: int = 2
+    contended: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,6 +57,7 @@ class FakeEngine:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.resets = 0
         self.closed = False
+        self.threads: list[tuple[int, bool]] = []  # what the next answers end with, and whether others ran
         self._cancelled = False
 
     preparing = "ready"
@@ -75,7 +78,9 @@ class FakeEngine:
             yield FakePiece(word, [number])
             time.sleep(self.pause)
         self.at_the_end()
-        yield FakePiece("", [], "cancelled" if self._cancelled else self.reason, FakeStats())
+        threads, contended = self.threads.pop(0) if self.threads else (2, False)
+        stats = FakeStats(threads=threads, contended=contended)
+        yield FakePiece("", [], "cancelled" if self._cancelled else self.reason, stats)
 
     def stream(self, prompt: str, **sampling: Any) -> Any:
         self.calls.append(("stream", prompt, sampling))

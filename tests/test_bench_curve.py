@@ -23,8 +23,8 @@ from aded_local.errors import OptionError, StoreError
 from aded_local.llama import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.opening import open_engine
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH
+from aded_local.speed.measurements import Measurements, measurements_path
 from aded_local.speed.probe import CHAIN, PREFIX, SIZES, Probe
-from aded_local.speed.tuning import Measurements, measurements_path
 
 QUICK: dict[str, Any] = {"rounds": 1, "n_threads": 1, "n_ctx": 1024, "prefixes": (BASE_FILL, 640)}
 OFF_F16 = {"attention": (False,), "cache_types": ("f16",)}

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from aded_bench.run.arms import (
     logits_setup,
     open_local,
 )
+from aded_bench.run.beside import spinning
 from aded_bench.run.figures import same_tokens
 from aded_bench.run.memory import Meter
 from aded_bench.run.server import KEPT, ServerArm, inspect
@@ -194,6 +196,61 @@ def test_memory_that_grows_is_charged_to_the_arm_at_work() -> None:
         pass
     assert meter.highest["big"] > 40 > meter.highest["small"]
     del held
+
+
+# --- beside other programs ---------------------------------------------------------------------------
+
+
+def test_busy_processes_run_while_answers_are_timed(
+    fakes: dict[str, Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def noted(count: int) -> Iterator[list[int]]:
+        fakes["log"].append(("busy", str(count)))
+        yield []
+        fakes["log"].append(("quiet", ""))
+
+    monkeypatch.setattr(bench, "spinning", noted)
+    result = bench.run(plan(model, warming=[], beside=4), ResultFile(None))
+    names = [name for name, what in fakes["log"]]
+    assert names.index("busy") < names.index("auto") < names.index("quiet")
+    assert names.count("busy") == 2  # once a sweep
+    assert fakes["log"][names.index("busy")] == ("busy", "4")
+    assert result["provenance"]["settings"]["beside"] == 4
+    out = Console(width=200, file=io.StringIO(), color_system=None)
+    print_run(result, out)
+    assert isinstance(out.file, io.StringIO)
+    assert "beside 4 busy processes" in out.file.getvalue()
+
+
+def test_a_run_beside_others_is_another_run(fakes: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "run.json")
+    bench.run(plan(model), file)
+    with pytest.raises(OptionError, match="other settings"):
+        bench.run(plan(model, beside=1), file)
+
+
+def test_busy_processes_are_busy_and_end_with_the_block() -> None:
+    with spinning(2) as ids:
+        busy = [psutil.Process(number) for number in ids]
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not all(sum(one.cpu_times()[:2]) > 0.2 for one in busy):
+            time.sleep(0.02)
+        assert all(sum(one.cpu_times()[:2]) > 0.2 for one in busy)
+    assert not any(one.is_running() for one in busy)
+
+
+def test_busy_processes_end_with_the_program_that_started_them() -> None:
+    code = "from aded_bench.run.beside import spinning\nwith spinning(1) as ids: print(*ids, flush=True); input()"
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    busy = psutil.Process(int(program.stdout.readline()))
+    program.kill()
+    program.communicate()
+    gone, _ = psutil.wait_procs([busy], timeout=60)
+    assert gone or busy.status() == psutil.STATUS_ZOMBIE  # nobody may be there to bury an orphan
 
 
 # --- interrupted and continued -----------------------------------------------------------------------

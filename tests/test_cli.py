@@ -182,7 +182,7 @@ def test_options_reach_the_engine_under_its_names(engine: FakeEngine) -> None:
     assert engine.model == "m.gguf"
     assert engine.options == {
         "draft": "paper",
-        "exact": True,
+        "same": "exact",
         "n_ctx": 512,
         "n_threads": 2,
         "n_gpu_layers": 0,
@@ -437,6 +437,16 @@ def test_turns_are_sent_with_all_that_was_said(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr()
     assert shown.out == "you said one\nyou said two\n"
     assert "12.5 tokens/s · 2.00 tokens per pass" in shown.err
+
+
+def test_a_change_of_threads_is_said_once_below_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    engine.threads = [(2, False), (1, True), (1, True), (3, True), (4, False), (4, False)]
+    talk(engine, *"abcdef")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "tokens/s" in line]
+    said = [line.partition("per pass")[2] for line in lines]
+    first, again = "other programs run: 1 thread", "other programs run: 3 threads"
+    assert said == ["", f" · {first}", "", f" · {again}", " · 4 threads again", ""]
 
 
 def test_empty_lines_are_ignored_and_quit_leaves() -> None:

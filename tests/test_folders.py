@@ -22,7 +22,7 @@ from aded_local.kernels import kept
 from aded_local.memory.conversations import memory_folder
 from aded_local.ngrams import phrases
 from aded_local.ngrams import table as statistics
-from aded_local.speed.tuning import Measurements
+from aded_local.speed.measurements import Measurements
 from aded_local.trials import library, verdicts
 
 pwd = pytest.importorskip("pwd", reason="users of POSIX")
@@ -275,15 +275,15 @@ OBSTACLES = [a_link, a_dangling_link, an_endless_device, a_pipe, a_folder, gigab
 Put = Callable[[Path, Path], None]
 
 READERS: dict[str, Callable[[Path], bool]] = {
-    "measurements": lambda path: not Measurements(path).winners,
+    "measurements": lambda path: not Measurements(path).failed,
     "verdict": lambda path: verdicts.read(path) is None,
     "hashes": lambda path: library._remembered(path) == {},
     "phrases": lambda path: phrases._kept(path) is None,
 }
 
 SOUND = (
-    b'{"format": 7, "curves": {}, "exact": {}, "trial": {}, "winners": {"fast": "x"}, "sound": true, "what": "",'
-    b' "step": "", "processor": "", "library": "", "seconds": 1, "when": 1}'
+    b'{"format": 8, "curves": {}, "exact": {}, "trials": {}, "failed": ["x"], "chosen": "", "usual": 1,'
+    b' "sound": true, "what": "", "step": "", "processor": "", "library": "", "seconds": 1, "when": 1}'
 )
 
 

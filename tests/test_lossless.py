@@ -16,6 +16,7 @@ from aded_local import LocalADED
 from aded_local.decode import Tally, generate
 from aded_local.llama import ContextSettings, Model, Sampling, Target
 from aded_local.speed.planner import PlainPlanner
+from aded_local.speed.threads import Threads
 from aded_local.tree import EMPTY_TREE, DraftTree
 
 GENERATING = sorted(tiny_models.GENERATING)
@@ -44,7 +45,10 @@ class AnyPlanner(PlainPlanner):
 
 
 def answer(target: Target, planner: AnyPlanner, sampling: Sampling, prompt: list[int], n: int) -> list[int]:
-    steps = generate(target, planner, sampling, prompt, beginning(*prompt), n, Tally(), lambda: False)
+    threads = Threads(target.settings.n_threads)
+    steps = generate(
+        target, planner, threads, sampling, prompt, beginning(*prompt), n, Tally(), lambda: False
+    )
     return [token for step in steps for token in step]
 
 
@@ -125,6 +129,40 @@ def test_drafts_are_accepted_at_all(tiny: dict[str, Path]) -> None:
         stats = [llm.generate(PROMPT, max_tokens=100, temperature=0.0).stats for _ in range(2)][-1]
     assert stats.accepted > 0
     assert stats.target_passes < stats.generated_tokens
+
+
+class Rotating(Threads):
+    """Another number of threads for each pass."""
+
+    passes = 0
+
+    @property
+    def count(self) -> int:
+        return 1 + self.passes % self.opened
+
+    def observe(self, n: int, n_cells: int, seconds: float) -> None:
+        self.passes += 1
+
+
+@pytest.mark.parametrize("architecture", GENERATING)
+def test_threads_that_change_in_mid_answer_change_no_token(tiny: dict[str, Path], architecture: str) -> None:
+    model = Model(tiny[architecture])
+    prompt = [int(t) for t in model.random_tokens(20, 5)]
+    sampling = Sampling(**SAMPLINGS["sampled"])
+    said, used = [], []
+    for threads in (Threads(3), Rotating(3)):
+        target = Target(model, ContextSettings(512, 3, False, "f32", LEAVES))
+        tally = Tally()
+        steps = generate(
+            target, PlainPlanner(), threads, sampling, prompt, beginning(*prompt), 40, tally, lambda: False
+        )
+        said.append([token for step in steps for token in step])
+        used.append(target.context.n_threads)
+        assert tally.threads == threads.count
+        target.reopen(target.settings)
+        assert target.context.n_threads == 3
+        target.close()
+    assert said[0] == said[1] and len(said[0]) > 5
 
 
 @pytest.mark.parametrize("architecture", ["llama", "lfm2", "jamba", "mamba"])

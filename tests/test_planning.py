@@ -26,7 +26,7 @@ def planner_for(
 ) -> tuple[AutoPlanner, FixedDrafter]:
     drafter = FixedDrafter(tree)
     limits = Limits(63, leaves, None if sizes is None else tuple(sizes))
-    return AutoPlanner(drafter, curve, limits, clock=lambda: 0.0), drafter
+    return AutoPlanner(drafter, lambda: curve, limits, clock=lambda: 0.0), drafter
 
 
 def test_a_sure_draft_is_verified_and_an_unlikely_one_is_not() -> None:

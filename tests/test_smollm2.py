@@ -14,9 +14,11 @@ import pytest
 from forking import in_child, outcome
 
 from aded_bench.run.arms import LlamaArm, LocalArm
+from aded_bench.run.beside import spinning
 from aded_bench.run.partings import movements, parting
 from aded_local import LocalADED
 from aded_local.errors import ModelNotFoundError
+from aded_local.speed.threads import Threads
 from aded_models import names
 
 LONGEST = 96
@@ -126,6 +128,44 @@ def test_exact_drafts_change_no_token_where_kernels_change(
             exact.use_draft(draft)
             said[draft] = exact.chat([turn(text)], max_tokens=LONGEST // 2, **sampling).tokens
         assert said["auto"] == said["off"]
+
+
+class Rotating(Threads):
+    """Says another number of threads after every pass; prices and all else as it is."""
+
+    passes = 0
+
+    @property
+    def count(self) -> int:
+        return 1 + self.passes % self.opened
+
+    def observe(self, n: int, n_cells: int, seconds: float) -> None:
+        super().observe(n, n_cells, seconds)
+        self.passes += 1
+
+
+@pytest.mark.parametrize("draft", ["off", "auto"])
+def test_threads_that_change_in_mid_answer_beside_a_busy_process_change_no_token(
+    exact: LocalADED, draft: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = list(PROMPTS[:4])
+    told = answers(exact, draft, prompts, GREEDY)
+    engine = exact._engine
+    threads = Rotating(2)
+    assert engine.curve is not None
+    threads.use(engine.curve)
+    monkeypatch.setattr(engine, "threads", threads)
+    with spinning(1):
+        assert answers(exact, draft, prompts, GREEDY) == told
+    assert threads.passes > 50
+
+
+def test_the_description_says_how_many_threads_are_used_now(exact: LocalADED) -> None:
+    engine = exact._engine
+    said = exact.description()
+    assert (said["threads"], said["threads_now"].split(",")[0]) == (2, str(engine.threads.count))
+    stats = exact.chat([turn("Say yes.")], max_tokens=8, temperature=0.0).stats
+    assert (stats.threads, stats.contended) == (engine.threads.count, engine.threads.contended)
 
 
 def test_drafts_are_taken(exact: LocalADED) -> None:

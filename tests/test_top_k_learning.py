@@ -25,6 +25,7 @@ from aded_local.speed.planner import (
     WholePlanner,
     make_planner,
 )
+from aded_local.speed.threads import Threads
 from aded_local.speed.top_k_switch import (
     FIRST_TOP_K_PAUSE,
     LONGEST_TOP_K_PAUSE,
@@ -50,7 +51,7 @@ def cost(n: int) -> float:
 
 def planner_for(drafter: FixedDrafter, *, top_k: bool = True) -> AutoPlanner:
     curve = from_measurements(STEEP, {}, 0)
-    return AutoPlanner(drafter, curve, Limits(63, 8), top_k=top_k, clock=lambda: 0.0)
+    return AutoPlanner(drafter, lambda: curve, Limits(63, 8), top_k=top_k, clock=lambda: 0.0)
 
 
 def peaked(*likeliest: int, n_vocab: int = 300) -> FloatArray:
@@ -128,7 +129,7 @@ def test_nothing_is_read_that_nobody_wants() -> None:
         PlainPlanner(),
         WholePlanner(drafter, limits),
         planner_for(drafter, top_k=False),
-        make_planner("auto", drafter, curve, limits, top_k=False),
+        make_planner("auto", drafter, lambda: curve, limits, top_k=False),
     ]
     for planner in planners:
         planner.plan(256, 60)
@@ -248,7 +249,9 @@ def run(
 ) -> list[int]:
     """Tokens of an answer."""
     start = beginning(*prompt)
-    steps = generate(target, planner, sampling, prompt, start, n, tally, lambda: False)
+    steps = generate(
+        target, planner, Threads(target.settings.n_threads), sampling, prompt, start, n, tally, lambda: False
+    )
     return [token for step in steps for token in step]
 
 

@@ -64,6 +64,7 @@ class Context:
 
     Attributes:
         n_past: cells in use; positions ``0 … n_past - 1`` are decoded.
+        n_threads: threads of the next pass.
 
     Raises:
         DeviceError: llama.cpp could not make the context (memory, or a combination it does not support).
@@ -73,6 +74,7 @@ class Context:
         self.model = model
         self.settings = settings
         self.n_past = 0
+        self.n_threads = settings.n_threads
         self._last_start = 0  # cells before the last decode
         self._n_verified = 0  # rows of the last decode, where it was a verification
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
@@ -147,6 +149,12 @@ class Context:
     def close(self) -> None:
         """Free cache and buffers."""
         self._owned = self._handle = None
+
+    def set_threads(self, n: int) -> None:
+        """Let later passes, of prompts and answers alike, use ``n`` threads."""
+        if n != self.n_threads:
+            lib.llama_set_n_threads(self._handle, n, n)
+            self.n_threads = n
 
     @property
     def batch_capacity(self) -> int:

@@ -22,10 +22,12 @@ class SavedCells:
     """What cells held, to go on from later in a context of the same model and settings.
 
     Attributes:
+        settings: of the context they come from.
         tokens: ids of the tokens, oldest first.
         state: llama.cpp's own copy of keys and values, uint8 ``(n_bytes,)``.
     """
 
+    settings: ContextSettings
     tokens: list[int]
     state: npt.NDArray[np.uint8]
 
@@ -84,6 +86,10 @@ class Target:
         if self.model.is_recurrent or self.model.is_hybrid:
             return min(largest, self.context.n_rollback)
         return largest
+
+    def set_threads(self, n: int) -> None:
+        """Let later passes use ``n`` threads; a context that is opened anew begins with those of its settings."""
+        self.context.set_threads(n)
 
     @property
     def n_cells(self) -> int:
@@ -158,13 +164,14 @@ class Target:
 
     def save(self) -> SavedCells:
         """A copy of what the cells hold."""
-        return SavedCells(list(self.cached), self.context.state())
+        return SavedCells(self.settings, list(self.cached), self.context.state())
 
     def restore(self, saved: SavedCells) -> None:
-        """Hold again what was saved; nothing where llama.cpp does not take it back, which is never wrong."""
+        """Hold again what was saved; nothing where the settings have changed since, or llama.cpp does not take it back,
+        which is never wrong."""
         self.forget()
         self.is_sure = False
-        if self.context.restore(saved.state, len(saved.tokens)):
+        if saved.settings == self.settings and self.context.restore(saved.state, len(saved.tokens)):
             self.cached = list(saved.tokens)
         self.is_sure = True
 

@@ -146,6 +146,11 @@ class Guard:
         """Take note of a step within a pause."""
         self._paused_for = max(0, self._paused_for - 1)
 
+    def forget_pace(self) -> None:
+        """Plain steps are priced by another curve from here on: ratios to the one before say nothing."""
+        self._plain_ratios.clear()
+        self._plain_ratio = 1.0
+
     @property
     def paused(self) -> bool:
         """Whether the next step goes without the drafter's search."""

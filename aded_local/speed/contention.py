@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+import psutil
+
 WAITING_LIMIT: Final = 0.05
 """Share of the time that a thread may wait for a core: see docs/benchmarks.md, "Beside other programs"."""
 
@@ -27,12 +29,18 @@ THREADS_FOLDER: Final = Path("/proc/self/task")
 
 
 class Watch:
-    """Measures how long threads of this process wait for a core, from its creation on."""
+    """Measures how long threads of this process wait for a core, from its creation on.
+
+    Attributes:
+        counts: whether the system counts that.
+    """
 
     def __init__(self) -> None:
         """Begin."""
         self._started = time.perf_counter()
         self._waited = _waited_by_thread()
+        self.counts = bool(self._waited)
+        self._idle = _idle_seconds()
 
     def waiting(self) -> float:
         """Share of the time since the beginning that one thread, of all the longest, waited for a core; 0.0 where the
@@ -44,6 +52,16 @@ class Watch:
         # A thread that was started since counts from its start.
         longest = max((waited - self._waited.get(thread, 0) for thread, waited in now.items()), default=0)
         return max(0, longest) * 1e-9 / elapsed
+
+    def idle(self) -> float:
+        """How many cores of the machine had nothing to do since the beginning, in the mean."""
+        elapsed = time.perf_counter() - self._started
+        return max(0.0, _idle_seconds() - self._idle) / elapsed if elapsed > 0.0 else 0.0
+
+
+def _idle_seconds() -> float:
+    """Of all cores, also of those that this process may not use."""
+    return float(psutil.cpu_times().idle)
 
 
 def _waited_by_thread() -> dict[str, int]:

@@ -6,7 +6,7 @@ over n: seconds at ``BASE_FILL`` cells, and seconds per further cell. ``probe`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -85,7 +85,7 @@ class CostCurve:
         """
         if not 1 <= n <= LARGEST_BATCH:
             return
-        predicted = self.seconds(n_cells)[n]
+        predicted = float(self.seconds(n_cells)[n])  # NumPy's own numbers would take twice as long
         if predicted <= 0.0:
             return
         ratio = min(max(seconds / predicted, 1.0 / REFINE_BOUND), REFINE_BOUND)
@@ -96,6 +96,16 @@ class CostCurve:
         self._cached *= step
         self._cached[n] *= step
         self._steps += 1
+
+    def scaled(self, factor: float) -> CostCurve:
+        """A copy in which every pass takes ``factor`` times as long. Passes that it observes do not refine this one."""
+        return replace(
+            self,
+            _drift=self._drift * factor,
+            _correction=self._correction.copy(),
+            _steps=0,
+            _cached_bucket=-1,
+        )
 
     def see_again(self, other: CostCurve) -> None:
         """Merge a later measurement: each size keeps the shorter time.

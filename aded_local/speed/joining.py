@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from aded_local.speed.planner import PlainPlanner, Planner
+from aded_local.speed.planner import Limits, PlainPlanner, Planner
 from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
@@ -62,6 +62,10 @@ class JoiningPlanner:
         if self._said:
             self._said.append(np.array(result.tokens, np.int32))
         self._active.observe(result)
+
+    def fit(self, limits: Limits) -> None:
+        self._take_over()
+        self._active.fit(limits)
 
     def reset(self) -> None:
         self._said = []

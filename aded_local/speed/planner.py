@@ -71,6 +71,10 @@ class Planner(Protocol):
         """What the step brought and took."""
         ...
 
+    def fit(self, limits: Limits) -> None:
+        """Keep to other limits from the next pass on: another turn, or another setting of the target."""
+        ...
+
     def reset(self) -> None:
         """Forget everything learnt."""
         ...
@@ -95,11 +99,18 @@ class PlainPlanner:
     def observe(self, result: StepResult) -> None:
         pass
 
+    def fit(self, limits: Limits) -> None:
+        pass
+
     def reset(self) -> None:
         pass
 
     def close(self) -> None:
         pass
+
+
+Costs = Callable[[], CostCurve]
+"""Gives the curve that holds now."""
 
 
 class WholePlanner:
@@ -132,6 +143,9 @@ class WholePlanner:
     def observe(self, result: StepResult) -> None:
         self._drafter.observe(result)
 
+    def fit(self, limits: Limits) -> None:
+        self._limits = limits
+
     def reset(self) -> None:
         self._drafter.reset()
 
@@ -154,7 +168,7 @@ class AutoPlanner:
 
     Args:
         drafter: proposes, with calibrated probabilities.
-        curve: cost of a pass; refined with every step.
+        costs: gives what passes cost now: another curve where threads or other programs changed that.
         limits: of the target.
         guard: kind of guard that stops drafting where it loses.
         top_k: read the target's likeliest tokens at every verified node, where that is cheap enough.
@@ -164,7 +178,7 @@ class AutoPlanner:
     def __init__(
         self,
         drafter: Drafter,
-        curve: CostCurve,
+        costs: Costs,
         limits: Limits,
         *,
         guard: type[Guard] = Guard,
@@ -172,7 +186,8 @@ class AutoPlanner:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._drafter = drafter
-        self._curve = curve
+        self._costs = costs
+        self._curve = costs()
         self._limits = limits
         self._clock = clock
         self._new_guard = guard
@@ -202,8 +217,12 @@ class AutoPlanner:
 
     def _prices_at(self, n_cells: int) -> PassPrices:
         bucket = n_cells >> 6
+        curve = self._costs()
+        if curve is not self._curve:
+            self._curve, self._prices = curve, None
+            self._guard.forget_pace()
         if self._prices is None or bucket != self._prices_bucket or self._prices_age > PRICES_KEPT:
-            seconds = self._curve.seconds(n_cells)
+            seconds = curve.seconds(n_cells)
             self._plain_seconds = float(seconds[1])
             self._prices = price(seconds, self._limits.sizes)
             self._prices_bucket = bucket
@@ -277,7 +296,6 @@ class AutoPlanner:
             # Plain decoding does not read either. Only a step that drafts has to earn it.
             step_seconds -= result.read_seconds
             self._plain_overhead += OVERHEAD_RATE * (overhead - self._plain_overhead)
-        self._curve.observe(n_nodes + 1, result.n_cells, result.verify_seconds)
         self._guard.record(
             tokens=len(result.tokens),
             seconds=step_seconds,
@@ -285,6 +303,10 @@ class AutoPlanner:
             nodes=n_nodes,
             draft_seconds=result.search_seconds,
         )
+
+    def fit(self, limits: Limits) -> None:
+        if limits != self._limits:
+            self._limits, self._prices = limits, None
 
     def reset(self) -> None:
         self._unlearnt = []
@@ -297,17 +319,17 @@ class AutoPlanner:
 
 
 def make_planner(
-    preset: str, drafter: Drafter, curve: CostCurve, limits: Limits, *, top_k: bool = True
+    preset: str, drafter: Drafter, costs: Costs, limits: Limits, *, top_k: bool = True
 ) -> Planner:
     """The planner of a preset that drafts.
 
     Args:
         preset: ``auto`` or ``paper``.
         drafter: of the same preset.
-        curve: of the opened target.
+        costs: of the opened target; see ``AutoPlanner``.
         limits: of the opened target.
         top_k: let ``auto`` read the target's likeliest tokens; see ``AutoPlanner``.
     """
     if preset == "paper":
         return WholePlanner(drafter, limits)
-    return AutoPlanner(drafter, curve, limits, top_k=top_k)
+    return AutoPlanner(drafter, costs, limits, top_k=top_k)

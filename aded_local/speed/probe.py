@@ -60,6 +60,11 @@ PROBE_SEED = 20407
 """Seed of the probe's tokens."""
 
 
+def room_for(fill: int) -> int:
+    """Cells of a context made only for probing after ``fill`` of them."""
+    return fill + 2 * BASE_FILL
+
+
 class Gate(Protocol):
     """Says when a probe may use the processor."""
 
@@ -95,9 +100,6 @@ class Probe:
     Attributes:
         contended: other programs used the processor during a timing.
     """
-
-    LARGEST_ROOM = FAR_FILL + 2 * BASE_FILL
-    """Cells a context made only for probing needs."""
 
     def __init__(
         self, context: Context, clock: Callable[[], float] = time.perf_counter, gate: Gate | None = None
@@ -145,7 +147,13 @@ class Probe:
         return max(PREFIX, n_cells // PREFIX * PREFIX)
 
     def passes(
-        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = math.inf
+        self,
+        sizes: Iterable[int],
+        n_cells: int,
+        *,
+        rounds: int = ROUNDS,
+        seconds: float = math.inf,
+        least: int = LEAST_SIZES,
     ) -> Iterator[tuple[int, float]]:
         """Time batches round by round, so that a machine that slows down slows all sizes alike.
 
@@ -153,7 +161,8 @@ class Probe:
             sizes: batch sizes wanted, most useful first; size 1 is always among them.
             n_cells: cells attended over; fewer when the context has fewer.
             rounds: repetitions where time allows.
-            seconds: time after which no pass begins, except those of the first ``LEAST_SIZES`` sizes.
+            seconds: time after which no pass begins, except those of the first ``least`` sizes.
+            least: sizes that are timed however long that takes.
 
         Yields:
             Batch size and seconds of each pass. The context is empty after the last.
@@ -166,7 +175,7 @@ class Probe:
         for _ in range(rounds):
             watch, before = Watch(), met
             for n in wanted:
-                if spent > seconds and met >= min(LEAST_SIZES, len(wanted)):
+                if spent > seconds and met >= min(least, len(wanted)):
                     continue
                 while True:
                     if self._gate.wait():
@@ -187,15 +196,31 @@ class Probe:
         self._context.clear()
 
     def time_sizes(
-        self, sizes: Iterable[int], n_cells: int, *, rounds: int = ROUNDS, seconds: float = CURVE_SECONDS
+        self,
+        sizes: Iterable[int],
+        n_cells: int,
+        *,
+        rounds: int = ROUNDS,
+        seconds: float = CURVE_SECONDS,
+        least: int = LEAST_SIZES,
     ) -> dict[int, float]:
         """Median seconds by batch size; arguments as for ``passes``. Sets ``contended``."""
         samples: dict[int, list[float]] = {}
         self._waiting = []
-        for n, taken in self.passes(sizes, n_cells, rounds=rounds, seconds=seconds):
+        for n, taken in self.passes(sizes, n_cells, rounds=rounds, seconds=seconds, least=least):
             samples.setdefault(n, []).append(taken)
         self.contended |= contended(self._waiting, samples)
         return {n: float(np.median(times)) for n, times in samples.items()}
+
+    def time_prompt(self) -> float:
+        """Seconds for a token of a prompt, as far as the context has room: a chunk of ``BASE_FILL`` tokens."""
+        n = min(BASE_FILL, self.largest_fill or PREFIX, self._context.batch_capacity)
+        tokens = self._context.model.random_tokens(n, PROBE_SEED)
+        self._context.clear()
+        self._gate.wait()
+        seconds = self._context.prefill(tokens, want_logits=False)
+        self._context.clear()
+        return seconds / n
 
     def exact_sizes(self, sizes: Iterable[int], n_cells: int, *, longest: int = CHAIN) -> set[int]:
         """Batch sizes up to ``longest`` equal to one-token decoding, bit for bit, after ``n_cells`` cells."""

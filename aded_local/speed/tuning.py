@@ -1,54 +1,43 @@
-"""Which attention, cache type and cost curve a model gets on this machine: measured once, then kept.
+"""Which attention and cache type suit a model on this machine, at which length of the text: from trials, kept.
 
-A JSON file in the user's cache folder, one per model, devices, thread count and build of llama.cpp, holds the curves by
-setting, and which setting won. Where the file cannot be read or written, the next start measures again.
+Each candidate is tried in a context of its own, round by round, and ``pricing`` compares them. Where the words of
+plain decoding are asked for, the sizes that keep them are found first. Nothing here belongs to one conversation.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.metadata
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from aded_local.errors import DeviceError, OptionError
-from aded_local.files import cache, cache_folder, read_private, write_privately
 from aded_local.llama import ContextSettings, Model, Target
-from aded_local.llama.devices import gpu_names
-from aded_local.speed.cost_curve import LARGEST_BATCH, MOST_SECONDS, SIGHTINGS, CostCurve
-from aded_local.speed.device import device_name
-from aded_local.speed.probe import Gate, OpenGate, Probe
-from aded_local.trials import library
+from aded_local.speed.cost_curve import SIGHTINGS, CostCurve
+from aded_local.speed.first_passes import FirstPasses
+from aded_local.speed.measurements import Exactness, Measurements, Say, measurements_path
+from aded_local.speed.pricing import (
+    EXPECTED_ANSWER,
+    TRIAL_FILLS,
+    WIDEST,
+    Choice,
+    Same,
+    Setting,
+    Trial,
+    choose,
+    saving,
+)
+from aded_local.speed.probe import FAR_FILL, Gate, OpenGate, Probe, room_for
 
-MEASUREMENTS_FORMAT = 7
-"""Version of the file's layout; a file of another version is not used."""
-
-Setting = tuple[bool, str]
-"""Flash attention on or off, and a cache type."""
-
-CANDIDATES: Final[tuple[Setting, ...]] = ((False, "f16"), (True, "bf16"), (True, "f16"))
+CANDIDATES: Final = (Setting(False, "f16"), Setting(True, "bf16"), Setting(True, "f16"))
 """The settings that are tried; answers use the first of them until one is chosen. On two Zen 4 cores the first was
 fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms); with AMX it depends on the length of the text. A BF16
-cache avoids the split-KV kernels, with which one-token decoding differs."""
+cache avoids the split-KV kernels, with which one-token decoding differs. Off with BF16, and F32 caches, were never
+better (SmolLM2 in seven quantizations, AMX)."""
 
-EXACT_SIZES_THAT_MATTER: Final = 8
-"""When settings are compared, exact sizes up to this one are counted: larger ones hardly ever pay on a CPU."""
-
-EXACT_WORTH: Final = 1.05
-"""A setting with more exact sizes may take this many times as long as the fastest: drafts that change no word are worth
-a twentieth of the speed."""
-
-TRIAL_FILLS: Final = (256, 1024, 2048)
-"""Cells at which settings are timed: a chat's first turn, a long chat, a file to work on. Two cores with AMX show why:
-with flash attention and BF16, SmolLM2 takes 5.2, 9.9 and 34 ms a token there; without, and F16, 6.5, 10.8 and 13.9."""
-
-TRIAL_WEIGHTS: Final = {1: 6.0, 4: 1.0}
-"""Batch sizes timed in a trial, and how much each counts: in SmolLM2's chats a pass brings 1.1 to 1.3 tokens, so about
-six passes of seven are plain."""
+TRIAL_SIZES: Final = (1, 4, 2, 8, WIDEST)
+"""Batch sizes timed in a trial, most useful first."""
+LEAST_TRIAL_SIZES: Final = 2
+"""So many of them are timed however long that takes; the others are inferred where time ends before them."""
 
 TRIAL_SECONDS: Final = 0.3
 """Seconds for each setting, number of cells and round of a trial."""
@@ -56,123 +45,16 @@ TRIAL_SECONDS: Final = 0.3
 TRIAL_ROUNDS: Final = 2
 """Rounds of a trial. Each round times every setting, so that a machine that slows down slows all of them."""
 
+OPENING_FILL: Final = 384
+"""Cells at which a setting is chosen before a prompt is known: the middle of a chat's first turn, of some 100 tokens of
+prompt and some 200 of answer, rounded up to where llama.cpp pads."""
+
+MOST_USUAL: Final = 1.5
+"""A pass in an answer takes at most so many times as long as one in a trial, or as short; beyond, something else
+disturbed it. SmolLM2 between drafts: 1.0 to 1.2."""
+
 STEPS_WORTH_SAVING = 50
 """Real passes after which a refined curve is written back."""
-
-Say = Callable[[str], None]
-
-
-def setting_name(flash_attention: bool, cache_type: str) -> str:
-    """How a setting is called in files and tables, e.g. ``fa-on/bf16``."""
-    return f"fa-{'on' if flash_attention else 'off'}/{cache_type}"
-
-
-def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int) -> Path:
-    """The file for this model on this device, named by a hash of everything a measurement depends on."""
-    stat = model.path.stat()
-    with model.path.open("rb") as file:
-        head = hashlib.sha256(file.read(1 << 20)).hexdigest()
-    parts = (
-        MEASUREMENTS_FORMAT,
-        head,
-        stat.st_size,
-        device_name(),
-        *gpu_names(),
-        _build(),
-        settings.n_threads,
-        n_gpu_layers,
-        # A small context is measured at fewer cells, and its exact sizes hold for those only.
-        min(settings.n_ctx, Probe.LARGEST_ROOM),
-    )
-    name = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-    return cache_folder() / "measurements" / f"{name}.json"
-
-
-def _build() -> str:
-    """Which llama.cpp computes: two builds of one version may have different kernels."""
-    with contextlib.suppress(OSError):
-        paths = library.files()
-        if paths:
-            return library.fingerprint(paths)
-    return importlib.metadata.version(library.DISTRIBUTION)
-
-
-Exactness = tuple[list[int], list[int]]
-"""Batch sizes equal to one-token decoding, and the cells at which that was seen."""
-
-
-def _exactness(found: object) -> Exactness:
-    """What a file says of exact sizes, checked; raises ValueError or TypeError."""
-    if not isinstance(found, list) or len(found) != 2:
-        raise ValueError("not exact sizes")
-    sizes, fills = ([int(n) for n in numbers] for numbers in found)
-    if 1 not in sizes or not all(1 <= n <= LARGEST_BATCH for n in sizes):
-        raise ValueError("not exact sizes")
-    return sizes, fills
-
-
-def _trial(found: object) -> tuple[float, list[int]]:
-    """What a file says of a candidate's trial, checked; raises ValueError or TypeError."""
-    if not isinstance(found, list) or len(found) != 2 or not 0.0 < float(found[0]) < MOST_SECONDS:
-        raise ValueError("not a trial")
-    return float(found[0]), [int(n) for n in found[1]]
-
-
-class Measurements:
-    """The file's content: curves and exact sizes by setting, the winners, and trials while there is no winner.
-
-    Exact sizes are kept apart from curves: other programs can spoil a curve, and never the exact sizes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.curves: dict[str, CostCurve] = {}
-        self.exact: dict[str, Exactness] = {}
-        self.winners: dict[str, str] = {}
-        self.trial: dict[str, tuple[float, list[int]]] = {}
-        self._told = False
-        with contextlib.suppress(
-            OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError
-        ):
-            data = json.loads(read_private(path))
-            if data["format"] == MEASUREMENTS_FORMAT:
-                self.curves = {name: CostCurve.from_dict(curve) for name, curve in data["curves"].items()}
-                self.exact = {str(name): _exactness(found) for name, found in data["exact"].items()}
-                self.trial = {str(name): _trial(found) for name, found in data["trial"].items()}
-                self.winners = {str(k): str(v) for k, v in data["winners"].items()}
-
-    def save(self, model: Model, notice: Say) -> None:
-        """Write the file in one step. Where that fails, ``notice`` is told once, unless the user knows already that the
-        cache folder cannot be written."""
-        data = {
-            "format": MEASUREMENTS_FORMAT,
-            "model": model.path.name,
-            "device": device_name(),
-            "winners": self.winners,
-            "exact": self.exact,
-            "trial": self.trial,
-            "curves": {name: curve.to_dict() for name, curve in self.curves.items()},
-        }
-        try:
-            write_privately(self.path, json.dumps(data))
-        except OSError as error:
-            if not self._told and cache().problem is None:  # else ``opening`` has told of the cache folder
-                reason = f"{error.strerror or error} in {self.path.parent}"
-                notice(f"measurements not kept ({reason}); they are made again at the next start")
-            self._told = True
-
-
-@dataclass
-class _Score:
-    """What a trial found about a setting: seconds of its passes in the best round, and its exact sizes."""
-
-    seconds: float
-    exact: frozenset[int]
-
-    @property
-    def kept(self) -> int:
-        """How many exact sizes count."""
-        return sum(1 for n in self.exact if n <= EXACT_SIZES_THAT_MATTER)
 
 
 def _nothing() -> None:
@@ -180,12 +62,12 @@ def _nothing() -> None:
 
 
 class Tuner:
-    """Chooses the settings that suit a model on this machine, and keeps what was measured.
+    """Chooses the setting that suits a model on this machine, and keeps what was measured.
 
     Args:
         model: loaded weights.
         wanted: the context's shape. Its attention and cache type are not used.
-        exact: choose by exactness instead of speed.
+        same: what is asked of the words.
         flash_attention, cache_type: fixed by the caller where not None.
         n_gpu_layers: as the model was loaded.
         progress: told before each measurement.
@@ -202,7 +84,7 @@ class Tuner:
         model: Model,
         wanted: ContextSettings,
         *,
-        exact: bool,
+        same: Same,
         flash_attention: bool | None,
         cache_type: str | None,
         n_gpu_layers: int,
@@ -211,40 +93,125 @@ class Tuner:
     ) -> None:
         self._model = model
         self._wanted = wanted
-        self._exact = exact
+        self._same: Same = same
         self.progress = progress
         self._notice = notice
         self._candidates = tuple(
             dict.fromkeys(
-                (
+                Setting(
                     fa if flash_attention is None else flash_attention,
                     kind if cache_type is None else cache_type,
                 )
                 for fa, kind in CANDIDATES
             )
         )
-        self._goal = "exact" if exact else "fast"
         self.busy = False
         self.on_busy: Callable[[], None] = _nothing
         self.kept: Final = Measurements(measurements_path(model, wanted, n_gpu_layers))
-        names = {setting_name(*candidate): candidate for candidate in self._candidates}
-        free = len(self._candidates) > 1
-        self._winner = names.get(self.kept.winners.get(self._goal, "")) if free else self._candidates[0]
+        self._trials = {
+            each: self.kept.trials[each.name] for each in self._candidates if each.name in self.kept.trials
+        }
+        self._failed = {each for each in self._candidates if each.name in self.kept.failed}
+        if len(self._failed) == len(self._candidates):
+            self._failed.clear()  # something else was wrong then
+        self._first = FirstPasses()
+        self._settled = False
+
+    # --- which setting -----------------------------------------------------------------------
 
     @property
     def settled(self) -> bool:
-        """Whether the best setting is known."""
-        return self._winner is not None
+        """Whether all is known that a choice needs, at any length of the text."""
+        if not self._settled:
+            self._settled = self._is_tried and not self._unknown_sizes(self._fills())
+        return self._settled
+
+    @property
+    def _is_tried(self) -> bool:
+        return all(
+            each in self._failed or (each in self._trials and self._trials[each].rounds >= TRIAL_ROUNDS)
+            for each in self._candidates
+        )
+
+    def _fills(self) -> list[int]:
+        if self._same == "exact":
+            return [OPENING_FILL]  # it stays in one setting
+        return [fill for fill in (OPENING_FILL, *TRIAL_FILLS) if fill < self._wanted.n_ctx] or [1]
+
+    def choice(self, fill: float = OPENING_FILL) -> Choice | None:
+        """What suits after ``fill`` cells; None while not all candidates were tried."""
+        if not self._is_tried or not self._trials:
+            chosen = [each for each in self._candidates if each.name == self.kept.chosen]
+            return Choice(chosen[0], True, 0.0, 0.0) if self._same == "exact" and chosen else None
+        return choose(self._trials, self._sizes(), self._same, fill)
+
+    def _sizes(self) -> dict[Setting, Iterable[int]]:
+        """Exact sizes of each candidate; where they are not known yet, as many as there may be."""
+        return {
+            each: self.kept.exact[each.name][0] if each.name in self.kept.exact else range(1, WIDEST + 1)
+            for each in self._trials
+        }
+
+    def _unknown_sizes(self, fills: Iterable[float]) -> list[Setting]:
+        """Settings that would be chosen for their exact sizes, which are not known yet."""
+        if self._same == "off" or not self._trials:
+            return []
+        found = [choose(self._trials, self._sizes(), self._same, fill) for fill in fills]
+        # A setting that is chosen for its speed alone may be so since another one seemed to keep more than it does.
+        return [each.setting for each in found if each.exact and each.setting.name not in self.kept.exact]
+
+    def turn(self, now: Setting, n_prompt: int, n_cached: int, most: int) -> Choice | None:
+        """What a turn is answered in; None while that is not known.
+
+        Depends on what was measured and on the turn alone, so that the same turns are answered alike.
+
+        Args:
+            now: the present setting. ``exact`` stays in it: it promises the same words for the same prompt, whatever
+                was said before.
+            n_prompt: tokens of the prompt.
+            n_cached: of those, in the cells already.
+            most: tokens of the answer at most.
+        """
+        fill = n_prompt + min(most, EXPECTED_ANSWER) / 2
+        staying = self.staying(now, fill)
+        if staying is None or self._same == "exact":
+            return staying
+        best = choose(self._trials, self._sizes(), self._same, fill)
+        if best.setting == now:
+            return best
+        rates = staying.rate, best.rate
+        gain = saving(self._trials[now], self._trials[best.setting], rates, (n_prompt, n_cached), most)
+        return best if gain > 0.0 else staying
+
+    def staying(self, now: Setting, fill: float) -> Choice | None:
+        """What holds in a setting that stays as it is, after ``fill`` cells; None while that is not known."""
+        if not self.settled or now not in self._trials:
+            return None
+        return choose({now: self._trials[now]}, self._sizes(), self._same, fill)
+
+    def knows_exact_sizes(self, setting: Setting) -> bool:
+        """Whether it was found which sizes equal one-token decoding."""
+        return setting.name in self.kept.exact
+
+    def worth_knowing(self) -> list[Choice]:
+        """The choices at the lengths that were tried, each setting once, the opening's first."""
+        found: dict[Setting, Choice] = {}
+        for fill in self._fills():
+            each = self.choice(fill)
+            if each is not None:
+                found.setdefault(each.setting, each)
+        return list(found.values())
 
     def open(self) -> Target:
-        """Make the target's context with the winning setting, or with the first candidate while none is known.
+        """Make the target's context with the setting that suits, or with the first candidate while none is known.
 
         Raises:
             DeviceError: no setting works on this device.
             OptionError: the fixed attention and cache type do not work together.
         """
-        if self._winner is not None:
-            return self._opened(self._winner)
+        best = self.choice()
+        if best is not None:
+            return self._opened(best.setting)
         failure: DeviceError | None = None
         for candidate in self._candidates:
             try:
@@ -253,8 +220,10 @@ class Tuner:
                 failure = error
         raise failure or DeviceError("no attention setting works here; run with --verbose")
 
-    def settle(self, gate: Gate | None = None) -> ContextSettings:
-        """Find the best setting, if it is not known yet, in contexts of its own.
+    # --- trials ------------------------------------------------------------------------------
+
+    def settle(self, gate: Gate | None = None) -> Choice:
+        """Find out what lacks for a choice, in contexts of its own.
 
         Args:
             gate: asked before each pass.
@@ -262,77 +231,79 @@ class Tuner:
         Raises:
             DeviceError: no setting works here.
         """
-        if self._winner is None:
-            goal = "with the most exact batch sizes" if self._exact else "that is fastest"
-            self.progress(f"finding the attention {goal} on this machine (once per model)")
-            self._winner, contended = self._try_all(OpenGate() if gate is None else gate)
-            if not contended:
-                self.kept.winners[self._goal] = setting_name(*self._winner)
-                self.kept.trial = {}
+        gate = OpenGate() if gate is None else gate
+        if not self._is_tried:
+            self.progress("finding the attention that suits this machine (once per model)")
+            self._try_all(gate)
+        while unknown := self._unknown_sizes(self._fills()):
+            self._find_exact_sizes(unknown[0], gate)
+        best = self.choice()
+        assert best is not None
+        if self._same == "exact":
+            are_kept = all(each.name in self.kept.trials for each in self._trials)
+            chosen = "" if are_kept else self.kept.chosen or best.setting.name
+            if chosen != self.kept.chosen:
+                self.kept.chosen = chosen
                 self.save()
-        return self._settings(self._winner)
+        return best
 
-    def _try_all(self, gate: Gate) -> tuple[Setting, bool]:
-        """The best candidate, and whether other programs ran beside the trial."""
-        # Trials of earlier starts count: a program that answers once may end before all of them are done.
-        scores = {
-            each: _Score(self.kept.trial[name][0], frozenset(self.kept.trial[name][1]))
-            for each in self._candidates
-            if not self._exact and (name := setting_name(*each)) in self.kept.trial
-        }
+    def _try_all(self, gate: Gate) -> None:
         failure: DeviceError | None = None
-        contended = False
         for turn in range(TRIAL_ROUNDS):
-            for candidate in [each for each in self._candidates if turn or each not in scores]:
+            for candidate in self._candidates:
+                # Trials of earlier starts count: a program that answers once may end before all of them are done.
+                known = self._trials.get(candidate)
+                if candidate in self._failed or (known is not None and known.rounds > turn):
+                    continue
                 try:
-                    score, disturbed = self._score(candidate, gate, scores.get(candidate))
+                    found, disturbed = self._try(candidate, gate)
                 except DeviceError as error:
                     failure = error
-                    scores.pop(candidate, None)
+                    self._failed.add(candidate)
                     continue
-                scores[candidate] = score
-                contended |= disturbed
-                if not disturbed and not self._exact:
-                    self.kept.trial[setting_name(*candidate)] = score.seconds, sorted(score.exact)
+                self._trials[candidate] = found if known is None else known.and_again(found)
+                if not disturbed:
+                    kept = self.kept.trials.get(candidate.name)
+                    self.kept.trials[candidate.name] = found if kept is None else kept.and_again(found)
                     self.save()
-        if not scores:
+        if not self._trials:
             raise failure or DeviceError("no attention setting works here; run with --verbose")
-        if self._exact:
-            best = max(scores, key=lambda each: (scores[each].kept, -scores[each].seconds))
-            # Times matter only between settings with equally many exact sizes.
-            contended &= sum(score.kept == scores[best].kept for score in scores.values()) > 1
-        else:
-            limit = EXACT_WORTH * min(score.seconds for score in scores.values())
-            near = [each for each in scores if scores[each].seconds <= limit]
-            best = max(near, key=lambda each: (scores[each].kept, -scores[each].seconds))
-        return best, contended
+        if self._failed:
+            self.kept.failed = {each.name for each in self._failed}
+            self.save()
 
-    def _score(self, candidate: Setting, gate: Gate, earlier: _Score | None) -> tuple[_Score, bool]:
-        """Time a candidate once more; the first time, find its exact sizes too."""
-        trial = self._trial(candidate)
+    def _try(self, candidate: Setting, gate: Gate) -> tuple[Trial, bool]:
+        """Time a candidate, and tell whether other programs ran beside."""
         try:
-            probe = Probe(trial.context, gate=gate)
+            target = self._trial(candidate, TRIAL_FILLS[-1])
+        except DeviceError:  # of memory, perhaps: then shorter texts are tried
+            target = self._trial(candidate)
+        try:
+            probe = Probe(target.context, gate=gate)
             fills = sorted({min(fill, probe.largest_fill) for fill in TRIAL_FILLS})
-            seconds = 0.0
+            seconds = {}
             for fill in fills:
-                times = probe.time_sizes(TRIAL_WEIGHTS, fill, seconds=TRIAL_SECONDS)
-                seconds += sum(TRIAL_WEIGHTS[n] * taken for n, taken in times.items())
+                seconds[fill] = probe.time_sizes(
+                    TRIAL_SIZES, fill, seconds=TRIAL_SECONDS, least=LEAST_TRIAL_SIZES
+                )
                 self._note(probe.contended)
-            if earlier is not None:
-                return _Score(min(seconds, earlier.seconds), earlier.exact), probe.contended
-            if self._exact:
-                # Other programs do not change bits, so exact sizes of an earlier start hold.
-                name = setting_name(*candidate)
-                found = self.kept.exact.get(name) or probe.exactness()
-                self.kept.exact[name] = found
-                self.save()
-                return _Score(seconds, frozenset(found[0])), probe.contended
-            exact = set(range(1, EXACT_SIZES_THAT_MATTER + 1))
-            for fill in fills:
-                exact &= probe.exact_sizes(sorted(exact), fill, longest=EXACT_SIZES_THAT_MATTER)
-            return _Score(seconds, frozenset(exact)), probe.contended
+            return Trial(seconds, probe.time_prompt()), probe.contended
         finally:
-            trial.context.close()
+            target.context.close()
+
+    def _find_exact_sizes(self, setting: Setting, gate: Gate | None) -> Exactness:
+        found = self.kept.exact.get(setting.name)
+        if found is None:
+            self.progress("probing which batch sizes are exact (once per model)")
+            target = self._trial(setting)
+            try:
+                found = Probe(target.context, gate=gate).exactness()
+            finally:
+                target.context.close()
+            # Other programs do not change bits: this is kept however busy the machine is.
+            self.kept.exact[setting.name] = found
+            self.save()
+        return found
 
     def _note(self, contended: bool) -> None:
         if contended and not self.busy:
@@ -341,23 +312,28 @@ class Tuner:
 
     def _opened(self, candidate: Setting) -> Target:
         try:
-            return Target(self._model, self._settings(candidate))
+            return Target(self._model, self.settings(candidate))
         except DeviceError as error:
-            if len(self._candidates) == 1 and not candidate[0] and candidate[1] != "f16":
-                raise OptionError(f"cache type {candidate[1]} needs flash attention ({error})") from error
+            if len(self._candidates) == 1 and not candidate.flash_attention and candidate.cache_type != "f16":
+                raise OptionError(
+                    f"cache type {candidate.cache_type} needs flash attention ({error})"
+                ) from error
             raise
 
-    def _settings(self, candidate: Setting) -> ContextSettings:
-        return replace(self._wanted, flash_attention=candidate[0], cache_type=candidate[1])
+    def settings(self, setting: Setting) -> ContextSettings:
+        """The context's shape in a setting."""
+        return replace(self._wanted, flash_attention=setting.flash_attention, cache_type=setting.cache_type)
 
-    def _trial(self, candidate: Setting) -> Target:
-        """A small context for measurements."""
-        room = min(self._wanted.n_ctx, Probe.LARGEST_ROOM)
-        return Target(self._model, replace(self._settings(candidate), n_ctx=room))
+    def _trial(self, setting: Setting, fill: int = FAR_FILL) -> Target:
+        """A small context for measurements after at most ``fill`` cells."""
+        room = min(self._wanted.n_ctx, room_for(fill))
+        return Target(self._model, replace(self.settings(setting), n_ctx=room))
+
+    # --- curves ------------------------------------------------------------------------------
 
     def kept_curve(self, settings: ContextSettings) -> CostCurve | None:
         """The cost curve of a setting, where it was measured before."""
-        return self.kept.curves.get(setting_name(settings.flash_attention, settings.cache_type))
+        return self.kept.curves.get(setting_of(settings).name)
 
     def curve_is_due(self, settings: ContextSettings) -> bool:
         """Whether the curve of a setting is to be measured, for the first time or once more."""
@@ -383,18 +359,19 @@ class Tuner:
             if earlier is None
             else "measuring once more what a pass costs here (for the last time)"
         )
-        trial = self._trial((settings.flash_attention, settings.cache_type))
+        setting = setting_of(settings)
+        target = self._trial(setting)
         try:
-            curve = Probe(trial.context, gate=gate).curve()
+            curve = Probe(target.context, gate=gate).curve()
         finally:
-            trial.context.close()
+            target.context.close()
         self._note(curve.contended)
         if earlier is not None:
             if not curve.contended:
                 earlier.see_again(curve)
             curve = earlier
         if not curve.contended:
-            self.kept.curves[setting_name(settings.flash_attention, settings.cache_type)] = curve
+            self.kept.curves[setting.name] = curve
             self.save()
         return curve
 
@@ -406,24 +383,12 @@ class Tuner:
         Raises:
             DeviceError: there is no memory for the context.
         """
-        if curve.exact is not None:
-            return
-        name = setting_name(settings.flash_attention, settings.cache_type)
-        found = self.kept.exact.get(name)
-        if found is None:
-            self.progress("probing which batch sizes are exact (once per model)")
-            trial = self._trial((settings.flash_attention, settings.cache_type))
-            try:
-                found = Probe(trial.context, gate=gate).exactness()
-            finally:
-                trial.context.close()
-        curve.exact, curve.exact_fills = found
-        self.kept.exact[name] = found
-        self.save()
+        if curve.exact is None:
+            curve.exact, curve.exact_fills = self._find_exact_sizes(setting_of(settings), gate)
 
     def keep(self, settings: ContextSettings, curve: CostCurve) -> None:
         """Keep a curve measured elsewhere, for the engine to use. Known exact sizes stay where it has none."""
-        name = setting_name(settings.flash_attention, settings.cache_type)
+        name = setting_of(settings).name
         earlier = self.kept.curves.get(name)
         curve.sightings = SIGHTINGS  # it was measured on purpose, and is not measured again
         if curve.exact is not None:
@@ -441,3 +406,66 @@ class Tuner:
         """Write a curve again after enough real passes have refined it."""
         if curve.steps_seen >= STEPS_WORTH_SAVING:
             self.save()
+
+    # --- does it still hold? -----------------------------------------------------------------
+
+    def see_passes(self, settings: ContextSettings, passes: Iterable[tuple[int, float]]) -> None:
+        """Take note of real plain passes; the first of a start say whether what was kept still holds.
+
+        Args:
+            settings: of the context.
+            passes: cells before each, and its seconds.
+        """
+        kept = self.kept.trials.get(setting_of(settings).name)
+        if kept is not None:
+            for n_cells, seconds in passes:
+                if self._first.done:
+                    return
+                self._first.see(seconds, float(kept.at(n_cells)[1]))
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the first passes of this start are at odds with what was kept."""
+        return self._first.doubt(self.kept.usual)
+
+    def measure_again(self, settings: ContextSettings, gate: Gate) -> CostCurve | None:
+        """Try all settings again, and measure the curve of the present one; what comes replaces what was kept.
+
+        Beside other programs nothing is replaced. Once for each start.
+
+        Returns:
+            The new curve; None where nothing was replaced.
+
+        Raises:
+            DeviceError: there is no memory for the contexts.
+        """
+        ratio, self._first = self._first.ratio or 1.0, FirstPasses(done=True)
+        self.progress("measuring again: this machine is not as fast as it was measured")
+        fresh: dict[Setting, Trial] = {}
+        for _ in range(TRIAL_ROUNDS):
+            for candidate in self._trials:
+                found, disturbed = self._try(candidate, gate)
+                if disturbed:
+                    return None
+                fresh[candidate] = fresh[candidate].and_again(found) if candidate in fresh else found
+        setting = setting_of(settings)
+        target = self._trial(setting)
+        try:
+            curve = Probe(target.context, gate=gate).curve()
+        finally:
+            target.context.close()
+        if curve.contended:
+            return None
+        before, now = (float(trials[setting].at(OPENING_FILL)[1]) for trials in (self._trials, fresh))
+        # A pass between drafts finds colder caches than one in a trial, on some machines by more than on others.
+        self.kept.usual = min(max(ratio * before / now, 1.0 / MOST_USUAL), MOST_USUAL)
+        self._trials = fresh
+        self.kept.trials = {each.name: trial for each, trial in fresh.items()}
+        self.kept.curves = {setting.name: curve}
+        self.save()
+        return curve
+
+
+def setting_of(settings: ContextSettings) -> Setting:
+    """Attention and cache type of a context."""
+    return Setting(settings.flash_attention, settings.cache_type)

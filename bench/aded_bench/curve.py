@@ -20,8 +20,9 @@ from aded_local.llama import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Ta
 from aded_local.opening import ROLLBACK_SNAPSHOTS, SEQUENCES
 from aded_local.speed import device
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, from_measurements
+from aded_local.speed.pricing import Setting
 from aded_local.speed.probe import PROBE_SEED, ROUNDS, SIZES, Probe
-from aded_local.speed.tuning import CANDIDATES, Setting, Tuner
+from aded_local.speed.tuning import CANDIDATES, Tuner
 
 Say = Callable[[str], None]
 Entry = dict[str, Any]
@@ -92,7 +93,7 @@ class Plan:
         """The (attention, cache type) pairs to measure."""
         if self.cache_types is None:
             return [pair for pair in CANDIDATES if self.attention is None or pair[0] in self.attention]
-        return [(on, kind) for on in self.attention or (False, True) for kind in self.cache_types]
+        return [Setting(on, kind) for on in self.attention or (False, True) for kind in self.cache_types]
 
     @property
     def steps_per_curve(self) -> int:
@@ -203,7 +204,7 @@ class _Engine:
             n_rollback=ROLLBACK_SNAPSHOTS,
         )
         self._tuner = Tuner(
-            model, wanted, exact=False, flash_attention=None, cache_type=None, n_gpu_layers=ALL_LAYERS,
+            model, wanted, same="off", flash_attention=None, cache_type=None, n_gpu_layers=ALL_LAYERS,
             progress=lambda note: None, notice=notice,
         )  # fmt: skip
         self._tuner.settle()
@@ -313,7 +314,7 @@ class _Work:
     def _curve(self, key: Key, probe: Probe) -> None:
         """Measure one curve; its times are there even when Ctrl-C ends the measuring half-way."""
         samples: dict[int, list[float]] = {}
-        setting, prefix = key[:2], key[2]
+        setting, prefix = Setting(*key[:2]), key[2]
         note = f"{name_of(setting)}, {prefix} cells"
         try:
             for n, seconds in probe.passes(self.plan.sizes, prefix, rounds=self.plan.rounds):

@@ -9,13 +9,14 @@ from rich.console import Console
 from aded_bench.curve import name_of
 from aded_bench.extra import pandas
 from aded_bench.tables import literal, show
+from aded_local.speed.pricing import Setting
 
 
 def print_curves(result: dict[str, Any], out: Console) -> None:
     """One table per attention, cache type and prefix; a combination that does not work has its reason."""
     of_all = f"{result['provenance']['model']['file']}, {result['provenance']['engine']['threads']} threads"
     for entry in result["curves"]:
-        setting = (entry["flash_attention"], entry["cache_type"])
+        setting = Setting(entry["flash_attention"], entry["cache_type"])
         heading = f"{of_all}, {name_of(setting)}, after {entry['prefix']} cells"
         if result["chosen"] == {"flash_attention": setting[0], "cache_type": setting[1]}:
             heading += " (the engine's choice)"

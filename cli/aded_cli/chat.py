@@ -41,8 +41,8 @@ LARGEST_PROMPT = 2**26
 @click.command(cls=OneLine, context_settings=CONTEXT)
 @chat_options
 def main(**given: Any) -> int:
-    """Chat with a GGUF model, faster where drafts pay. The model decides every token; with --exact each is the one
-    that it would have said without drafts.
+    """Chat with a GGUF model, faster where drafts pay. The model decides every token: each is the one that
+    it would have said without drafts, or (see --same) one that is as likely but for rounding.
 
     MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed, or
     builtin, which answers questions about shell commands. Without MODEL, smollm2 answers where it is
@@ -199,7 +199,7 @@ def _measure_after_answer(llm: LocalADED, interrupts: Sequence[int]) -> None:
 
 
 def _note_if_exact(settings: Settings) -> Callable[[str], None]:
-    return display.note if settings.engine["exact"] else _keep_silent
+    return display.note if settings.engine["same"] == "exact" else _keep_silent
 
 
 def _keep_silent(_text: str) -> None:

@@ -19,6 +19,8 @@ from aded_local.shown import one_line, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from aded_local.api import Stats
+
     from .answer import Answer
 
 PROGRAM = "aded-chat"
@@ -159,17 +161,49 @@ class Notices:
 notices = Notices()
 
 
-def closing_line(answer: Answer) -> str:
-    """The line below an answer: speed, tokens per pass, and why it ended where that is not plain."""
+def closing_line(answer: Answer, before: Stats | None = None) -> str:
+    """The line below an answer: speed, tokens per pass, threads where other programs change them, what holds for the
+    words where that changes, and why it ended where that is not plain.
+
+    Args:
+        answer: that ended.
+        before: figures of the answer before it; what it said of threads and words is not said again.
+    """
     parts = []
     if answer.stats is not None and answer.stats.tokens_per_second > 0:  # of one token there is no rate
         parts.append(f"{answer.stats.tokens_per_second:.1f} tokens/s")
         parts.append(f"{answer.stats.tokens_per_pass:.2f} tokens per pass")
+    if answer.stats is not None:
+        parts += _threads(answer.stats, before)
+        parts += _words(answer.stats, before)
     if answer.stopped:
         parts.append("stopped")
     elif answer.finish_reason == "length":
         parts.append("cut at the limit")
     return " · ".join(parts)
+
+
+def _threads(now: Stats, before: Stats | None) -> list[str]:
+    was_contended = before is not None and before.contended
+    if (now.contended, now.threads) == (was_contended, now.threads if before is None else before.threads):
+        return []
+    count = "1 thread" if now.threads == 1 else f"{now.threads} threads"
+    if now.contended:
+        return [f"other programs run: {count}"]
+    return [f"{count} again"] if was_contended else []
+
+
+def _words(now: Stats, before: Stats | None) -> list[str]:
+    if before is None or (now.setting, now.same_words) == (before.setting, before.same_words):
+        return []
+    said = [f"{now.setting} from here on"] if now.setting != before.setting else []
+    if now.same_words != before.same_words:
+        said.append(
+            "the words of plain decoding"
+            if now.same_words
+            else "words may part from plain decoding: keeping them is dear at this length (/stats)"
+        )
+    return said
 
 
 @contextmanager

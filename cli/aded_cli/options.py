@@ -121,10 +121,14 @@ class Settings:
             raise click.UsageError(
                 f"--draft {given['draft']} has no search to choose: leave out --search, or take --draft auto"
             )
+        if given["exact"] and given["same"] not in (None, "exact"):
+            raise click.UsageError(
+                f"--exact is --same exact, and --same {given['same']} was given too: leave one out"
+            )
         engine = {
-            name: given[name]
-            for name in ("draft", "exact", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
+            name: given[name] for name in ("draft", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
         }
+        engine["same"] = "exact" if given["exact"] else given["same"] or "cheap"
         from aded_local.files import memory_is_off
 
         engine["memory"] = not (given["no_memory"] or memory_is_off())
@@ -321,9 +325,9 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         "--seed",
         type=Whole(0, largest=MAX_SEED, auto=CHOSEN_BY_ENGINE),
         metavar="N",
-        help="Seed of the sampler (-1: random). With --exact or --draft off, the same seed and prompt give the same"
-        " answer once this machine is measured. Else how much is drafted follows measured times, wider passes round"
-        " differently, and where two tokens are nearly as likely the answer may go on with the other.",
+        help="Seed of the sampler (-1: random). With --same exact or --draft off, the same seed and prompt give the"
+        " same answer once this machine is measured. Else how much is drafted follows measured times, wider passes"
+        " round differently, and where two tokens are nearly as likely the answer may go on with the other.",
     ),
     click.option(
         "--draft",
@@ -338,8 +342,12 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         help="How --draft auto grows its tree: likeliest first (the default), or by Monte Carlo tree search.",
     ),
     click.option(
-        "--exact", is_flag=True, help="Only batch sizes that equal one-token decoding to the last bit."
+        "--same",
+        type=click.Choice(["exact", "cheap", "off"]),
+        help="The words of plain decoding: always, where they cost at most 5% of the speed (cheap, the default), or as"
+        " speed has it. Where they are not kept, two tokens that are nearly as likely may change places.",
     ),
+    click.option("--exact", is_flag=True, help="The same as --same exact."),
     click.option(
         "--no-memory",
         is_flag=True,

@@ -14,7 +14,7 @@ from .conversation import Conversation
 from .options import utf8
 
 if TYPE_CHECKING:
-    from aded_local.api import LocalADED
+    from aded_local.api import LocalADED, Stats
 
 QUIT = "/quit"
 HELP = """\
@@ -51,6 +51,7 @@ class Repl:
         self._sampling = sampling
         self._read_line = read_line
         self._figures: list[dict[str, Any]] = []
+        self._last: Stats | None = None
         self._commands: dict[str, Callable[[], object]] = {
             "/help": lambda: display.note(HELP),
             "/reset": self._reset,
@@ -137,4 +138,5 @@ class Repl:
         conversation.record(text, answer.text, stopped=answer.stopped)
         if answer.stats is not None:
             self._figures.append(answer.stats.to_dict())
-        display.note(display.closing_line(answer))
+        display.note(display.closing_line(answer, self._last))
+        self._last = answer.stats or self._last

@@ -48,6 +48,8 @@ from aded_bench.options import (
 @click.option("--fresh-each", is_flag=True, help="In the first pass, forget before every prompt.")
 @click.option("--temp", "temperature", default=0.0, show_default=True, type=click.FloatRange(0, 10),
               help="0 is greedy; above, our own methods only.")  # fmt: skip
+@click.option("--beside", default=0, show_default=True, type=click.IntRange(0, 256), metavar="N",
+              help="Keep N busy processes running while answers are timed.")  # fmt: skip
 @click.option("--same", default="cheap", show_default=True, metavar="MODE",
               help="How much drafting may change: exact, cheap or off; chooses the setting of all.")  # fmt: skip
 @N_PREDICT

@@ -101,7 +101,8 @@ def planner_of(
     if curve is None:
         raise ValueError("the budget of auto needs a curve")
     guard = Guard if guarded else NeverPauses
-    return AutoPlanner(drafter, curve.engine_curve(), limits, guard=guard, top_k=False, clock=lambda: 0.0)
+    costs = curve.engine_curve()
+    return AutoPlanner(drafter, lambda: costs, limits, guard=guard, top_k=False, clock=lambda: 0.0)
 
 
 class PromptLookup(PlainPlanner):

@@ -98,7 +98,7 @@ def measure(
     longest = max(len(found.prompt) + len(found.answer) for found in trace.answers)
     options = EngineOptions(
         draft=preset,
-        exact=False,
+        same="off",
         n_ctx=n_ctx or math.ceil(longest / CONTEXT_STEP) * CONTEXT_STEP,
         n_threads=n_threads,
         n_gpu_layers=ALL_LAYERS,
@@ -109,6 +109,7 @@ def measure(
     )
     engine = open_engine(model, options, lambda note: None, lambda note: None)
     engine.preparation.wait()
+    engine.threads.allow(False)
     try:
         _check_vocabulary(engine, (trace, *warm))
         if engine.curve is None:
@@ -224,7 +225,8 @@ class _Run:
         engine, drafter = self.engine, self.make()
         drafter.recall(exchanges(found for trace in self.warm for found in trace.answers))
         assert engine.curve is not None
-        return make_planner(engine.options.draft, drafter, engine.curve, engine.limits(), top_k=False)
+        engine.threads.use(engine.curve)
+        return make_planner(engine.options.draft, drafter, engine.threads.costs, engine.limits(), top_k=False)
 
     def _priced(self, n_tokens: int, n_cells: int) -> float:
         """Seconds of a pass as the engine's curve has it."""
@@ -264,6 +266,7 @@ class _Run:
             result = self._step(planner, root, rest)
             before = time.perf_counter()
             planner.observe(result)
+            self.engine.threads.observe(len(result.tree) + 1, n_cells, result.verify_seconds)
             learnt = time.perf_counter() - before
             n = len(result.tokens)
             steps.append(

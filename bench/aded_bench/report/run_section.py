@@ -18,6 +18,7 @@ from aded_bench.report.panels import (
 )
 from aded_bench.report.sections import missing_tables
 from aded_bench.tables import interval, number
+from aded_bench.wording import beside
 
 PHASES = ("empty", "warm")
 PARTS = ("draft", "verify", "sample", "elsewhere")
@@ -35,7 +36,11 @@ def run_section(sources: Sequence[Source]) -> Section:
         tables += _tables(source, found, f"{prefix(source, sources)}store {phase}")
     compared = ("Side by side: tokens/s over those of off, median (95%)", side_by_side(cells, sources))
     tables = [table for table in (compared, *tables, *missing_tables(sources)) if len(table[1])]
-    suites = [f"{s.label}: suite {s.result['suite']}." for s in sources if "suite" in s.result]
+    suites = [
+        f"{s.label}: suite " + ", ".join(filter(None, (s.result["suite"], beside(s.result)))) + "."
+        for s in sources
+        if "suite" in s.result
+    ]
     return Section("run", "End to end", suites, [*_ratio_charts(sources), *_rate_charts(sources)], tables)
 
 

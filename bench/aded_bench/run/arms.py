@@ -355,7 +355,7 @@ def preset_of(name: str) -> str:
 
 
 def open_local(
-    name: str, model: Path, *, same: str = CHEAP, setup: Setup | None = None, **options: Any
+    name: str, model: Path, *, same: Any = CHEAP, setup: Setup | None = None, **options: Any
 ) -> LocalArm:
     """Our engine; with ``setup``, in that of another arm, else in what it measures to be best.
 
@@ -369,7 +369,7 @@ def open_local(
         options |= {key: getattr(setup, key) for key in shared}
     if name == NO_TOP_K:
         options["top_k_learning"] = False
-    llm = LocalADED(model, draft=preset_of(name), exact=same == EXACT, **options)
+    llm = LocalADED(model, draft=preset_of(name), same=same, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
 

@@ -30,6 +30,7 @@ from aded_bench.run.arms import (
     logits_setup,
     open_local,
 )
+from aded_bench.run.beside import spinning
 from aded_bench.run.figures import evaluate, frame_of
 from aded_bench.run.memory import Meter, cache_megabytes
 from aded_bench.run.server import KEPT, Binary, ServerArm
@@ -53,6 +54,7 @@ class Plan(CommonPlan):
         fresh_each: forget what was learnt before every measured prompt, in the ``empty`` pass.
         same: how much drafting may change; of ``arms.SAME``.
         server: llama.cpp's own, where there is one.
+        beside: busy processes that run while answers are timed, and not while models are opened.
     """
 
     measured: Sequence[Conversation]
@@ -64,6 +66,7 @@ class Plan(CommonPlan):
     fresh_each: bool = False
     same: str = CHEAP
     server: Binary | None = None
+    beside: int = 0
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -73,7 +76,7 @@ class Plan(CommonPlan):
     def settings(self) -> dict[str, Any]:
         """The part of the plan that a resumed run must share."""
         learns = "forgets before every prompt" if self.fresh_each else "learns over the measured prompts"
-        keys = ("warm_suite", "repeat", "temperature", "fresh_each", "same")
+        keys = ("warm_suite", "repeat", "temperature", "fresh_each", "beside", "same")
         return (
             super().settings()
             | {key: getattr(self, key) for key in keys}
@@ -261,7 +264,7 @@ def _sweep(work: _Work, which: str, sweep: int) -> None:
         for _ in range(len(work.measured) * len(work.active)):
             work.step("done before")
         return
-    with _opened(work, sweep):
+    with _opened(work, sweep), spinning(plan.beside):
         for method in [m for m in work.active if which == WARM and m in LEARNERS]:
             for question in work.warming:
                 _answer(work, method, question, plan.seed)

@@ -201,9 +201,9 @@ def _setting_left(file: ResultFile, same: str) -> dict[str, Any]:
 
 def _note_setting(work: _Work, same: str, setup: Setup, sizes: Sequence[int] | None) -> str:
     """Put into the result what ``same`` chose, and which arm each method is then; the setting's name."""
-    from aded_local.speed.tuning import setting_name
+    from aded_local.speed.pricing import Setting
 
-    setting = setting_name(setup.flash_attention, setup.cache_type)
+    setting = Setting(setup.flash_attention, setup.cache_type).name
     work.setups.setdefault(setting, setup)
     bound = "" if sizes is None else f" {','.join(map(str, sizes))}"
     work.result["same"][same] = {key: getattr(setup, key) for key in SETTING_KEYS} | {

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from aded_bench.extra import pandas
 from aded_bench.tables import interval, number, print_missing, print_skipped, show, title
+from aded_bench.wording import beside
 
 
 def print_run(result: dict[str, Any], out: Console) -> None:
@@ -21,7 +22,7 @@ def print_run(result: dict[str, Any], out: Console) -> None:
         caption = "MB: resident, of a server its process"
         if plain := ratios.get("off/llama-cpp"):
             caption = f"off is {interval(plain['summary'] or {}, 'median')} of llama-cpp; {caption}"
-        heading = title(result, result["suite"], f"store {which}")
+        heading = title(result, *filter(None, (result["suite"], f"store {which}", beside(result))))
         show(pandas.DataFrame(rows), heading, caption=caption, console=out)
         by_category = _by_category(ratios)
         if len(by_category) > 1:
