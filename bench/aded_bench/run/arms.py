@@ -93,6 +93,7 @@ class Answer:
         draft_microseconds: median and 99th percentile of a step's drafting, where the arm says.
         own_tokens_per_second: by the arm's own clock, where it has one and it is another process.
         pass_sizes: of each pass after prefill, where the arm says; () stands for passes over one token each.
+        threads: that it ended with, where the arm says; 0 for those it was opened with.
     """
 
     tokens: list[int]
@@ -107,6 +108,7 @@ class Answer:
     draft_microseconds: dict[str, float] = field(default_factory=dict)
     own_tokens_per_second: float | None = None
     pass_sizes: tuple[PassSize, ...] = ()
+    threads: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -148,6 +150,7 @@ class LocalArm:
             seconds=dict(stats.seconds),
             draft_microseconds={"median": stats.draft_microseconds, "p99": stats.draft_microseconds_p99},
             pass_sizes=stats.pass_sizes,
+            threads=stats.threads,
         )
 
     def _begin(self, preset: str) -> None:
@@ -181,10 +184,9 @@ class LocalArm:
             ends=self.llm.end_tokens(),
         )
 
-    def sizes(self) -> tuple[int, ...] | None:
-        """The only numbers of tokens that a drafting pass may have; None where any may be."""
-        description = self.llm.description()
-        return tuple(description.get("exact_batch_sizes") or (1,)) if description["exact"] else None
+    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, tuple[int, ...] | None]:
+        """What the next answer will be computed in: flash attention, cache type, and the only sizes of passes."""
+        return self.llm.foreseen(n_prompt, max_tokens)
 
     def plain(self) -> LocalArm:
         """Plain decoding on the weights and in the context of this arm, which stays their owner."""
@@ -283,6 +285,13 @@ class LlamaArm:
         """The token's text."""
         found: bytes = self.llm.detokenize([token], special=True)
         return found.decode("utf-8", errors="replace")
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from here on; what was computed for ``replay`` is forgotten."""
+        import llama_cpp
+
+        llama_cpp.llama_set_n_threads(self.llm.ctx, count, count)
+        self._prompt = []
 
     def replay(
         self, prompt: Sequence[int], answer: Sequence[int], passes: Iterable[PassSize], rows: int
