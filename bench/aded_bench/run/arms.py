@@ -37,9 +37,7 @@ ALL = tuple(method for method in METHODS if method != NO_TOP_K)
 LEARNERS = ("auto", NO_TOP_K, "paper", *NGRAM_SERVERS[1:], SPEC_DEFAULT)
 """Methods whose answer may depend, in its speed, on the prompts before."""
 
-EXACT, CHEAP, ANY_WORDS = "exact", "cheap", "off"
-SAME = (EXACT, CHEAP, ANY_WORDS)
-"""How much the engine does so that drafting changes no word."""
+EXACT, CHEAP = "exact", "cheap"  # two of ``SAMES``
 
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
 
@@ -369,8 +367,9 @@ def open_local(
     """Our engine; with ``setup``, in that of another arm, else in what it measures to be best.
 
     Args:
-        same: of ``SAME``.
+        same: of ``pricing.SAMES``.
     """
+    from aded_bench.options import note
     from aded_local import LocalADED
 
     if setup is not None:
@@ -378,7 +377,7 @@ def open_local(
         options |= {key: getattr(setup, key) for key in shared}
     if name == NO_TOP_K:
         options["top_k_learning"] = False
-    llm = LocalADED(model, draft=preset_of(name), same=same, **options)
+    llm = LocalADED(model, draft=preset_of(name), same=same, on_notice=note, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
 
@@ -396,9 +395,11 @@ def check_same(given: Sequence[str] | None, exact: bool) -> tuple[str, ...]:
         raise OptionError("--exact is another word for --same exact; give one of them")
     if exact:
         return (EXACT,)
+    from aded_local.speed.pricing import SAMES
+
     for each in given or ():
-        if each not in SAME:
-            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAME)}")
+        if each not in SAMES:
+            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAMES)}")
     return tuple(dict.fromkeys(given or (CHEAP,)))
 
 

@@ -45,7 +45,7 @@ class Plan(CommonPlan):
     """What to compare with plain decoding: draft presets, and plain llama_cpp (``peer``), at each temperature.
 
     Attributes:
-        same: how much drafting may change, each of ``arms.SAME``.
+        same: how much drafting may change, each of ``pricing.SAMES``.
         looked_at: of each arm's partings, how many are looked at again; None for all.
     """
 
