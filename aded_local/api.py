@@ -365,6 +365,20 @@ class LocalADED:
             return self._engine.target.logits_after(np.array(ids, np.int32))
 
     @_reading
+    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, tuple[int, ...] | None]:
+        """What a new conversation's first turn would be answered in now. For measuring.
+
+        Args:
+            n_prompt: tokens of the prompt.
+            max_tokens: of the answer.
+
+        Returns:
+            Flash attention on or off, the cache type, and the only numbers of tokens a pass may have; None for any.
+        """
+        setting, sizes = self._engine.foreseen(n_prompt, max_tokens)
+        return setting.flash_attention, setting.cache_type, sizes
+
+    @_reading
     def end_tokens(self) -> frozenset[int]:
         """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
         return self._model.end_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -183,8 +183,11 @@ class Engine:
     @property
     def is_exact(self) -> bool:
         """Whether drafts are cut to exact sizes now; ``paper`` is as published unless ``exact`` is asked for."""
+        return self._is_exact(self.keeps_words)
+
+    def _is_exact(self, keeps_words: bool) -> bool:
         same = self.options.same
-        return same == "exact" or (same == "cheap" and self.keeps_words and self.options.draft != "paper")
+        return same == "exact" or (same == "cheap" and keeps_words and self.options.draft != "paper")
 
     # --- what a turn is answered in ------------------------------------------------------------------
 
@@ -206,18 +209,41 @@ class Engine:
         if self.curve is not None:
             self.planner.fit(self.limits())
 
+    def foreseen(self, n_prompt: int, most: int) -> tuple[Setting, tuple[int, ...] | None]:
+        """What the next turn would be answered in if it began with empty cells; arguments as of ``suit``.
+
+        Returns:
+            The setting, and the only numbers of tokens that a pass may have then; None for any.
+        """
+        now = setting_of(self.target.settings)
+        choice = self.tuner.turn(now, n_prompt, 0, most)
+        if (
+            choice is not None
+            and choice.setting != now
+            and not self._may_change(choice.setting, choice.exact)
+        ):
+            choice = self.tuner.staying(now, n_prompt) or replace(choice, setting=now)
+        setting, keeps = (now, self.keeps_words) if choice is None else (choice.setting, choice.exact)
+        if not self._is_exact(keeps):
+            return setting, None
+        exactness = self.tuner.exactness(setting)
+        return setting, (1,) if exactness is None else tuple(exactness.sizes)
+
+    def _may_change(self, setting: Setting, exact: bool) -> bool:
+        """Whether all that drafting in a setting needs was measured before."""
+        if self.curve is None:
+            return True
+        is_priced = self.tuner.kept_curve(self.tuner.settings(setting)) is not None
+        return is_priced and (not exact or self.tuner.exactness(setting) is not None)
+
     def _change(self, setting: Setting, exact: bool) -> bool:
         """Make the context anew in another setting; tells whether it was, which takes its curve where it drafts."""
+        if not self._may_change(setting, exact):
+            return False
         before, settings = self.target.settings, self.tuner.settings(setting)
-        curve = None
-        if self.curve is not None:
-            curve = self.tuner.kept_curve(settings)
-            if curve is None:
-                return False
-            if exact:
-                if self.tuner.exactness(setting) is None:
-                    return False
-                self.tuner.measure_exactness(settings, curve)
+        curve = None if self.curve is None else self.tuner.kept_curve(settings)
+        if curve is not None and exact:
+            self.tuner.measure_exactness(settings, curve)
         try:
             self.target.reopen(settings)
         except DeviceError:

@@ -219,8 +219,8 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
         None,
         [],
         {"off|0|x": 3},
-        {"off|0|x": {"tokens": ["a"], "ended": True, "passes": ""}},
-        {"off|0|x": {"tokens": [1], "ended": True, "passes": "3/4"}},
+        {"off|0|x": {"tokens": ["a"], "ended": True, "passes": "", "threads": 0}},
+        {"off|0|x": {"tokens": [1], "ended": True, "passes": "3/4", "threads": 0}},
     ],
 )
 def test_a_damaged_result_is_one_clear_error(
@@ -329,25 +329,30 @@ def test_how_far_probabilities_move_is_told_by_setting(fakes: dict[str, Any], mo
     assert 0 < auto["change_largest"] < 0.01
 
 
-def test_a_run_that_goes_on_keeps_the_settings_of_every_mode(
-    fakes: dict[str, Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_prompt_is_compared_in_the_setting_that_was_chosen_for_it(
+    fakes: dict[str, Any], model: Path, tmp_path: Path
 ) -> None:
+    def by_length(arm: FakeArm) -> None:
+        if arm.name != "off":
+            arm.foreseen = lambda n_prompt, _most: (n_prompt > 25, "f16", None)  # type: ignore[method-assign]
+
+    fakes["change"] = by_length
     file = ResultFile(tmp_path / "result.json")
-    fakes["found"] = {"exact": ((True, "bf16"), (1,)), "off": ((False, "f16"), None)}
-    plan = lossless_plan(model, same=("exact", "off"))
-    lossless.run(plan, file)
-    wanted: dict[str, dict[str, object]] = {}
-    make = lossless.open_local
+    result = lossless.run(lossless_plan(model), file)
+    rows = [row for row in result["comparisons"] if (row["method"], row["temperature"]) == ("auto", 0)]
+    totals = {row["setting"]: row["total"] for row in rows}
+    assert sum(totals.values()) == 10 and set(totals) == {"fa-on/f16", "fa-off/f16"}
+    asked = [what for name, what in fakes["log"] if name == "off" and what != "close"]
+    assert len(asked) == 20, "plain decoding answers each prompt in one setting"
+    fakes["log"].clear()
+    assert lossless.run(lossless_plan(model), file)["comparisons"] == result["comparisons"]
+    assert [what for _, what in fakes["log"] if what != "close"] == []
 
-    def note(name: str, *rest: Any, **options: Any) -> Any:
-        wanted[options["same"]] = options
-        return make(name, *rest, **options)
 
-    monkeypatch.setattr(lossless, "open_local", note)
-    lossless.run(plan, file)
-    assert [(wanted[same]["flash_attention"], wanted[same]["cache_type"]) for same in ("exact", "off")] == [
-        (True, "bf16"), (False, "f16"),
-    ]  # fmt: skip
+def test_an_answer_that_other_programs_left_with_fewer_threads_is_replayed_with_as_many() -> None:
+    log: list[tuple[str, str]] = []
+    parting(FakeArm("witness", log), [1], [7, 8], [7, 9], ((1, 1), (1, 1)), 0.0, (2, 1))
+    assert log == [("witness", "1 threads"), ("witness", "2 threads")]
 
 
 @given(st.lists(st.tuples(st.integers(1, 65), st.integers(1, 65)).filter(lambda pair: pair[1] <= pair[0])))

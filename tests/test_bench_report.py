@@ -165,18 +165,11 @@ def lossless() -> dict[str, Any]:
         "divergence_largest": 0.003,
         "change_largest": 0.04,
     }
-    arms = {"auto": "auto fa-on/bf16", "off": "off fa-on/bf16"}
-    chosen = {
-        "flash_attention": True,
-        "cache_type": "bf16",
-        "setting": "fa-on/bf16",
-        "sizes": None,
-        "arms": arms,
-    }
+    arms = {"auto fa-on/bf16": {"method": "auto", "setting": "fa-on/bf16", "sizes": None}}
     return result(
-        "lossless", comparisons=[row | {"crossing_512_cells": 7}],
-        partings=[parting | seen, parting | seen | other, parting], answers={}, histories={}, same={"cheap": chosen},
-        movements=[arm | moved],
+        "lossless", comparisons=[row | {"crossing_512_cells": 7}], answers={}, histories={}, arms=arms,
+        partings=[parting | seen, parting | seen | other, parting], movements=[arm | moved],
+        same={"cheap": {"arms": {"auto fa-on/bf16": 200}}},
     )  # fmt: skip
 
 

@@ -307,6 +307,18 @@ def test_an_answer_is_replayed_as_it_was_decoded_and_another_word_is_no_rounding
         witness.close()
 
 
+def test_what_a_turn_is_answered_in_is_foreseen(exact: LocalADED, fast: LocalADED) -> None:
+    for llm in (exact, fast):
+        prompt = llm.chat_tokens([turn(PROMPTS[2])])
+        llm.reset()
+        flash_attention, cache_type, sizes = llm.foreseen(len(prompt), 32)
+        stats = llm.generate(prompt, max_tokens=32, **GREEDY).stats
+        assert stats.setting == f"fa-{'on' if flash_attention else 'off'}/{cache_type}"
+        assert sizes is None or {size for size, _ in stats.pass_sizes} <= {1, *sizes}
+        assert sizes is None or stats.same_words
+    assert exact.foreseen(8, 8)[2] is not None
+
+
 def test_a_forked_child_is_told_at_once(exact: LocalADED, smollm2: Path) -> None:
     calls = {
         "LocalADED": lambda: LocalADED(smollm2, n_ctx=256, n_threads=1, draft="off"),

@@ -106,8 +106,8 @@ def shown_same(row: Mapping[str, Any]) -> str:
 
 def shown_sizes(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """Tokens that a pass of this arm may have."""
-    sizes = result["same"].get(row["same"], {}).get("sizes")
-    return "1" if row["method"] == PEER else "any" if sizes is None else ranges(sizes)
+    sizes = result["arms"].get(row["arm"], {}).get("sizes")
+    return "any" if sizes is None else ranges(sizes)
 
 
 def shown_movement(row: Mapping[str, Any] | None) -> dict[str, str]:
@@ -129,7 +129,7 @@ def _small(value: float | None) -> str:
 
 def _same_of(result: Mapping[str, Any], arm: str) -> list[str]:
     """What was asked for by all that this arm answers for."""
-    return [name for name, chosen in result.get("same", {}).items() if arm in chosen["arms"].values()]
+    return [name for name, chosen in result.get("same", {}).items() if arm in chosen["arms"]]
 
 
 def _not_rounding(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -186,12 +186,12 @@ def sameness_tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _sameness_rows(part: Mapping[str, Any]) -> list[dict[str, str]]:
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     moved = {row["arm"]: row for row in part.get("movements", ())}
     for row in part.get("comparisons", ()):
-        key = row["method"], shown_same(row), row["setting"]
-        cells = found.setdefault(key, dict(zip(("method", "same", "setting"), key, strict=True)))
-        cells["passes over"] = shown_sizes(part, row)
+        key = row["method"], shown_same(row), row["setting"], shown_sizes(part, row)
+        names = ("method", "same", "setting", "passes over")
+        cells = found.setdefault(key, dict(zip(names, key, strict=True)))
         cells[at_temperature(row)] = f"{row['identical']} of {row['total']}"
         cells[f"not rounding, {at_temperature(row)}"] = _not_rounding(part, row)
         cells |= shown_movement(moved.get(row["arm"]))

@@ -93,8 +93,9 @@ Method = _object(
 )  # fmt: skip
 Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_tokens=Count, pairs=Count)
 
-Chosen = _object(Setting, setting=str, sizes=list[Count] | None, arms=dict[str, str])
+Chosen = _object(arms=_dict(Count))
 Arm = _object(method=str, setting=str, arm=str)
+Way = _object(method=str, setting=str, sizes=list[Count] | None)
 Comparison = _object(
     Arm, same=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
 )
@@ -110,8 +111,8 @@ Held = _dict(_object(tensors=Count, weights=Count))
 
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 Lossless = _object(
-    Result, same=_dict(Chosen), answers=_dict(Object), histories=dict[str, str], comparisons_=_list(Comparison),
-    partings_=_list(Parting), movements_=_list(Movement),
+    Result, same=_dict(Chosen), arms=_dict(Way), answers=_dict(Object), histories=dict[str, str],
+    comparisons_=_list(Comparison), partings_=_list(Parting), movements_=_list(Movement),
 )  # fmt: skip
 Version = _object(Lossless, tensors_=Held, replaced_=dict[str, Share])
 KINDS: dict[str, Any] = {

@@ -68,12 +68,12 @@ def command(
     from aded_bench.lossless_tables import broken, print_sameness
     from aded_bench.run import sameness as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import SAME as MODES
     from aded_bench.run.arms import check_methods, check_same
+    from aded_local.speed.pricing import SAMES
 
     suites.check_data(data, suite)
     presets, types = check_methods(presets, ("auto", "paper")), bench.check_types(types)
-    modes = check_same(same or MODES, exact=False)
+    modes = check_same(same or SAMES, exact=False)
     model = model_path(model)
     asked = suites.find(suite, data, model)
     plan = bench.Plan(

@@ -8,7 +8,7 @@ from typing import Any
 from aded_bench.extra import pandas
 from aded_bench.lossless_tables import at_temperature, broken, lossless_tables, sameness_tables, shown_same
 from aded_bench.report.panels import Chart, Dot, Line, Lines, Section, Source, Table, dot_chart, prefix
-from aded_bench.run.arms import SAME
+from aded_bench.run.arms import PEER
 from aded_bench.tables import number, ranges
 from aded_bench.wording import attention
 
@@ -124,9 +124,9 @@ def _identical_charts(key: str, parts: Sequence[tuple[str, str, Mapping[str, Any
     for head, row_head, result in parts:
         for row in result.get("comparisons", ()):
             if row["total"]:
-                same = shown_same(row)
-                label = f"{row_head}{row['method']} {same}" if same in SAME else row["method"]
-                dot = Dot(label, same if same in SAME else row["method"], row["identical"] / row["total"])
+                same, own = shown_same(row), row["method"] != PEER
+                label = f"{row_head}{row['method']} {same}" if own else row["method"]
+                dot = Dot(label, same if own else row["method"], row["identical"] / row["total"])
                 panels.setdefault(head + at_temperature(row), []).append(dot)
     return dot_chart(
         key, "Identical answers", IDENTICAL_DESCRIPTION, list(panels.items()), "share of answers", 1.0

@@ -37,9 +37,7 @@ ALL = tuple(method for method in METHODS if method != NO_TOP_K)
 LEARNERS = ("auto", NO_TOP_K, "paper", *NGRAM_SERVERS[1:], SPEC_DEFAULT)
 """Methods whose answer may depend, in its speed, on the prompts before."""
 
-EXACT, CHEAP, ANY_WORDS = "exact", "cheap", "off"
-SAME = (EXACT, CHEAP, ANY_WORDS)
-"""How much the engine does so that drafting changes no word."""
+EXACT, CHEAP = "exact", "cheap"  # two of ``SAMES``
 
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
 
@@ -93,6 +91,7 @@ class Answer:
         draft_microseconds: median and 99th percentile of a step's drafting, where the arm says.
         own_tokens_per_second: by the arm's own clock, where it has one and it is another process.
         pass_sizes: of each pass after prefill, where the arm says; () stands for passes over one token each.
+        threads: that it ended with, where the arm says; 0 for those it was opened with.
     """
 
     tokens: list[int]
@@ -107,6 +106,7 @@ class Answer:
     draft_microseconds: dict[str, float] = field(default_factory=dict)
     own_tokens_per_second: float | None = None
     pass_sizes: tuple[PassSize, ...] = ()
+    threads: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -148,6 +148,7 @@ class LocalArm:
             seconds=dict(stats.seconds),
             draft_microseconds={"median": stats.draft_microseconds, "p99": stats.draft_microseconds_p99},
             pass_sizes=stats.pass_sizes,
+            threads=stats.threads,
         )
 
     def _begin(self, preset: str) -> None:
@@ -181,10 +182,9 @@ class LocalArm:
             ends=self.llm.end_tokens(),
         )
 
-    def sizes(self) -> tuple[int, ...] | None:
-        """The only numbers of tokens that a drafting pass may have; None where any may be."""
-        description = self.llm.description()
-        return tuple(description.get("exact_batch_sizes") or (1,)) if description["exact"] else None
+    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, tuple[int, ...] | None]:
+        """What the next answer will be computed in: flash attention, cache type, and the only sizes of passes."""
+        return self.llm.foreseen(n_prompt, max_tokens)
 
     def plain(self) -> LocalArm:
         """Plain decoding on the weights and in the context of this arm, which stays their owner."""
@@ -284,6 +284,13 @@ class LlamaArm:
         found: bytes = self.llm.detokenize([token], special=True)
         return found.decode("utf-8", errors="replace")
 
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from here on; what was computed for ``replay`` is forgotten."""
+        import llama_cpp
+
+        llama_cpp.llama_set_n_threads(self.llm.ctx, count, count)
+        self._prompt = []
+
     def replay(
         self, prompt: Sequence[int], answer: Sequence[int], passes: Iterable[PassSize], rows: int
     ) -> npt.NDArray[np.float32]:
@@ -360,8 +367,9 @@ def open_local(
     """Our engine; with ``setup``, in that of another arm, else in what it measures to be best.
 
     Args:
-        same: of ``SAME``.
+        same: of ``pricing.SAMES``.
     """
+    from aded_bench.options import note
     from aded_local import LocalADED
 
     if setup is not None:
@@ -369,7 +377,7 @@ def open_local(
         options |= {key: getattr(setup, key) for key in shared}
     if name == NO_TOP_K:
         options["top_k_learning"] = False
-    llm = LocalADED(model, draft=preset_of(name), same=same, **options)
+    llm = LocalADED(model, draft=preset_of(name), same=same, on_notice=note, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
 
@@ -387,9 +395,11 @@ def check_same(given: Sequence[str] | None, exact: bool) -> tuple[str, ...]:
         raise OptionError("--exact is another word for --same exact; give one of them")
     if exact:
         return (EXACT,)
+    from aded_local.speed.pricing import SAMES
+
     for each in given or ():
-        if each not in SAME:
-            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAME)}")
+        if each not in SAMES:
+            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAMES)}")
     return tuple(dict.fromkeys(given or (CHEAP,)))
 
 

@@ -52,7 +52,7 @@ class Plan(CommonPlan):
         repeat: sweeps over the measured prompts, per pass.
         temperature: above 0 our own arms only, since the peers' seeds mean another thing.
         fresh_each: forget what was learnt before every measured prompt, in the ``empty`` pass.
-        same: how much drafting may change; of ``arms.SAME``.
+        same: how much drafting may change; of ``pricing.SAMES``.
         server: llama.cpp's own, where there is one.
         beside: busy processes that run while answers are timed, and not while models are opened.
     """

@@ -1,8 +1,9 @@
 """Does every way of generating write the same tokens, and where not, was it rounding?
 
 Each arm answers every prompt in a fresh conversation; its token ids are compared with plain decoding's in the same
-setting. How much drafting may change (``same``) chooses the setting, so plain decoding answers once in each setting
-that was chosen. Two ways that would do the same are one arm, which answers once.
+setting. How much drafting may change (``same``) chooses setting and sizes of passes anew for each turn, so plain
+decoding answers every prompt in the settings that were chosen for it. Ways that would do the same are one arm, which
+answers a prompt once.
 
 Where two sequences part, and for a sample of the prompts, the answer is decoded again with `llama_cpp.Llama`: see
 ``partings``.
@@ -11,11 +12,11 @@ Where two sequences part, and for a sample of the prompts, the answer is decoded
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aded_bench.results import ResultFile
-from aded_bench.run.arms import OWN, PEER, LlamaArm, Setup, logits_setup, open_local
+from aded_bench.run.arms import OWN, PEER, LlamaArm, LocalArm, Setup, logits_setup, open_local
 from aded_bench.run.partings import (
     Movement,
     movements,
@@ -44,7 +45,7 @@ class Plan(CommonPlan):
     """What to compare with plain decoding: draft presets, and plain llama_cpp (``peer``), at each temperature.
 
     Attributes:
-        same: how much drafting may change, each of ``arms.SAME``.
+        same: how much drafting may change, each of ``pricing.SAMES``.
         looked_at: of each arm's partings, how many are looked at again; None for all.
     """
 
@@ -65,11 +66,10 @@ class Plan(CommonPlan):
             "prompts_sha256": fingerprint(self.conversations),
         }
 
-    def work(self) -> list[tuple[str, tuple[float, ...]]]:
-        """Methods in their order, and at which temperatures each answers."""
+    def undrafted(self) -> list[tuple[str, tuple[float, ...]]]:
+        """The methods that do not draft, and at which temperatures each answers."""
         greedy = tuple(t for t in self.temperatures if t == 0)
-        peer = [(PEER, greedy)] if self.peer and greedy else []
-        return [(name, self.temperatures) for name in (*self.presets, "off")] + peer
+        return [("off", self.temperatures), *([(PEER, greedy)] if self.peer and greedy else [])]
 
 
 @dataclass
@@ -81,22 +81,34 @@ class _Work:
     file: ResultFile
     step: Step
     questions: list[Question] = field(default_factory=list)
+    setup: Setup | None = None
     setups: dict[str, Setup] = field(default_factory=dict)  # by setting
+    labels: dict[tuple[str, str, float, str], str] = field(default_factory=dict)
+    """The arm that answered, by ``same``, preset, temperature and prompt."""
+
+    def labels_of(self, same: str) -> list[str]:
+        """The arms that answered for ``same``, one for each answer."""
+        return [label for (mode, *_), label in self.labels.items() if mode == same]
+
+    def setting_of(self, label: str) -> str:
+        """The setting of an arm."""
+        found: str = self.result["arms"][label]["setting"]
+        return found
 
 
 def total_steps(plan: Plan) -> int:
     """How often ``run`` calls ``step``, if no prompt is left out."""
     questions = sum(len(conversation.turns) for conversation in plan.conversations)
     histories = questions - len(plan.conversations)
-    answers = sum(len(temperatures) for _, temperatures in plan.work()) * questions
-    return histories + len(plan.same) * answers
+    drafted = len(plan.presets) * len(plan.temperatures)
+    answers = drafted + sum(len(temperatures) for _, temperatures in plan.undrafted())
+    return histories + len(plan.same) * answers * questions
 
 
 def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[str, Any]:
     """Answer, compare, explain; the result as plain data, with ``complete`` False after Ctrl-C.
 
-    Arms are loaded one after the other, so that a big model is in memory once. The first drafting preset decides
-    attention and cache type, for all arms of the same ``same``.
+    Arms are loaded one after the other, so that a big model is in memory once.
 
     Raises:
         ADEDError: the model cannot be used, no prompt fits, or ``file`` holds another run.
@@ -138,95 +150,128 @@ def _take_over(result: dict[str, Any], earlier: dict[str, Any]) -> None:
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
             raise TypeError("tokens are whole numbers")
         passes_of_text(answer["passes"])
-        result["answers"][key] = {"tokens": tokens, "ended": bool(ended), "passes": answer["passes"]}
+        threads = int(answer["threads"])
+        result["answers"][key] = {
+            "tokens": tokens,
+            "ended": bool(ended),
+            "passes": answer["passes"],
+            "threads": threads,
+        }
 
 
 def _answer_with(work: _Work, same: str) -> None:
-    """All answers in the setting that ``same`` chooses."""
+    """All answers of the ways that draft, and of plain decoding in the settings that ``same`` chose for them."""
+    plan = work.plan
+    work.result["same"][same] = {"arms": {}}
+    for name in plan.presets:
+        arm = open_local(
+            name,
+            plan.model,
+            same=same,
+            n_threads=plan.n_threads if work.setup is None else work.setup.n_threads,
+            n_ctx=plan.n_ctx if work.setup is None else work.setup.n_ctx,
+        )
+        try:
+            if work.setup is None:
+                _begin(work, arm)
+            for temperature, index, question in _asked(work, plan.temperatures):
+                label = _foreseen(work, same, arm, question)
+                work.labels[same, name, temperature, question.id] = label
+                _answer(work, arm, label, temperature, index, question)
+        finally:
+            arm.close()
+    for setting in dict.fromkeys(work.setting_of(label) for label in work.labels_of(same)):
+        for name, temperatures in plan.undrafted():
+            _answer_undrafted(work, same, name, setting, temperatures)
+
+
+def _begin(work: _Work, lead: LocalArm) -> None:
+    """What holds for all: context and threads, the prompts as tokens, and what an earlier run left."""
     plan, result = work.plan, work.result
-    first = next(iter(work.setups.values()), None)
-    lead = open_local(
-        plan.presets[0],
-        plan.model,
-        same=same,
-        n_threads=plan.n_threads if first is None else first.n_threads,
-        n_ctx=plan.n_ctx if first is None else first.n_ctx,
-        **_setting_left(work.file, same),
+    work.setup = lead.setup(plan.model)
+    # The setting is part of each answer, and may be another when an interrupted run goes on.
+    about = {key: value for key, value in lead.llm.description().items() if key not in SETTING_KEYS}
+    (work.questions,) = start(
+        plan,
+        lead,
+        work.setup,
+        (plan.conversations,),
+        result,
+        work.file,
+        lambda earlier: _take_over(result, earlier),
+        work.step,
+        description=about,
     )
-    arm: Arm = lead
-    try:
-        setup, sizes = lead.setup(plan.model), lead.sizes()
-        if first is None:
-            (work.questions,) = start(
-                plan,
-                lead,
-                setup,
-                (plan.conversations,),
-                result,
-                work.file,
-                lambda earlier: _take_over(result, earlier),
-                work.step,
-            )
-            result["prompts"] = [
-                {"id": q.id, "kind": q.category, "tokens": len(q.tokens), "text": q.text}
-                for q in work.questions
-            ]
-        setting = _note_setting(work, same, setup, sizes)
-        for name, temperatures in plan.work():
-            label = result["same"][same]["arms"][name]
-            result["arms"][label] = {"method": name, "setting": setting}
-            with peer_may_fail(name, result["missing"]):
-                for temperature, index, question in _questions_left(work, label, temperatures):
-                    if arm.name != name:
-                        arm.close()
-                        arm = open_arm(name, setup, same=same)
-                    found = arm.answer(question.tokens, plan.max_tokens, temperature, plan.seed + index)
-                    result["answers"][_key(label, temperature, question)] = {
-                        "tokens": found.tokens,
-                        "ended": found.ended,
-                        "passes": passes_as_text(found.pass_sizes),
-                    }
-                    work.file.save(result)
-                    work.step(f"{name}, same {same}, temperature {temperature:g}")
-    finally:
-        arm.close()
+    result["prompts"] = [
+        {"id": q.id, "kind": q.category, "tokens": len(q.tokens), "text": q.text} for q in work.questions
+    ]
 
 
-def _setting_left(file: ResultFile, same: str) -> dict[str, Any]:
-    """Attention and cache type of an earlier run, which goes on in them: a new trial may find others better."""
-    chosen = (file.load() or {}).get("same")
-    found = chosen.get(same) if isinstance(chosen, dict) else None
-    return {key: found[key] for key in SETTING_KEYS if key in found} if isinstance(found, dict) else {}
-
-
-def _note_setting(work: _Work, same: str, setup: Setup, sizes: Sequence[int] | None) -> str:
-    """Put into the result what ``same`` chose, and which arm each method is then; the setting's name."""
-    from aded_local.speed.pricing import Setting
-
-    setting = Setting(setup.flash_attention, setup.cache_type).name
-    work.setups.setdefault(setting, setup)
-    bound = "" if sizes is None else f" {','.join(map(str, sizes))}"
-    work.result["same"][same] = {key: getattr(setup, key) for key in SETTING_KEYS} | {
-        "setting": setting,
-        "sizes": None if sizes is None else list(sizes),
-        "arms": {
-            name: f"{name} {setting}{bound if name in work.plan.presets else ''}"
-            for name, _ in work.plan.work()
-        },
-    }
-    return setting
-
-
-def _questions_left(
-    work: _Work, label: str, temperatures: Sequence[float]
-) -> Iterator[tuple[float, int, Question]]:
-    """What an arm has still to answer; a step for each of the others."""
+def _asked(work: _Work, temperatures: Sequence[float]) -> Iterator[tuple[float, int, Question]]:
     for temperature in temperatures:
         for index, question in enumerate(work.questions):
-            if _key(label, temperature, question) in work.result["answers"]:
-                work.step("answered before")
-            else:
-                yield temperature, index, question
+            yield temperature, index, question
+
+
+def _foreseen(work: _Work, same: str, arm: LocalArm, question: Question) -> str:
+    """The arm that a way of drafting is for a question: its method, setting, and sizes of passes."""
+    flash_attention, cache_type, sizes = arm.foreseen(len(question.tokens), work.plan.max_tokens)
+    setting = _setting_name(flash_attention, cache_type)
+    assert work.setup is not None
+    work.setups.setdefault(
+        setting, replace(work.setup, flash_attention=flash_attention, cache_type=cache_type)
+    )
+    label = f"{arm.name} {setting}" + ("" if sizes is None else f" {','.join(map(str, sizes))}")
+    kept = None if sizes is None else list(sizes)
+    work.result["arms"].setdefault(label, {"method": arm.name, "setting": setting, "sizes": kept})
+    counts = work.result["same"][same]["arms"]
+    counts[label] = counts.get(label, 0) + 1
+    return label
+
+
+def _setting_name(flash_attention: bool, cache_type: str) -> str:
+    from aded_local.speed.pricing import Setting
+
+    return Setting(flash_attention, cache_type).name
+
+
+def _answer_undrafted(work: _Work, same: str, name: str, setting: str, temperatures: Sequence[float]) -> None:
+    """What does not draft answers the prompts that were answered in a setting with drafts."""
+    label = f"{name} {setting}"
+    work.result["arms"].setdefault(label, {"method": name, "setting": setting, "sizes": [1]})
+    arm: Arm | None = None
+    try:
+        with peer_may_fail(name, work.result["missing"]):
+            for temperature, index, question in _asked(work, temperatures):
+                labels = (
+                    work.labels.get((same, preset, temperature, question.id)) for preset in work.plan.presets
+                )
+                if not any(each is not None and work.setting_of(each) == setting for each in labels):
+                    continue
+                if arm is None and _key(label, temperature, question) not in work.result["answers"]:
+                    arm = open_arm(name, work.setups[setting], same=same)
+                _answer(work, arm, label, temperature, index, question)
+    finally:
+        if arm is not None:
+            arm.close()
+
+
+def _answer(
+    work: _Work, arm: Arm | None, label: str, temperature: float, index: int, question: Question
+) -> None:
+    """Answer, unless that was done before."""
+    key = _key(label, temperature, question)
+    if key not in work.result["answers"]:
+        assert arm is not None
+        found = arm.answer(question.tokens, work.plan.max_tokens, temperature, work.plan.seed + index)
+        work.result["answers"][key] = {
+            "tokens": found.tokens,
+            "ended": found.ended,
+            "passes": passes_as_text(found.pass_sizes),
+            "threads": found.threads,
+        }
+        work.file.save(work.result)
+    work.step(f"{label}, temperature {temperature:g}")
 
 
 def _key(label: str, temperature: float, question: Question) -> str:
@@ -237,35 +282,41 @@ def compare(work: _Work) -> None:
     """Fill in ``comparisons``, and where answers part ``partings``, from the answers there are."""
     plan, result = work.plan, work.result
     result["comparisons"], result["partings"], result["movements"] = [], [], []
-    seen: set[tuple[str, float]] = set()
-    for same, chosen in result["same"].items():
-        for name, temperatures in plan.work():
-            label, base = chosen["arms"][name], chosen["arms"]["off"]
-            for temperature in temperatures if name != "off" else ():
-                known = (label, temperature) in seen
-                if (
-                    known and name == PEER
-                ):  # it does not draft, so it is the same whatever drafting may change
-                    continue
-                seen.add((label, temperature))
-                row, parted = _compared(work, label, base, temperature)
-                head = {"method": name, "same": same, "setting": chosen["setting"], "arm": label}
+    seen: set[tuple[str, float, str]] = set()
+    for same in result["same"]:
+        labels = list(dict.fromkeys(work.labels_of(same)))
+        peers = [f"{PEER} {setting}" for setting in dict.fromkeys(map(work.setting_of, labels))]
+        for label in (*labels, *(peers if plan.peer else ())):
+            about = result["arms"].get(label)
+            if about is None:
+                continue
+            head = {"method": about["method"], "same": same, "setting": about["setting"], "arm": label}
+            for temperature in plan.temperatures:
+                if about["method"] == PEER and (temperature or (label, temperature, "") in seen):
+                    continue  # it does not draft, so it is the same whatever drafting may change
+                seen.add((label, temperature, ""))
+                row, parted = _compared(work, same, label, temperature)
                 result["comparisons"].append(head | row)
-                if not known:
-                    result["partings"] += [head | each for each in parted]
+                for each in parted:
+                    if (label, temperature, each["prompt"]) not in seen:
+                        seen.add((label, temperature, each["prompt"]))
+                        result["partings"].append(head | each)
 
 
 def _compared(
-    work: _Work, label: str, base: str, temperature: float
+    work: _Work, same: str, label: str, temperature: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """How many answers of an arm are those of plain decoding, and where each of the others parts."""
+    """How many answers of an arm are those of plain decoding in its setting, and where each of the others parts."""
+    about = work.result["arms"][label]
+    base = f"off {about['setting']}"
     identical = total = crossing = 0
     parted = []
     for question in work.questions:
+        mine = work.labels.get((same, about["method"], temperature, question.id), label)
         found, expected = (
             work.result["answers"].get(_key(arm, temperature, question)) for arm in (label, base)
         )
-        if found is None or expected is None:
+        if found is None or expected is None or mine != label:
             continue
         total += 1
         length = len(question.tokens)
@@ -331,7 +382,14 @@ def _look(work: _Work, witness: LlamaArm, parted: Sequence[dict[str, Any]]) -> N
             found["tokens"],
             passes_of_text(found["passes"]),
             temperature,
+            _threads_left(work.setups[row["setting"]].n_threads, expected, found),
         )
+
+
+def _threads_left(full: int, *answers: dict[str, Any]) -> tuple[int, int] | None:
+    """How many threads there are, and how many an answer was left with; None where none had fewer."""
+    left = min(answer["threads"] or full for answer in answers)
+    return (full, left) if left < full else None
 
 
 def _drafting_arms(result: dict[str, Any], setting: str) -> list[dict[str, Any]]:
@@ -347,11 +405,10 @@ def _moved(work: _Work, witness: LlamaArm, label: str) -> list[Movement]:
     """How far the widths that an arm drafted with move the probabilities, over plain decoding's answers."""
     plan, answers = work.plan, work.result["answers"]
     temperature = min(plan.temperatures)
-    base = next(
-        chosen["arms"]["off"] for chosen in work.result["same"].values() if label in chosen["arms"].values()
-    )
+    base = f"off {work.setting_of(label)}"
     found: list[Movement] = []
-    for question in work.questions[:: max(1, len(work.questions) // SAMPLE)][:SAMPLE]:
+    asked = [question for question in work.questions if _key(label, temperature, question) in answers]
+    for question in asked[:: max(1, len(asked) // SAMPLE)][:SAMPLE]:
         plain, drafted = (answers.get(_key(arm, temperature, question)) for arm in (base, label))
         if plain is not None and drafted is not None:
             passes = passes_of_text(drafted["passes"])

@@ -69,6 +69,7 @@ def parting(
     found: Sequence[int],
     passes: Sequence[PassSize] | None,
     temperature: float = 0.0,
+    threads: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Where two answers part, how far apart their candidates were, and how far wider passes move that.
 
@@ -83,6 +84,8 @@ def parting(
     Args:
         expected, found: plain decoding's answer and the other.
         passes: by which ``found`` was decoded; () for passes over one token each, None where they are not known.
+        threads: how many there are, and how many one of the answers was left with by other programs; in some settings
+            that is another order of sums, as another width is.
     """
     position = parting_position(expected, found)
     first = position % WIDTH or WIDTH
@@ -97,6 +100,11 @@ def parting(
     logits = {
         name: witness.replay(prompt, found, sizes, position + 1)[position] for name, sizes in ways.items()
     }
+    if threads is not None:
+        full, left = threads
+        witness.use_threads(left)
+        logits["threads"] = witness.replay(prompt, found, passes or (), position + 1)[position]
+        witness.use_threads(full)
     plain = logits.pop("one")
     # The end token is not part of an answer: the shorter answer chose the likeliest of them.
     end = max(witness.ends, key=lambda token: float(plain[token])) if witness.ends else 0

@@ -68,6 +68,8 @@ def start(
     take_over: Callable[[dict[str, Any]], None],
     step: Step,
     temperature: float = 0.0,
+    *,
+    description: dict[str, Any] | None = None,
 ) -> list[list[Question]]:
     """Complete ``result`` with where it comes from, what an earlier run left, and which prompts are left out.
 
@@ -77,6 +79,7 @@ def start(
         parts: conversations, the measured ones first.
         take_over: puts what an earlier run left into ``result``; any error of it is the file's fault.
         temperature: of the answers that become history.
+        description: of the engine, as far as an interrupted run must share it; None for all that ``lead`` says.
 
     Returns:
         The questions of each part.
@@ -84,9 +87,8 @@ def start(
     Raises:
         ADEDError: no prompt fits, or ``file`` holds another run or a damaged one.
     """
-    here = provenance(
-        plan.settings(), model=plan.model, description=lead.llm.description(), inputs=plan.inputs
-    )
+    about = lead.llm.description() if description is None else description
+    here = provenance(plan.settings(), model=plan.model, description=about, inputs=plan.inputs)
     if earlier := resume(file, result["kind"], here):
         with taking_over(file):
             result["histories"] |= {name: str(text) for name, text in earlier["histories"].items()}
