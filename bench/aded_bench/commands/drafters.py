@@ -1,0 +1,114 @@
+"""`aded-bench drafters`: ours and published ones on a model's real logits, in virtual time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aded_bench.options import (
+    CONTEXT,
+    DATA,
+    MODEL,
+    N_PREDICT,
+    PATH,
+    SEED,
+    SUITE,
+    THREADS,
+    listed,
+    model_path,
+    note,
+)
+
+DEFAULT_CONTEXT = 2048
+
+
+@click.command("drafters")
+@MODEL
+@SUITE
+@DATA
+@click.option("--prompts", "count", type=click.IntRange(1), default=40, show_default=True,
+              help="How many, evenly over categories; of conversations the first turn.")  # fmt: skip
+@click.option("--curve", "curve_paths", multiple=True, required=True, type=PATH, metavar="FILE",
+              help="What a pass over n tokens costs: may be repeated.")  # fmt: skip
+@click.option("--ways", "names", callback=listed, default="", metavar="LIST",
+              help="Which ones; an unknown name lists them all.  [default: all]")  # fmt: skip
+@click.option("--logits", "kept", type=PATH, metavar="FILE",
+              help="Keep answers and logits here, and go on from them: another run decodes only what is new.")  # fmt: skip
+@click.option("--decode", "decoded", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+              help="Decode every tree for the first N prompts for real too, and compare.")  # fmt: skip
+@N_PREDICT
+@THREADS
+@CONTEXT
+@SEED
+def command(
+    model: Path | None,
+    suite: str | None,
+    data: Path | None,
+    count: int,
+    curve_paths: tuple[Path, ...],
+    names: tuple[str, ...],
+    kept: Path | None,
+    decoded: int,
+    max_tokens: int,
+    threads: int | None,
+    n_ctx: int | None,
+    seed: int,
+) -> None:
+    """Compare ways to draft on the model's own greedy answers: what their passes cost, against plain decoding.
+
+    Attention is on and the cache BF16: where every size of a pass gives the same logits, a place in the text is decoded
+    once, whoever asks. Times are those of the curves; what drafting itself takes is not in them.
+    """
+    from aded_bench.drafters import real, virtual
+    from aded_bench.progress import steps_progress
+    from aded_bench.replay.curves import read_curve
+    from aded_bench.run import suites
+    from aded_bench.tables import console, show
+    from aded_local.errors import OptionError
+    from aded_local.speed.device import physical_threads
+
+    suites.check_data(data, suite)
+    path = model_path(model)
+    curves = [read_curve(found) for found in dict.fromkeys(curve_paths)]
+    every = tuple(virtual.ways(lambda preset: NotImplemented))
+    names = _chosen(names, every)
+    asked, _ = suites.load(suites.find(suite, data, path), count, 0, seed)
+    n_ctx = n_ctx or DEFAULT_CONTEXT
+    texts = real.load(kept) if kept is not None and kept.exists() else []
+    known = {text.id for text in texts}
+    prompts = virtual.prompts(path, [one for one in asked if one.id not in known], n_ctx - max_tokens)
+    speaker, close = virtual.open_speaker(path, n_ctx, threads or physical_threads())
+    try:
+        with steps_progress("answers", len(prompts)) as step:
+            for name, category, tokens in prompts:
+                texts.append(speaker.write(name, category, tokens, max_tokens))
+                step(name)
+        wanted = {one.id for one in asked}
+        measured = [text for text in texts if text.id in wanted]
+        if not measured:
+            raise OptionError(f"no prompt fits into {n_ctx} tokens; ask for more with -c")
+        bench = virtual.Bench(speaker, measured, virtual.make_drafter(path, speaker.target.model.n_vocab), max_tokens)
+        with steps_progress("drafters", virtual.steps(names, curves, len(measured))) as bench.step:
+            rows = list(bench.rows(names, curves))
+        again = bench.decoded(names, curves[0], decoded)
+        tokens_written = sum(len(text.tokens) - text.start for text in measured)
+    finally:
+        if kept is not None and texts:
+            real.save(kept, texts)
+        close()
+    out = console()
+    title = f"{path.name}, {len(measured)} answers, {tokens_written} tokens: speed-up (tokens per pass)"
+    show(virtual.table(rows), title, console=out)
+    out.print(f"passes decoded: {speaker.passes}; in another size another token was likeliest in: "
+              f"{', '.join(f'{name} ({n})' for name, n in speaker.parted.items()) or 'no answer'}", soft_wrap=True)
+    for name, (answers, passes) in again.items():
+        if decoded:
+            out.print(f"{name}: of {decoded} answers decoded tree by tree {answers} are others, {passes} took other passes")
+
+
+def _chosen(names: tuple[str, ...], every: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise click.UsageError(f"--ways takes some of: {', '.join(every)}; not {', '.join(unknown)!r}")
+    return names or every
