@@ -17,7 +17,6 @@ from aded_bench.options import (
     THREADS,
     listed,
     model_path,
-    note,
 )
 
 DEFAULT_CONTEXT = 2048
@@ -34,7 +33,7 @@ DEFAULT_CONTEXT = 2048
 @click.option("--ways", "names", callback=listed, default="", metavar="LIST",
               help="Which ones; an unknown name lists them all.  [default: all]")  # fmt: skip
 @click.option("--logits", "kept", type=PATH, metavar="FILE",
-              help="Keep answers and logits here, and go on from them: another run decodes only what is new.")  # fmt: skip
+              help="Keep answers and logits here, and go on from them: another run decodes what is new.")  # fmt: skip
 @click.option("--decode", "decoded", type=click.IntRange(0), default=0, show_default=True, metavar="N",
               help="Decode every tree for the first N prompts for real too, and compare.")  # fmt: skip
 @N_PREDICT
@@ -88,23 +87,31 @@ def command(
         measured = [text for text in texts if text.id in wanted]
         if not measured:
             raise OptionError(f"no prompt fits into {n_ctx} tokens; ask for more with -c")
-        bench = virtual.Bench(speaker, measured, virtual.make_drafter(path, speaker.target.model.n_vocab), max_tokens)
+        bench = virtual.Bench(
+            speaker, measured, virtual.make_drafter(path, speaker.target.model.n_vocab), max_tokens
+        )
         with steps_progress("drafters", virtual.steps(names, curves, len(measured))) as bench.step:
             rows = list(bench.rows(names, curves))
-        again = bench.decoded(names, curves[0], decoded)
-        tokens_written = sum(len(text.tokens) - text.start for text in measured)
+        again = bench.decoded(names, curves[0], decoded) if decoded else {}
+        written = sum(len(text.tokens) - text.start for text in measured)
     finally:
         if kept is not None and texts:
             real.save(kept, texts)
         close()
     out = console()
-    title = f"{path.name}, {len(measured)} answers, {tokens_written} tokens: speed-up (tokens per pass)"
-    show(virtual.table(rows), title, console=out)
-    out.print(f"passes decoded: {speaker.passes}; in another size another token was likeliest in: "
-              f"{', '.join(f'{name} ({n})' for name, n in speaker.parted.items()) or 'no answer'}", soft_wrap=True)
+    for phase, table in virtual.tables(rows):
+        title = f"{path.name}, {len(measured)} answers, {written} tokens, {phase}: speed-up (95%), tokens per pass"
+        show(table, title, console=out)
+    different = sum(row.different for row in rows)
+    parted = ", ".join(f"{name} ({n})" for name, n in speaker.parted.items()) or "no answer"
+    out.print(
+        f"answers that are not plain decoding's: {different}; passes decoded: {speaker.passes}",
+        soft_wrap=True,
+    )
+    out.print(f"in passes of other sizes another token was likeliest in: {parted}", soft_wrap=True)
     for name, (answers, passes) in again.items():
-        if decoded:
-            out.print(f"{name}: of {decoded} answers decoded tree by tree {answers} are others, {passes} took other passes")
+        told = f"{name}: of {decoded} answers decoded tree by tree {answers} are others, {passes} took other passes"
+        out.print(told, soft_wrap=True)
 
 
 def _chosen(names: tuple[str, ...], every: tuple[str, ...]) -> tuple[str, ...]:

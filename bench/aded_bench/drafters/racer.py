@@ -1,8 +1,8 @@
 """RACER (arXiv 2604.14885): passages of the text that go on from here, then a tree of last-seen successors.
 
-Passages of ten tokens lie in a trie of limited size, the least recently used leaves of which give way. What the
-authors' Aho-Corasick automaton knows by its failure links, all ends of the text that occur in the trie, is here looked up
-end by end: the same states, found in more time. (Theirs are complete only after the prompt; later links are lazy.)
+Passages of ten tokens lie in a trie of limited size, the least recently used leaves of which give way. The authors'
+Aho-Corasick automaton finds all ends of the text that occur in the trie by its failure links. Here they are looked up one
+by one: the same states in more time. (The authors renew the links after the prompt only, and lose some states.)
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class Speaker:
     def write(self, name: str, category: str, prompt: Sequence[int], most: int) -> RealText:
         """Answer a prompt plainly, one token per pass, with ``most`` tokens at most."""
         text = RealText(name, category, list(prompt), len(prompt))
+        self.target.forget()  # what is likely within the prompt is wanted too
         self.bring(text, len(prompt) - 1)
         token, end = -1, len(prompt) + most
         while len(text.tokens) < end and not self.is_end(token):
@@ -236,7 +237,9 @@ def load(path: Path) -> list[RealText]:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
         texts, end = [], 0
-        for (name, category), (start, length) in zip(found["names"].tolist(), found["starts"].tolist(), strict=True):
+        for (name, category), (start, length) in zip(
+            found["names"].tolist(), found["starts"].tolist(), strict=True
+        ):
             texts.append(RealText(name, category, found["texts"][end : end + length].tolist(), start))
             end += length
         ways, end = found["ways"].tolist(), 0

@@ -1,4 +1,4 @@
-"""Ways to draft on a real model's answers, in virtual time: what their passes cost on a curve, against plain decoding."""
+"""Ways to draft on a real model's answers, in virtual time: what their passes cost on a curve."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from aded_bench.replay.drafts import PromptLookup
 from aded_bench.replay.traces import Trace
 from aded_bench.run.suites import Conversation
 from aded_bench.summary import ratio_interval
+from aded_bench.tables import interval
 from aded_local import LocalADED
 from aded_local.drafters import Drafter
 from aded_local.llama import ContextSettings, Model, Target
@@ -123,7 +124,13 @@ class Ran:
 
 
 def answer(
-    way: Way, world: World, text: RealText, is_end: Callable[[int], bool], most: int, curve: NamedCurve, session: int
+    way: Way,
+    world: World,
+    text: RealText,
+    is_end: Callable[[int], bool],
+    most: int,
+    curve: NamedCurve,
+    session: int,
 ) -> Ran:
     """Write an answer of ``most`` tokens at most. The first token comes with the prompt, for every way alike."""
     tokens, end = text.tokens[: text.start + 1], text.start + most
@@ -221,7 +228,15 @@ class Bench:
         different = sum(one.tokens != text.tokens for one, text in zip(ran, self.texts, strict=True))
         nodes = sum((size - 1) * count for size, count in sizes.items())
         return Row(
-            name, phase, curve.name, sum(written) / passes, nodes / passes, sum(plain) / sum(costs), low, high, different
+            name,
+            phase,
+            curve.name,
+            sum(written) / passes,
+            nodes / passes,
+            sum(plain) / sum(costs),
+            low,
+            high,
+            different,
         )
 
     def decoded(self, names: Sequence[str], curve: NamedCurve, count: int) -> dict[str, tuple[int, int]]:
@@ -238,14 +253,15 @@ class Bench:
         return found
 
 
-def table(rows: Sequence[Row]) -> pandas.DataFrame:
-    """A line for each way: speed-up by phase and curve, and tokens per pass."""
-    lines: dict[str, dict[str, str]] = {}
-    for row in rows:
-        line = lines.setdefault(row.way, {"way": row.way})
-        line[f"{row.phase}, {row.curve}"] = f"{row.speed:.3f} ({row.tokens_per_pass:.2f})"
-        line["different"] = str(int(line.get("different", 0)) + row.different)
-    return pandas.DataFrame(list(lines.values()))
+def tables(rows: Sequence[Row]) -> Iterator[tuple[str, pandas.DataFrame]]:
+    """By phase, a line for each way: speed-up on each curve with its 95% interval, and tokens per pass."""
+    for phase in PHASES:
+        lines: dict[str, dict[str, str]] = {}
+        for row in rows:
+            if row.phase == phase:
+                speed = interval({"speed": row.speed, "low": row.low, "high": row.high}, "speed")
+                lines.setdefault(row.way, {"way": row.way})[row.curve] = f"{speed}, {row.tokens_per_pass:.2f}"
+        yield phase, pandas.DataFrame(list(lines.values()))
 
 
 def steps(names: Sequence[str], curves: Sequence[NamedCurve], texts: int) -> int:
