@@ -1,8 +1,8 @@
 """RACER (arXiv 2604.14885): passages of the text that go on from here, then a tree of last-seen successors.
 
 Passages of ten tokens lie in a trie of limited size, the least recently used leaves of which give way. The authors'
-Aho-Corasick automaton finds all ends of the text that occur in the trie by its failure links. Here they are looked up one
-by one: the same states in more time. (The authors renew the links after the prompt only, and lose some states.)
+Aho-Corasick automaton finds all ends of the text that occur in the trie by its failure links. Here they are looked up
+one by one: the same states in more time. (The authors renew the links after the prompt only, and lose some states.)
 """
 
 from __future__ import annotations
