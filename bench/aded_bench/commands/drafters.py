@@ -20,6 +20,8 @@ from aded_bench.options import (
 )
 
 DEFAULT_CONTEXT = 2048
+LONG_PROMPT = 8_000
+"""Tokens of a prompt that `auto` is timed with: a file, a retrieved document."""
 
 
 @click.command("drafters")
@@ -109,6 +111,11 @@ def command(
         soft_wrap=True,
     )
     out.print(f"in passes of other sizes another token was likeliest in: {parted}", soft_wrap=True)
+    learnt = virtual.prompt_milliseconds(make, measured, LONG_PROMPT)
+    out.print(
+        f"learning a prompt of {LONG_PROMPT} tokens: {', '.join(f'{ms:.1f}' for ms in learnt)} ms",
+        soft_wrap=True,
+    )
     for name, (answers, passes) in again.items():
         told = f"{name}: of {decoded} answers decoded tree by tree {answers} are others, {passes} took other passes"
         out.print(told, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -262,6 +263,22 @@ def tables(rows: Sequence[Row]) -> Iterator[tuple[str, pandas.DataFrame]]:
                 speed = interval({"speed": row.speed, "low": row.low, "high": row.high}, "speed")
                 lines.setdefault(row.way, {"way": row.way})[row.curve] = f"{speed}, {row.tokens_per_pass:.2f}"
         yield phase, pandas.DataFrame(list(lines.values()))
+
+
+def prompt_milliseconds(
+    make: MakeDrafter, texts: Sequence[RealText], length: int, rounds: int = 5
+) -> list[float]:
+    """What ``auto`` takes to learn a prompt of so many tokens, put together from these: processor time, each round
+    another conversation."""
+    tokens = list(itertools.chain.from_iterable(text.tokens[: text.start] for text in texts))
+    drafter, found = make("auto"), []
+    for session in range(rounds):
+        prompt = np.resize(np.array(tokens, np.int32), (session + 1) * length)[-length:]
+        started = time.thread_time()
+        drafter.begin(Beginning(session, NO_TOKENS, prompt))
+        found.append(1e3 * (time.thread_time() - started))
+    drafter.close()
+    return found
 
 
 def steps(names: Sequence[str], curves: Sequence[NamedCurve], texts: int) -> int:
