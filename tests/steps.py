@@ -33,7 +33,7 @@ class FixedDrafter:
     def begin(self, beginning: Beginning) -> None:
         pass
 
-    def draft(self, max_nodes: int, cost: object = None, leaves: int = 64) -> DraftTree:
+    def draft(self, max_nodes: int, cost: object = None) -> DraftTree:
         return self.tree.first(max_nodes)
 
     def verifying(self, tree: DraftTree) -> None:

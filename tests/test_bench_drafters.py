@@ -24,7 +24,7 @@ from aded_bench.main import main
 from aded_bench.replay.curves import NamedCurve
 from aded_local import LocalADED
 from aded_local.drafters import make_drafter
-from aded_local.errors import StoreError
+from aded_local.errors import OptionError, StoreError
 from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult, said
 from aded_local.tree import EMPTY_TREE, ROOT, DraftTree
 
@@ -195,15 +195,19 @@ def test_what_is_likely_is_decoded_once_in_small_passes_and_is_what_one_token_at
 
 def test_texts_are_kept(tmp_path: Path, speaker: Speaker, text: RealText) -> None:
     Remembered(speaker, text).look(text.tokens[: text.start + 4], wide_tree(text, text.start + 4))
-    real.save(tmp_path / "kept", [text, RealText("b", "other", [1, 2, 3], 1, {(3, ()): text.rows[1, ()]})])
-    found, other = real.load(tmp_path / "kept")
+    real.save(
+        tmp_path / "kept", [text, RealText("b", "other", [1, 2, 3], 1, {(3, ()): text.rows[1, ()]})], "here"
+    )
+    found, other = real.load(tmp_path / "kept", "here")
     assert (found.id, found.category, found.tokens, found.start) == ("a", "all", text.tokens, text.start)
     assert found.rows.keys() == text.rows.keys() and other.tokens == [1, 2, 3]
     for key, (tokens, shares) in text.rows.items():
         assert np.array_equal(found.rows[key][0], tokens) and np.array_equal(found.rows[key][1], shares)
+    with pytest.raises(OptionError, match="of here, not of there"):
+        real.load(tmp_path / "kept", "there")
     (tmp_path / "kept").write_bytes(b"nothing")
     with pytest.raises(StoreError, match="no real logits"):
-        real.load(tmp_path / "kept")
+        real.load(tmp_path / "kept", "here")
 
 
 def make(preset: str) -> object:

@@ -265,25 +265,6 @@ def test_the_search_stops_only_where_no_further_node_could_pay(
     assert worth(priced) == pytest.approx(worth(drafter.draft(32)), rel=1e-5)
 
 
-def n_leaves(tree: DraftTree) -> int:
-    return len(set(range(len(tree))) - set(tree.parents.tolist()))
-
-
-@SETTINGS
-@given(stream=streams, max_nodes=st.integers(1, 40), leaves=st.integers(1, 8))
-def test_a_draft_with_few_leaves_is_as_likely_as_what_is_left_of_a_wide_one_or_more(
-    three: list[Drafter], stream: list[int], max_nodes: int, leaves: int
-) -> None:
-    drafter = three[0]
-    begin(drafter, ids(*stream))
-    narrow = drafter.draft(max_nodes, None, leaves)
-    assert_is_a_tree(narrow, max_nodes, VOCAB)
-    assert n_leaves(narrow) <= leaves
-    cut = drafter.draft(max_nodes).with_leaves(leaves)
-    assert len(narrow) >= len(cut)
-    assert narrow.probabilities.sum() >= cut.probabilities.sum() - 1e-5
-
-
 STEPS = {
     "amx": {1: 1.0, 2: 1.79, 4: 1.97, 8: 2.55, 16: 3.7, 32: 7.1, 64: 13.7},
     "repacked": {1: 1.0, 2: 1.5, 3: 1.9, 4: 1.25, 8: 2.3, 16: 3.7, 32: 7.5, 64: 14.5},
@@ -297,22 +278,22 @@ STEPS = {
 @given(
     stream=streams,
     shape=st.sampled_from(list(STEPS)),
-    leaves=st.sampled_from([1, 2, 8, 64]),
     sizes=st.none() | st.sets(st.integers(2, 33), min_size=1),
     most=st.integers(1, 63),
 )
 def test_the_search_looks_as_far_as_the_next_step_of_the_costs(
-    three: list[Drafter], stream: list[int], shape: str, leaves: int, sizes: set[int] | None, most: int
+    three: list[Drafter], stream: list[int], shape: str, sizes: set[int] | None, most: int
 ) -> None:
     """What is planned is worth as much as the best of all beginnings of a draft that nothing stopped."""
     drafter = three[0]
     curve = from_measurements({n: 1e-2 * cost for n, cost in STEPS[shape].items()}, {}, 0)
     allowed = None if sizes is None else (1, *sorted(sizes))
-    planner = AutoPlanner(drafter, curve, Limits(63, leaves, allowed), top_k=False, clock=lambda: 0.0)
+    limits = Limits(63, 64, allowed)
+    planner = AutoPlanner(drafter, curve, limits, top_k=False, clock=lambda: 0.0)
     planner.begin(Beginning(0, ids(), ids(*stream)))
     planned = planner.plan(256, most)
-    room = Limits(63, leaves, allowed).fitting(most)
-    every = drafter.draft(room, None, leaves) if room else EMPTY_TREE
+    room = limits.fitting(most)
+    every = drafter.draft(room) if room else EMPTY_TREE
     cost = price(curve.seconds(256), allowed).seconds
 
     def rate(tree: DraftTree) -> float:

@@ -36,9 +36,7 @@ class Listener(Drafter):
     def begin(self, tokens: IntArray) -> None:
         self.began += 1
 
-    def draft(
-        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, leaves: int = 64
-    ) -> DraftTree:
+    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         return EMPTY_TREE
 
     def recall(self, exchanges: Recalled) -> None:

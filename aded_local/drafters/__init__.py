@@ -2,7 +2,7 @@
 
 A step of the generation loop is::
 
-    tree = drafter.draft(max_nodes, cost, leaves)   # candidates below the last token
+    tree = drafter.draft(max_nodes, cost)   # candidates below the last token
     drafter.verifying(tree)                 # as much of them as the target verifies now
     ...
     drafter.observe(result)                 # the tokens that came, and what the target found likely
@@ -32,9 +32,6 @@ PRESETS: Final[Mapping[str, str]] = {
 """The presets that draft, each with the module that makes its drafter, imported when it is asked for: a function
 ``make`` with the keywords of ``make_drafter``. A new drafter is one file and one line here."""
 
-MOST_LEAVES: Final = 64
-"""As many as there may be nodes."""
-
 Search = Literal["best-first", "puct"]
 """How the tree of ``auto`` grows."""
 SEARCHES: tuple[Search, ...] = ("best-first", "puct")
@@ -58,17 +55,13 @@ class Drafter(Protocol):
         """A turn begins. Only what is new is learnt; of a session that the drafter does not know, all."""
         ...
 
-    def draft(
-        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, leaves: int = MOST_LEAVES
-    ) -> DraftTree:
+    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         """Candidates below the last token, at most ``max_nodes``, likeliest path first.
 
         Args:
             max_nodes: upper bound of the tree's size.
             cost: seconds of a pass over i tokens, float64 ``(m,)``, index 0 unused: a drafter may stop
                 where no further node can pay.
-            leaves: branches that the target has room for. What is drafted beyond them is cut away, so a drafter
-                that heeds it grows the others longer.
         """
         ...
 

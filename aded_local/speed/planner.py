@@ -220,7 +220,7 @@ class AutoPlanner:
         most = self._limits.fitting(min(most, self._limits.nodes, prices.most_nodes))
         tree = EMPTY_TREE
         if most > 0:
-            tree = self._drafter.draft(most, prices.seconds, self._limits.leaves)
+            tree = self._drafter.draft(most, prices.seconds)
             n_nodes = self._worth_verifying(tree, most, prices, started)
             if n_nodes > self._limits.leaves:  # fewer nodes than leaves always fit
                 fitting = tree.with_leaves(self._limits.leaves)

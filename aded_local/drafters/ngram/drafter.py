@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafters import MOST_LEAVES, Search
+from aded_local.drafters import Search
 from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
 from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
@@ -171,23 +171,20 @@ class NgramDrafter:
         """Learn a text that the target did not choose, such as a prompt."""
         learn(self._block, self.tables, text, READ, *NOTHING)
 
-    def draft(
-        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, leaves: int = MOST_LEAVES
-    ) -> DraftTree:
+    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
         """Candidates after the last token, likeliest path first.
 
         Args:
             max_nodes: at most this many; beyond ``MOST_NODES`` it is cut.
             cost: seconds of a target pass over i tokens, float64 ``(m,)``, index 0 unused, falling nowhere.
                 With it the search stops where no further node could pay.
-            leaves: branches at most; PUCT does not look at it.
         """
         max_nodes = min(max_nodes, MOST_NODES)
         if self.search == "puct":
             iterations = PUCT_ITERATIONS_PER_NODE * max_nodes
             n = puct(self._block, self.tables, max_nodes, iterations, PUCT_ROLLOUT_DEPTH, self._rng)
         else:
-            n = best_first(self._block, self.tables, max_nodes, NO_COST if cost is None else cost, leaves)
+            n = best_first(self._block, self.tables, max_nodes, NO_COST if cost is None else cost)
         if n == 0:
             return EMPTY_TREE
         tokens, parents, depths = self._tree[:, :n].copy()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters.ngram.prediction import expand
-from aded_local.drafters.ngram.state import POOL_SIZE, Block, Predictor, Tables, plant_root
+from aded_local.drafters.ngram.state import Block, Predictor, Tables, plant_root
 from aded_local.drafters.puct import best_child, draw
 from aded_local.kernels.compiling import entry, kernel
 
@@ -78,15 +78,13 @@ def may_pay(cost: Doubles, chosen: int, expected: float, best: float, p: float) 
 
 
 @kernel
-def take(model: Predictor, tables: Tables, count: int, max_nodes: int, cost: Doubles, leaves: int) -> int:
+def take(model: Predictor, tables: Tables, count: int, max_nodes: int, cost: Doubles) -> int:
     """Choose up to ``max_nodes`` nodes of a tree of ``count``, the highest rank first; returns how many.
 
-    No node ranks above its parent, so parents come first. A parent's likeliest child goes on with its branch. Each
-    other child opens a branch; once there are ``leaves`` of them it is passed over, with all below it.
+    No node ranks above its parent, so parents come first.
     """
     nodes, heap, chosen = model.nodes, model.heap, model.chosen
     node = size = n = 0
-    branches = 1
     priced = cost.shape[0] > 1
     expected = 1.0
     best = 1.0 / cost[1] if priced and cost[1] > 0.0 else 0.0
@@ -96,8 +94,6 @@ def take(model: Predictor, tables: Tables, count: int, max_nodes: int, cost: Dou
         first = nodes[node].first_child
         for child in range(first, first + nodes[node].n_children):
             size = push(heap, nodes, size, child)
-        while size > 0 and branches >= leaves and opens_branch(nodes, heap[0]):
-            size = pop(heap, nodes, size)
         if size == 0:
             break
         node = heap[0]
@@ -105,8 +101,6 @@ def take(model: Predictor, tables: Tables, count: int, max_nodes: int, cost: Dou
         if priced and not may_pay(cost, n, expected, best, p):
             break
         size = pop(heap, nodes, size)
-        if opens_branch(nodes, node):
-            branches += 1
         chosen[n] = node
         n += 1
         expected += p
@@ -114,13 +108,6 @@ def take(model: Predictor, tables: Tables, count: int, max_nodes: int, cost: Dou
             best = max(best, expected / cost[n + 1])
     model.state.n_nodes = count
     return n
-
-
-@kernel
-def opens_branch(nodes: npt.NDArray[Any], node: int) -> bool:
-    """Whether a node is another than its parent's likeliest child."""
-    first: int = nodes[nodes[node].parent].first_child
-    return node != first
 
 
 @kernel
@@ -137,13 +124,12 @@ def export(model: Predictor, n: int) -> None:
 
 
 @entry
-def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles, leaves: int) -> int:
+def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles) -> int:
     """Choose the ``max_nodes`` likeliest nodes; fewer when no further one can pay.
 
     Args:
         block: its ``tree`` and ``probabilities`` receive the draft.
         cost: see ``may_pay``; shorter than 2 to choose without regard to cost.
-        leaves: branches at most.
 
     Returns:
         The number of nodes chosen.
@@ -151,7 +137,7 @@ def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles, leav
     model = block[0]
     if plant_root(model) == 0:
         return 0
-    n = take(model, tables, 1, max_nodes, cost, leaves)
+    n = take(model, tables, 1, max_nodes, cost)
     export(model, n)
     return n
 
@@ -251,7 +237,7 @@ def puct(
     model = block[0]
     if plant_root(model) == 0 or max_nodes < 1:
         return 0
-    n = take(model, tables, walk(model, tables, iterations, depth, rng), max_nodes, NO_COST, POOL_SIZE)
+    n = take(model, tables, walk(model, tables, iterations, depth, rng), max_nodes, NO_COST)
     sort_by_path(model.nodes, model.chosen, n)
     export(model, n)
     return n

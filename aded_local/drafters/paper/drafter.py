@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafters import MOST_LEAVES
 from aded_local.drafters.paper.matrix import Table, add, new_table, normalise
 from aded_local.drafters.paper.search import MOST_NODES, new_search, start
 from aded_local.drafters.paper.tree import search_tree
@@ -76,10 +75,8 @@ class PaperDrafter:
         self._last = NO_TOKENS
         self._learn(np.concatenate((beginning.past[-WINDOW_TOKENS:], beginning.new))[-WINDOW_TOKENS:])
 
-    def draft(
-        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, leaves: int = MOST_LEAVES
-    ) -> DraftTree:
-        """The paper's tree, cut to ``max_nodes`` nodes; ``cost`` and ``leaves`` are not looked at."""
+    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
+        """The paper's tree, cut to ``max_nodes`` nodes; ``cost`` is not looked at."""
         if max_nodes < 1 or len(self._last) < 2:
             return EMPTY_TREE
         before, last = self._last[-2:]

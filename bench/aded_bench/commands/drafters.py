@@ -76,7 +76,8 @@ def command(
     names = _chosen(names, every)
     asked, _ = suites.load(suites.find(suite, data, path), count, 0, seed)
     n_ctx = n_ctx or DEFAULT_CONTEXT
-    texts = real.load(kept) if kept is not None and kept.exists() else []
+    origin = f"{path.name} ({path.stat().st_size} bytes), answers of {max_tokens} tokens"
+    texts = real.load(kept, origin) if kept is not None and kept.exists() else []
     known = {text.id for text in texts}
     prompts = virtual.prompts(path, [one for one in asked if one.id not in known], n_ctx - max_tokens)
     speaker, close = virtual.open_speaker(path, n_ctx, threads or physical_threads())
@@ -89,16 +90,15 @@ def command(
         measured = [text for text in texts if text.id in wanted]
         if not measured:
             raise OptionError(f"no prompt fits into {n_ctx} tokens; ask for more with -c")
-        bench = virtual.Bench(
-            speaker, measured, virtual.make_drafter(path, speaker.target.model.n_vocab), max_tokens
-        )
+        make = virtual.make_drafter(path, speaker.target.model.n_vocab)
+        bench = virtual.Bench(speaker, measured, make, max_tokens)
         with steps_progress("drafters", virtual.steps(names, curves, len(measured))) as bench.step:
             rows = list(bench.rows(names, curves))
         again = bench.decoded(names, curves[0], decoded) if decoded else {}
         written = sum(len(text.tokens) - text.start for text in measured)
     finally:
         if kept is not None and texts:
-            real.save(kept, texts)
+            real.save(kept, texts, origin)
         close()
     out = console()
     for phase, table in virtual.tables(rows):
@@ -111,11 +111,8 @@ def command(
         soft_wrap=True,
     )
     out.print(f"in passes of other sizes another token was likeliest in: {parted}", soft_wrap=True)
-    learnt = virtual.prompt_milliseconds(make, measured, LONG_PROMPT)
-    out.print(
-        f"learning a prompt of {LONG_PROMPT} tokens: {', '.join(f'{ms:.1f}' for ms in learnt)} ms",
-        soft_wrap=True,
-    )
+    learnt = ", ".join(f"{ms:.1f}" for ms in virtual.prompt_milliseconds(make, measured, LONG_PROMPT))
+    out.print(f"learning a prompt of {LONG_PROMPT} tokens takes auto {learnt} ms", soft_wrap=True)
     for name, (answers, passes) in again.items():
         told = f"{name}: of {decoded} answers decoded tree by tree {answers} are others, {passes} took other passes"
         out.print(told, soft_wrap=True)

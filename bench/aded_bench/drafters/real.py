@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from aded_local.continuation import common_prefix
-from aded_local.errors import StoreError
+from aded_local.errors import OptionError, StoreError
 from aded_local.kernels.top_k import new_rows, top_k_rows, warm_up
 from aded_local.llama import Target
 from aded_local.llama.layout import Layout
@@ -205,8 +205,8 @@ class Decoded:
         self._speaker.target.accept(root, tree, layout, path)
 
 
-def save(path: Path, texts: Sequence[RealText]) -> None:
-    """Write texts with their rows."""
+def save(path: Path, texts: Sequence[RealText], origin: str) -> None:
+    """Write texts with their rows; ``origin`` says what they depend on."""
     where, ways, tokens, shares = [], list[int](), [], []
     for index, text in enumerate(texts):
         for (at, way), (likeliest, share) in text.rows.items():
@@ -217,6 +217,7 @@ def save(path: Path, texts: Sequence[RealText]) -> None:
     with path.open("wb") as file:
         np.savez_compressed(
             file,
+            origin=np.array(origin),
             names=np.array([(text.id, text.category) for text in texts]),
             starts=np.array([(text.start, len(text.tokens)) for text in texts], np.int32),
             texts=np.array([token for text in texts for token in text.tokens], np.int32),
@@ -227,15 +228,18 @@ def save(path: Path, texts: Sequence[RealText]) -> None:
         )
 
 
-def load(path: Path) -> list[RealText]:
+def load(path: Path, origin: str) -> list[RealText]:
     """Read what ``save`` wrote.
 
     Raises:
         StoreError: it is something else.
+        OptionError: it is of another origin.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
+        if str(found["origin"]) != origin:
+            raise OptionError(f"{path} holds logits of {found['origin']}, not of {origin}; name another file")
         texts, end = [], 0
         for (name, category), (start, length) in zip(
             found["names"].tolist(), found["starts"].tolist(), strict=True

@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from aded_bench.replay.curves import LARGEST_PASS
 from aded_bench.replay.traces import Tokenizer, Trace
-from aded_local.drafters import MOST_LEAVES, Drafter, Search, make_drafter
+from aded_local.drafters import Drafter, Search, make_drafter
 from aded_local.drafters.ngram.components import COMPONENTS
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.pretrained import SHIPPED, Priors, blank_priors
@@ -89,7 +90,7 @@ class Variant:
     drafter: DrafterSettings
     nodes: int | None = None
     guarded: bool = True
-    leaves: int = MOST_LEAVES
+    leaves: int = LARGEST_PASS
     predicts_anew: bool = True
 
 
