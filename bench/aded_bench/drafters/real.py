@@ -238,8 +238,7 @@ def load(path: Path, origin: str) -> list[RealText]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        if str(found["origin"]) != origin:
-            raise OptionError(f"{path} holds logits of {found['origin']}, not of {origin}; name another file")
+        of = str(found["origin"])
         texts, end = [], 0
         for (name, category), (start, length) in zip(
             found["names"].tolist(), found["starts"].tolist(), strict=True
@@ -254,4 +253,6 @@ def load(path: Path, origin: str) -> list[RealText]:
             end += length
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise StoreError(f"{path} holds no real logits: {error}") from None
+    if of != origin:
+        raise OptionError(f"{path} holds logits of {of}, not of {origin}; name another file")
     return texts
