@@ -6,8 +6,8 @@ from typing import Final
 
 TOP_K_GAIN: Final = 0.0015
 """What reading and learning may take for each row, as a share of a plain pass: what it is worth. Learning the likeliest
-tokens changed the speed of SmolLM2's answers by -0.8 to 0.3% at two to three rows a pass, by 1.0% at three in chats, and
-by 1.7 to 5.7% at twelve (docs/ablation.md): wide drafts gain, narrow ones hardly."""
+tokens changed the speed of SmolLM2's answers by -0.8 to 0.3% at two to three rows a pass, by 1.0% at three in chats,
+and by 1.7 to 5.7% at twelve (docs/ablation.md): wide drafts gain, narrow ones hardly."""
 
 FIRST_ROWS: Final = 2.0
 """Rows of a step, before any was met."""
