@@ -8,6 +8,7 @@ likeliest tokens, all that our drafters are told; the authors take as many as fi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from aded_bench.drafters.published import Sketch, last_row
@@ -23,6 +24,11 @@ NODES: Final = 63
 """The authors' capacity of 64 counts the root."""
 
 Context = tuple[int, ...]
+
+
+def _behind(known: int, depth: int) -> tuple[str, int, int]:
+    """The kind of a node behind a guess."""
+    return "behind", known, depth
 
 
 class LogitSpec:
@@ -75,8 +81,7 @@ class LogitSpec:
             node = sketch.add(ROOT, guess, ("guess", rank))
             if node is not None:
                 passage, known = self._passage([*text, guess])
-                branch = passage[: GUESSED - 1]
-                sketch.add_path(node, branch, lambda depth, known=known: ("behind", known, depth))  # type: ignore[misc]
+                sketch.add_path(node, passage[: GUESSED - 1], partial(_behind, known))
         return sketch
 
     def observe(self, result: StepResult) -> None:

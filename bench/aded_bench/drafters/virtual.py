@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,16 +79,18 @@ def ways(make: MakeDrafter) -> dict[str, Callable[[NamedCurve], Way]]:
         "llama-cpp-lookup": lambda curve: Way(PromptLookup(), priced=False, top_k=False),
     }
     for name, published in rebuilt.items():
-        found[name] = lambda curve, published=published: _fixed(AsPublished(published))  # type: ignore[misc]
-        found[f"{name}-budget"] = lambda curve, published=published: _budgeted(Rated(published), curve)  # type: ignore[misc]
+        found[name] = partial(_as_published, published)
+        found[f"{name}-budget"] = partial(_budgeted, published)
     return found
 
 
-def _fixed(drafter: AsPublished) -> Way:
+def _as_published(make: Callable[[], Published], curve: NamedCurve) -> Way:
+    drafter = AsPublished(make)
     return Way(_whole(drafter, AS_WIDE_AS_IT_IS), priced=False, published=drafter)
 
 
-def _budgeted(drafter: AsPublished, curve: NamedCurve) -> Way:
+def _budgeted(make: Callable[[], Published], curve: NamedCurve) -> Way:
+    drafter = Rated(make)
     return Way(_priced(drafter, curve), published=drafter)
 
 
