@@ -177,7 +177,7 @@ def test_an_ablation_leaves_out_every_part_in_turn(ablated: dict[str, Any]) -> N
     settings = [row["setting"] for row in ablated["rows"]]
     assert settings[0] == "without phrases" and ablated["ablation"] == settings[1:]
     assert {f"without {name}" for name in COMPONENTS} < set(settings)
-    assert settings[-3:] == ["without budget", "without guard", "puct"]
+    assert settings[-4:] == ["without budget", "without guard", "chains", "puct"]
     found = effects(ablated, "said", "cold")
     assert found["setting"].iloc[0] == "without phrases" and found["change flat"].iloc[0] == 0.0
     assert list(found["change"].iloc[1:]) == sorted(found["change"].iloc[1:])

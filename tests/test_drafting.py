@@ -34,8 +34,11 @@ from aded_local.ngrams.table import (
     first_entry,
     new_table,
 )
-from aded_local.step import Likely
-from aded_local.tree import DraftTree, IntArray
+from aded_local.speed.budget import DRAFT_MARGIN, price
+from aded_local.speed.cost_curve import from_measurements
+from aded_local.speed.planner import AutoPlanner, Limits
+from aded_local.step import Beginning, Likely
+from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
 VOCAB = 256_000
 SETTINGS = settings(
@@ -260,6 +263,48 @@ def test_the_search_stops_only_where_no_further_node_could_pay(
     priced = drafter.draft(32, cost)
     assert_is_a_tree(priced, 32, VOCAB)
     assert worth(priced) == pytest.approx(worth(drafter.draft(32)), rel=1e-5)
+
+
+STEPS = {
+    "amx": {1: 1.0, 2: 1.79, 4: 1.97, 8: 2.55, 16: 3.7, 32: 7.1, 64: 13.7},
+    "repacked": {1: 1.0, 2: 1.5, 3: 1.9, 4: 1.25, 8: 2.3, 16: 3.7, 32: 7.5, 64: 14.5},
+    "cliff": {1: 1.0, 2: 2.0, 8: 2.01, 9: 4.0, 32: 4.1, 64: 9.0},
+    "gpu": {1: 1.0, 2: 1.02, 16: 1.15, 64: 1.6},
+}
+"""Costs that rise in steps: many nodes pay where one does not."""
+
+
+@SETTINGS
+@given(
+    stream=streams,
+    shape=st.sampled_from(list(STEPS)),
+    sizes=st.none() | st.sets(st.integers(2, 33), min_size=1),
+    most=st.integers(1, 63),
+)
+def test_the_search_looks_as_far_as_the_next_step_of_the_costs(
+    three: list[Drafter], stream: list[int], shape: str, sizes: set[int] | None, most: int
+) -> None:
+    """What is planned is worth as much as the best of all beginnings of a draft that nothing stopped."""
+    drafter = three[0]
+    curve = from_measurements({n: 1e-2 * cost for n, cost in STEPS[shape].items()}, {}, 0)
+    allowed = None if sizes is None else (1, *sorted(sizes))
+    limits = Limits(63, 64, allowed)
+    planner = AutoPlanner(drafter, curve, limits, top_k=False, clock=lambda: 0.0)
+    planner.begin(Beginning(0, ids(), ids(*stream)))
+    planned = planner.plan(256, most)
+    room = limits.fitting(most)
+    every = drafter.draft(room) if room else EMPTY_TREE
+    cost = price(curve.seconds(256), allowed).seconds
+
+    def rate(tree: DraftTree) -> float:
+        return (1.0 + float(tree.probabilities.sum(dtype=np.float64))) / float(cost[len(tree) + 1])
+
+    best = max(rate(every.first(n)) for n in range(len(every) + 1))
+    plain = rate(EMPTY_TREE)
+    if best > plain * (1 + DRAFT_MARGIN + 1e-6):
+        assert rate(planned) == pytest.approx(best, rel=1e-5)
+    else:
+        assert len(planned) == 0 or best > plain * (1 + DRAFT_MARGIN - 1e-6)
 
 
 def test_a_context_goes_on_as_it_did_when_nothing_longer_was_known() -> None:

@@ -28,8 +28,9 @@ from aded_local.speed.planner import (
 from aded_local.speed.threads import Threads
 from aded_local.speed.top_k_switch import (
     FIRST_TOP_K_PAUSE,
+    LEARNING,
     LONGEST_TOP_K_PAUSE,
-    TOP_K_SHARE_LIMIT,
+    TOP_K_GAIN,
     TopKSwitch,
 )
 from aded_local.step import Beginning, Likely, StepResult
@@ -37,6 +38,8 @@ from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray
 from aded_models.builtin import builtin_path
 
 PLAIN = STEEP[1]
+LIMIT = TOP_K_GAIN / (1 + LEARNING)
+"""What reading one row may take, as a share of a plain pass, so that learning it is paid too."""
 BRANCHED = DraftTree(
     np.array([5, 6, 7, 8], np.int32),
     np.array([-1, -1, 0, 2], np.int32),
@@ -143,8 +146,19 @@ def test_cheap_reading_goes_on_for_ever() -> None:
     drafter = FixedDrafter()
     planner = planner_for(drafter)
     for _ in range(400):
-        plain_step(planner, 0.9 * TOP_K_SHARE_LIMIT * PLAIN)
+        plain_step(planner, 0.9 * LIMIT * PLAIN)
     assert len(drafter.likely) == 400
+
+
+def test_what_is_too_dear_for_one_row_is_cheap_for_ten() -> None:
+    """Wide drafts gain from what was learnt, narrow ones hardly."""
+    narrow, wide = TopKSwitch(), TopKSwitch()
+    for step in range(60):
+        if narrow.due():
+            narrow.record(0.0 if step < 30 else 5 * LIMIT, 1.0, 1)
+        assert wide.due()
+        wide.record(0.0 if step < 30 else 5 * LIMIT, 1.0, 10)
+    assert not narrow.due()
 
 
 def test_dear_reading_stops_and_is_tried_again_ever_more_seldom() -> None:
@@ -153,7 +167,7 @@ def test_dear_reading_stops_and_is_tried_again_ever_more_seldom() -> None:
     at = []
     for number in range(6000):
         heard = len(drafter.likely)
-        plain_step(planner, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+        plain_step(planner, 3 * LIMIT * PLAIN)
         if len(drafter.likely) > heard:
             at.append(number)
     begin = [number for number in at if number < FIRST_TOP_K_PAUSE]
@@ -168,18 +182,18 @@ def test_a_pause_ends_when_it_became_cheap() -> None:
     drafter = FixedDrafter()
     planner = planner_for(drafter)
     for _ in range(20):
-        plain_step(planner, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+        plain_step(planner, 3 * LIMIT * PLAIN)
     heard = len(drafter.likely)
     assert heard < 10
     for _ in range(FIRST_TOP_K_PAUSE + 100):
-        plain_step(planner, 0.1 * TOP_K_SHARE_LIMIT * PLAIN)
+        plain_step(planner, 0.1 * LIMIT * PLAIN)
     assert len(drafter.likely) > heard + 100
 
 
 def test_what_a_greedy_step_saves_by_reading_is_no_cost() -> None:
     """Looking for the likeliest token takes as long as reading it: reading goes on, after one pause at most."""
     planner = planner_for(FixedDrafter())
-    reading = 3 * TOP_K_SHARE_LIMIT * PLAIN
+    reading = 3 * LIMIT * PLAIN
     read = []
     for _ in range(1000):
         planner.plan(256, 60)
@@ -195,7 +209,7 @@ def steps_off(switch: TopKSwitch, *, already: bool = False) -> int:
     """Make it too dear, unless it is off ``already``; steps until it is tried again."""
     if not already:
         while switch.due():
-            switch.record(0.04, 1.0)
+            switch.record(10 * LIMIT, 1.0, 1)
     return next(n for n in range(2 if not already else 1, 10_000) if switch.due())
 
 
@@ -203,14 +217,14 @@ def test_one_interruption_does_not_stop_it_and_a_long_good_spell_forgives() -> N
     switch = TopKSwitch()
     for _ in range(50):
         assert switch.due()
-        switch.record(0.5 * TOP_K_SHARE_LIMIT, 1.0)
-    switch.record(10.0, 1.0)
+        switch.record(0.5 * LIMIT, 1.0, 1)
+    switch.record(10.0, 1.0, 1)
     assert switch.due()
     assert steps_off(switch) == FIRST_TOP_K_PAUSE
-    switch.record(0.04, 1.0)  # the trial is as dear
+    switch.record(10 * LIMIT, 1.0, 1)  # the trial is as dear
     assert steps_off(switch, already=True) == 2 * FIRST_TOP_K_PAUSE
     for _ in range(3 * FIRST_TOP_K_PAUSE):
-        switch.record(0.0, 1.0)
+        switch.record(0.0, 1.0, 1)
         assert switch.due()
     assert steps_off(switch) == FIRST_TOP_K_PAUSE
 
@@ -219,7 +233,7 @@ def test_forgetting_everything_forgets_that_it_was_dear() -> None:
     drafter = FixedDrafter()
     planner = planner_for(drafter)
     for _ in range(20):
-        plain_step(planner, 3 * TOP_K_SHARE_LIMIT * PLAIN)
+        plain_step(planner, 3 * LIMIT * PLAIN)
     heard = len(drafter.likely)
     planner.reset()
     plain_step(planner)
@@ -227,7 +241,7 @@ def test_forgetting_everything_forgets_that_it_was_dear() -> None:
 
 
 def test_a_step_that_drafts_has_to_earn_the_time_and_the_yardstick_of_plain_steps_stays_clean() -> None:
-    reading = 0.5 * TOP_K_SHARE_LIMIT * PLAIN
+    reading = 0.5 * LIMIT * PLAIN
     planner = planner_for(FixedDrafter(sure_chain(1)))
     recorded: list[dict[str, float]] = []
     planner._guard.record = lambda **found: recorded.append(found)  # type: ignore[method-assign]

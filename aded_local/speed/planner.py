@@ -293,7 +293,7 @@ class AutoPlanner:
         else:
             # A greedy step takes its tokens from what was read, and does not look for them a second time.
             saved = max(0.0, self._sampling - sampling) * len(result.tokens)
-            self._switch.record(max(0.0, result.read_seconds - saved), self._plain_seconds)
+            self._switch.record(max(0.0, result.read_seconds - saved), self._plain_seconds, n_nodes + 1)
         # Reading the logits has a limit of its own and comes and goes, so it is no price of verifying.
         step_seconds = result.total_seconds
         overhead = step_seconds - result.verify_seconds - result.search_seconds - result.read_seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from aded_bench.commands import body, curve, lossless, priors, replay, report, run, sameness
+from aded_bench.commands import body, curve, drafters, lossless, priors, replay, report, run, sameness
 from aded_bench.options import PROGRAM
 from aded_cli.program import OneLine
 
@@ -20,7 +20,7 @@ def main() -> None:
     """Measure speculative decoding on this machine: is the output unchanged, what does it gain, and why?"""
 
 
-for module in (curve, replay, run, lossless, sameness, body, priors, report):
+for module in (curve, replay, drafters, run, lossless, sameness, body, priors, report):
     main.add_command(module.command)
 
 

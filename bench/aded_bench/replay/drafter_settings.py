@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from aded_bench.replay.curves import LARGEST_PASS
 from aded_bench.replay.traces import Tokenizer, Trace
 from aded_local.drafters import Drafter, Search, make_drafter
 from aded_local.drafters.ngram.components import COMPONENTS
@@ -82,12 +83,14 @@ class Variant:
         drafter: what it drafts with.
         nodes: verified at every step, whatever they promise and cost; None for a budget.
         guarded: drafting pauses where it loses.
+        leaves: branches of its trees at most; 1 for chains alone.
         predicts_anew: bits per token are its own; else they are those of the whole drafter.
     """
 
     drafter: DrafterSettings
     nodes: int | None = None
     guarded: bool = True
+    leaves: int = LARGEST_PASS
     predicts_anew: bool = True
 
 
@@ -99,6 +102,7 @@ def variants(whole: DrafterSettings, *, ablate: bool) -> dict[str, Variant]:
             found[f"without {name}"] = Variant(replace(whole, without=(name,)))
         found["without budget"] = Variant(whole, nodes=FIXED_NODES, predicts_anew=False)
         found["without guard"] = Variant(whole, guarded=False, predicts_anew=False)
+        found["chains"] = Variant(whole, leaves=1, predicts_anew=False)
         found["puct"] = Variant(replace(whole, search="puct"), predicts_anew=False)
     return found
 

@@ -86,7 +86,13 @@ class NeverPauses(Guard):
 
 
 def planner_of(
-    preset: str, drafter: Drafter, curve: NamedCurve | None, *, nodes: int | None = None, guarded: bool = True
+    preset: str,
+    drafter: Drafter,
+    curve: NamedCurve | None,
+    *,
+    nodes: int | None = None,
+    guarded: bool = True,
+    leaves: int = LARGEST_PASS,
 ) -> Planner:
     """The engine's planner without a clock, so that a replay repeats exactly.
 
@@ -94,8 +100,9 @@ def planner_of(
         curve: for the budget of ``auto``.
         nodes: verify so many at every step instead, whatever they cost.
         guarded: ``auto`` pauses where drafting loses.
+        leaves: branches at most.
     """
-    limits = Limits(nodes=MOST_NODES if nodes is None else nodes, leaves=LARGEST_PASS)
+    limits = Limits(nodes=MOST_NODES if nodes is None else nodes, leaves=leaves)
     if preset != "auto" or nodes is not None:
         return WholePlanner(drafter, limits)
     if curve is None:
@@ -194,7 +201,8 @@ def open_method(
         made = variant or Variant(DrafterSettings())
         drafter = open_drafter(method, trace, made.drafter, seed=seed)
         nodes = made.nodes if nodes is None else nodes
-        return Method(planner_of(method, drafter, curve, nodes=nodes, guarded=made.guarded), drafter.recall)
+        planner = planner_of(method, drafter, curve, nodes=nodes, guarded=made.guarded, leaves=made.leaves)
+        return Method(planner, drafter.recall)
     if peer_python is None:
         raise PeerLost("no interpreter for it was given with --peer-python")
     settings = SUFFIX_SETTINGS.get(setting, {})
