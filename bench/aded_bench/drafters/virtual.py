@@ -100,8 +100,8 @@ def _whole(drafter: Drafter, leaves: int) -> Planner:
 
 
 def _priced(drafter: Drafter, curve: NamedCurve, leaves: int = SEQUENCES["auto"]) -> Planner:
-    limits = Limits(LARGEST_PASS - 1, leaves)
-    return AutoPlanner(drafter, curve.engine_curve(), limits, clock=lambda: 0.0)
+    limits, costs = Limits(LARGEST_PASS - 1, leaves), curve.engine_curve()
+    return AutoPlanner(drafter, lambda: costs, limits, clock=lambda: 0.0)
 
 
 def seconds(curve: NamedCurve, n_tokens: int) -> float:
