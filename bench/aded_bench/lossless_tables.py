@@ -13,6 +13,8 @@ from aded_bench.tables import MISSING, literal, number, print_missing, print_ski
 
 Table = tuple[str, pandas.DataFrame]
 
+MOVED = "how far decoding in the passes that drafting took moves the probabilities"
+
 SHOWN_LINES = 20
 """Lines of what must not be; the table and the result have all."""
 
@@ -85,18 +87,22 @@ def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
         }
         for row in result.get("comparisons", ())
     )
-    moved = pandas.DataFrame(
-        {"method": row["method"], "same": ", ".join(_same_of(result, row["arm"])), "setting": row["setting"]}
-        | shown_movement(row)
-        for row in result.get("movements", ())
-    )
+    moved = pandas.DataFrame(_movement_rows(result))
     parted = pandas.DataFrame(map(_parting, result.get("partings", ())))
     tables = (
         ("same tokens?", compared),
-        ("how far decoding in the passes that drafting took moves the probabilities", moved),
+        (MOVED, moved),
         ("where they part: plain decoding's candidate, then the other's", parted),
     )
     return [table for table in tables if len(table[1])]
+
+
+def _movement_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"method": row["method"], "same": ", ".join(_same_of(result, row["arm"])), "setting": row["setting"]}
+        | shown_movement(row)
+        for row in result.get("movements", ())
+    ]
 
 
 def shown_same(row: Mapping[str, Any]) -> str:
@@ -110,20 +116,17 @@ def shown_sizes(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return "any" if sizes is None else ranges(sizes)
 
 
-def shown_movement(row: Mapping[str, Any] | None) -> dict[str, str]:
-    """The columns of a movement; dashes where there is none."""
-    found = row or {}
+def shown_movement(row: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a movement."""
     return {
-        "positions (in wider passes)": f"{row['positions']} ({row['wide']})" if row else MISSING,
-        "KL, nats: mean": _small(found.get("divergence_mean")),
-        "largest": _small(found.get("divergence_largest")),
-        "a probability moves by, at most": number(found.get("change_largest"), 4),
+        "positions (in wider passes)": f"{row['positions']} ({row['wide']})",
+        "KL, nats: mean": _small(row["divergence_mean"]),
+        "largest": _small(row["divergence_largest"]),
+        "a probability moves by, at most": number(row["change_largest"], 4),
     }
 
 
-def _small(value: float | None) -> str:
-    if value is None:
-        return MISSING
+def _small(value: float) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
@@ -164,11 +167,9 @@ def _parting(row: dict[str, Any]) -> dict[str, str]:
 
 def sameness_tables(result: Mapping[str, Any]) -> list[Table]:
     """By version and by what was asked for: identical answers, and how far probabilities move; then the versions."""
-    rows = [
-        {"file type": file_type} | row
-        for file_type, part in result["types"].items()
-        for row in _sameness_rows(part)
-    ]
+    parts = result["types"].items()
+    rows = [{"file type": file_type} | row for file_type, part in parts for row in _sameness_rows(part)]
+    moved = [{"file type": file_type} | row for file_type, part in parts for row in _movement_rows(part)]
     made = [
         {
             "file type": file_type,
@@ -181,20 +182,22 @@ def sameness_tables(result: Mapping[str, Any]) -> list[Table]:
     ]
     source = result["source"]["tensors"]
     origin = f"made by llama.cpp's quantizer by way of BF16 from {_by_share(source)}"
-    tables = (("identical answers", pandas.DataFrame(rows)), (origin, pandas.DataFrame(made)))
+    tables = (
+        ("identical answers", pandas.DataFrame(rows)),
+        (MOVED, pandas.DataFrame(moved)),
+        (origin, pandas.DataFrame(made)),
+    )
     return [table for table in tables if len(table[1])]
 
 
 def _sameness_rows(part: Mapping[str, Any]) -> list[dict[str, str]]:
     found: dict[tuple[str, ...], dict[str, str]] = {}
-    moved = {row["arm"]: row for row in part.get("movements", ())}
     for row in part.get("comparisons", ()):
         key = row["method"], shown_same(row), row["setting"], shown_sizes(part, row)
         names = ("method", "same", "setting", "passes over")
         cells = found.setdefault(key, dict(zip(names, key, strict=True)))
         cells[at_temperature(row)] = f"{row['identical']} of {row['total']}"
         cells[f"not rounding, {at_temperature(row)}"] = _not_rounding(part, row)
-        cells |= shown_movement(moved.get(row["arm"]))
     return list(found.values())
 
 
