@@ -365,7 +365,7 @@ class LocalADED:
             return self._engine.target.logits_after(np.array(ids, np.int32))
 
     @_reading
-    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, tuple[int, ...] | None]:
+    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, bool, tuple[int, ...] | None]:
         """What a new conversation's first turn would be answered in now. For measuring.
 
         Args:
@@ -373,10 +373,11 @@ class LocalADED:
             max_tokens: of the answer.
 
         Returns:
-            Flash attention on or off, the cache type, and the only numbers of tokens a pass may have; None for any.
+            Flash attention on or off, the cache type, whether drafts are multiplied row by row, and the only numbers of
+            tokens a pass may have; None for any.
         """
         setting, sizes = self._engine.foreseen(n_prompt, max_tokens)
-        return setting.flash_attention, setting.cache_type, sizes
+        return *setting, sizes
 
     @_reading
     def end_tokens(self) -> frozenset[int]:

@@ -48,8 +48,8 @@ class FakeArm:
     def setup(self, model: Path) -> Setup:
         return Setup(model, 4096, 1, *self.setting, ends=self.ends)
 
-    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, tuple[int, ...] | None]:
-        return *self.setting, self.allowed
+    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, bool, tuple[int, ...] | None]:
+        return *self.setting, False, self.allowed
 
     def use_threads(self, count: int) -> None:
         self.log.append((self.name, f"{count} threads"))

@@ -334,7 +334,7 @@ def test_each_prompt_is_compared_in_the_setting_that_was_chosen_for_it(
 ) -> None:
     def by_length(arm: FakeArm) -> None:
         if arm.name != "off":
-            arm.foreseen = lambda n_prompt, _most: (n_prompt > 25, "f16", None)  # type: ignore[method-assign]
+            arm.foreseen = lambda n_prompt, _most: (n_prompt > 25, "f16", False, None)  # type: ignore[method-assign]
 
     fakes["change"] = by_length
     file = ResultFile(tmp_path / "result.json")

@@ -18,6 +18,7 @@ from aded_bench.run.beside import spinning
 from aded_bench.run.partings import movements, parting
 from aded_local import LocalADED
 from aded_local.errors import ModelNotFoundError
+from aded_local.speed.pricing import Setting
 from aded_local.speed.threads import Threads
 from aded_models import names
 
@@ -311,12 +312,12 @@ def test_what_a_turn_is_answered_in_is_foreseen(exact: LocalADED, fast: LocalADE
     for llm in (exact, fast):
         prompt = llm.chat_tokens([turn(PROMPTS[2])])
         llm.reset()
-        flash_attention, cache_type, sizes = llm.foreseen(len(prompt), 32)
+        flash_attention, cache_type, by_row, sizes = llm.foreseen(len(prompt), 32)
         stats = llm.generate(prompt, max_tokens=32, **GREEDY).stats
-        assert stats.setting == f"fa-{'on' if flash_attention else 'off'}/{cache_type}"
+        assert stats.setting == Setting(flash_attention, cache_type, by_row).name
         assert sizes is None or {size for size, _ in stats.pass_sizes} <= {1, *sizes}
         assert sizes is None or stats.same_words
-    assert exact.foreseen(8, 8)[2] is not None
+    assert exact.foreseen(8, 8)[3] is not None
 
 
 def test_a_forked_child_is_told_at_once(exact: LocalADED, smollm2: Path) -> None:

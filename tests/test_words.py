@@ -144,3 +144,15 @@ def test_the_line_below_an_answer_says_what_changed(tiny: dict[str, Path], turns
     assert "plain decoding" not in line(first.stats)
     other = replace(first.stats, setting="fa-on/q8_0", same_words=False)
     assert "fa-on/q8_0 from here on" in line(other) and "may part" in line(other)
+
+
+def test_another_way_to_multiply_leaves_the_cells(tiny: dict[str, Path], turns: list[Choice]) -> None:
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        llm.prepare()
+        now = setting_of(llm._engine.target.settings)
+        other = now._replace(row_by_row=not now.row_by_row)
+        first = llm.chat(QUESTION, **GREEDY)
+        turns.append(Choice(other, True, 1.0, 0.0))
+        again = llm.chat(QUESTION, **GREEDY)
+        assert again.stats.setting == other.name and again.tokens == first.tokens
+        assert again.stats.reused_tokens == first.stats.prompt_tokens - 1

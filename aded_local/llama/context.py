@@ -49,7 +49,8 @@ class ContextSettings:
         n_threads_batch: of passes over several tokens, prompts among them; 0 for as many as of others.
         flash_attention: fused attention kernels on or off.
         cache_type: key of ``CACHE_TYPES``.
-        row_by_row: passes over a few tokens are multiplied as one over one token is; see ``rows``.
+        row_by_row: drafts are multiplied as one token is; see ``rows``. What is read of a prompt is not, so that plain
+            decoding is the same with it and without.
         n_sequences: branches a tree may have.
         n_rollback: state snapshots asked for, recurrent and hybrid memory only.
     """
@@ -172,11 +173,11 @@ class Context:
 
     # --- decoding ----------------------------------------------------------------------------
 
-    def _decode(self, n: int) -> float:
+    def _decode(self, n: int, *, by_row: bool = False) -> float:
         self._batch.n_tokens = n
         self._last_start = self.n_past
         self._n_verified = 0
-        with row_by_row(self.settings.row_by_row):
+        with row_by_row(by_row):
             started = time.perf_counter()
             status = lib.llama_decode(self._handle, self._batch)
             # On a GPU decode returns before the work is done.
@@ -263,7 +264,7 @@ class Context:
                     self._n_sequence_ids[row] = len(ids)
                     self._sequence_ids[row, : len(ids)] = ids
                 self._branched_rows = n + 1
-        seconds = self._decode(n + 1)
+        seconds = self._decode(n + 1, by_row=self.settings.row_by_row)
         self._n_verified = n + 1
         return layout, seconds
 
@@ -441,7 +442,7 @@ class Context:
         self._restore_rows()
         self._tokens[:n] = tokens
         self._positions[:n] = np.arange(self.n_past, self.n_past + n)
-        seconds = self._decode(n)
+        seconds = self._decode(n, by_row=self.settings.row_by_row)
         self.n_past += n
         return seconds
 

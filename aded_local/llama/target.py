@@ -62,7 +62,10 @@ class Target:
         self.context.close()
 
     def reopen(self, settings: ContextSettings) -> None:
-        """Make the context anew with other settings; the cache is empty afterwards."""
+        """Make the context anew with other settings; the cache is empty afterwards, unless the cells are the same."""
+        if _cells(fit_memory_kind(self.model, settings)) == _cells(self.settings):
+            self.settings = self.context.settings = fit_memory_kind(self.model, settings)
+            return
         self.is_sure = False
         self.context.close()
         self.settings = fit_memory_kind(self.model, settings)
@@ -171,7 +174,9 @@ class Target:
         which is never wrong."""
         self.forget()
         self.is_sure = False
-        if saved.settings == self.settings and self.context.restore(saved.state, len(saved.tokens)):
+        if _cells(saved.settings) == _cells(self.settings) and self.context.restore(
+            saved.state, len(saved.tokens)
+        ):
             self.cached = list(saved.tokens)
         self.is_sure = True
 
@@ -193,6 +198,11 @@ class Target:
         self.cached = prompt
         self.is_sure = True
         return np.array(self.context.logits(-1))
+
+
+def _cells(settings: ContextSettings) -> ContextSettings:
+    """The part of settings that decides what the cells hold and where."""
+    return replace(settings, row_by_row=False)
 
 
 def fit_memory_kind(model: Model, settings: ContextSettings) -> ContextSettings:

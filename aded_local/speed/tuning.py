@@ -181,8 +181,8 @@ class Tuner:
         Depends on what was measured and on the turn alone, so that the same turns are answered alike.
 
         Args:
-            now: the present setting. ``exact`` stays in it: it promises the same words for the same prompt, whatever
-                was said before.
+            now: the present setting. ``exact`` keeps its attention and cache: it promises the same words for the same
+                prompt, whatever was said before.
             n_prompt: tokens of the prompt.
             n_cached: of those, in the cells already.
             most: tokens of the answer at most.
@@ -192,17 +192,20 @@ class Tuner:
         if staying is None or self._same == "exact":
             return staying
         best = choose(self._trials, self._sizes(), self._same, fill)
-        if best.setting == now:
-            return best
+        if best.setting[:2] == now[:2]:
+            return best  # the cells stay
         rates = staying.rate, best.rate
-        gain = saving(self._trials[now], self._trials[best.setting], rates, (n_prompt, n_cached), most)
+        old, new = self._trials[staying.setting], self._trials[best.setting]
+        gain = saving(old, new, rates, (n_prompt, n_cached), most)
         return best if gain > 0.0 else staying
 
     def staying(self, now: Setting, fill: float) -> Choice | None:
-        """What holds in a setting that stays as it is, after ``fill`` cells; None while that is not known."""
+        """What suits without another attention or cache, so that the cells stay, after ``fill`` of them; None while it
+        is not known."""
         if not self.settled or now not in self._trials:
             return None
-        return choose({now: self._trials[now]}, self._sizes(), self._same, fill)
+        alike = {each: trial for each, trial in self._trials.items() if each[:2] == now[:2]}
+        return choose(alike, self._sizes(), self._same, fill)
 
     def exactness(self, setting: Setting) -> Exactness | None:
         """What equals one-token decoding in a setting; None while that is not known."""

@@ -95,7 +95,7 @@ Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_
 
 Chosen = _object(arms=_dict(Count))
 Arm = _object(method=str, setting=str, arm=str)
-Way = _object(method=str, setting=str, sizes=list[Count] | None)
+Way = _object(method=str, setting=str, row_by_row=bool, sizes=list[Count] | None)
 Comparison = _object(
     Arm, same=str, against=str, temperature=Number, identical=Count, total=Count, crossing_512_cells=Count
 )

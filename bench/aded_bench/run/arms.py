@@ -182,8 +182,9 @@ class LocalArm:
             ends=self.llm.end_tokens(),
         )
 
-    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, tuple[int, ...] | None]:
-        """What the next answer will be computed in: flash attention, cache type, and the only sizes of passes."""
+    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, bool, tuple[int, ...] | None]:
+        """What the next answer will be computed in: flash attention, cache type, whether drafts are multiplied row by
+        row, and the only sizes of passes."""
         return self.llm.foreseen(n_prompt, max_tokens)
 
     def plain(self) -> LocalArm:
@@ -219,6 +220,7 @@ class LlamaArm:
         self.ends = setup.ends
         self._lookup = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP_TOKENS) if lookup else None
         self._drafts: list[int] = []  # the length of each draft of this answer
+        self.by_row = False  # whether ``replay`` multiplies as drafts were that kept the words
         self._prompt: list[int] = []  # what the cache begins with, after ``replay``
         with held_back():
             self.llm: Any = llama_cpp.Llama(
@@ -309,6 +311,8 @@ class LlamaArm:
         """
         import numpy as np
 
+        from aded_local.llama.rows import row_by_row
+
         llm, answer = self.llm, list(answer)
         if not self._rewinds or self._prompt != list(prompt):
             llm.reset()
@@ -324,7 +328,8 @@ class LlamaArm:
             start = llm.n_tokens
             tokens = answer[done : done + (size if self._rewinds else kept)]
             # What a pass did not keep is not known, and no kept token sees it: anything of that length will do.
-            llm.eval(tokens + tokens[-1:] * (size - len(tokens) if self._rewinds else 0))
+            with row_by_row(self.by_row):
+                llm.eval(tokens + tokens[-1:] * (size - len(tokens) if self._rewinds else 0))
             wanted = min(kept, rows - 1 - done)
             found[done + 1 : done + 1 + wanted] = llm.scores[start : start + wanted]
             llm.n_tokens = start + kept

@@ -215,15 +215,19 @@ def _asked(work: _Work, temperatures: Sequence[float]) -> Iterator[tuple[float, 
 
 def _foreseen(work: _Work, same: str, arm: LocalArm, question: Question) -> str:
     """The arm that a way of drafting is for a question: its method, setting, and sizes of passes."""
-    flash_attention, cache_type, sizes = arm.foreseen(len(question.tokens), work.plan.max_tokens)
+    flash_attention, cache_type, by_row, sizes = arm.foreseen(len(question.tokens), work.plan.max_tokens)
     setting = _setting_name(flash_attention, cache_type)
     assert work.setup is not None
     work.setups.setdefault(
         setting, replace(work.setup, flash_attention=flash_attention, cache_type=cache_type)
     )
-    label = f"{arm.name} {setting}" + ("" if sizes is None else f" {','.join(map(str, sizes))}")
+    # Plain decoding is the same with either way to multiply, so that is no part of the setting.
+    label = f"{arm.name} {setting}{'/rows' if by_row else ''}"
+    label += "" if sizes is None else f" {','.join(map(str, sizes))}"
     kept = None if sizes is None else list(sizes)
-    work.result["arms"].setdefault(label, {"method": arm.name, "setting": setting, "sizes": kept})
+    work.result["arms"].setdefault(
+        label, {"method": arm.name, "setting": setting, "row_by_row": by_row, "sizes": kept}
+    )
     counts = work.result["same"][same]["arms"]
     counts[label] = counts.get(label, 0) + 1
     return label
@@ -238,7 +242,9 @@ def _setting_name(flash_attention: bool, cache_type: str) -> str:
 def _answer_undrafted(work: _Work, same: str, name: str, setting: str, temperatures: Sequence[float]) -> None:
     """What does not draft answers the prompts that were answered in a setting with drafts."""
     label = f"{name} {setting}"
-    work.result["arms"].setdefault(label, {"method": name, "setting": setting, "sizes": [1]})
+    work.result["arms"].setdefault(
+        label, {"method": name, "setting": setting, "row_by_row": False, "sizes": [1]}
+    )
     arm: Arm | None = None
     try:
         with peer_may_fail(name, work.result["missing"]):
@@ -375,6 +381,7 @@ def _look(work: _Work, witness: LlamaArm, parted: Sequence[dict[str, Any]]) -> N
         expected, found = (
             work.result["answers"][_key(arm, temperature, question)] for arm in (row["against"], row["arm"])
         )
+        witness.by_row = work.result["arms"][row["arm"]]["row_by_row"]
         row |= parting(
             witness,
             question.tokens,
@@ -407,6 +414,7 @@ def _moved(work: _Work, witness: LlamaArm, label: str) -> list[Movement]:
     temperature = min(plan.temperatures)
     base = f"off {work.setting_of(label)}"
     found: list[Movement] = []
+    witness.by_row = work.result["arms"][label]["row_by_row"]
     asked = [question for question in work.questions if _key(label, temperature, question) in answers]
     for question in asked[:: max(1, len(asked) // SAMPLE)][:SAMPLE]:
         plain, drafted = (answers.get(_key(arm, temperature, question)) for arm in (base, label))
