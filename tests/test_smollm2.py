@@ -158,7 +158,7 @@ def test_threads_that_change_in_mid_answer_beside_a_busy_process_change_no_token
     monkeypatch.setattr(engine, "threads", threads)
     with spinning(1):
         assert answers(exact, draft, prompts, GREEDY) == told
-    assert threads.passes > 50
+    assert threads.passes >= 2 * len(prompts)  # what was said before may be drafted whole
 
 
 def test_the_description_says_how_many_threads_are_used_now(exact: LocalADED) -> None:
