@@ -165,7 +165,9 @@ def lossless() -> dict[str, Any]:
         "divergence_largest": 0.003,
         "change_largest": 0.04,
     }
-    arms = {"auto fa-on/bf16": {"method": "auto", "setting": "fa-on/bf16", "sizes": None}}
+    arms = {
+        "auto fa-on/bf16": {"method": "auto", "setting": "fa-on/bf16", "row_by_row": False, "sizes": None}
+    }
     return result(
         "lossless", comparisons=[row | {"crossing_512_cells": 7}], answers={}, histories={}, arms=arms,
         partings=[parting | seen, parting | seen | other, parting], movements=[arm | moved],

@@ -35,6 +35,9 @@ the jagged CPU curves of the field measurements (3 costs more than 4, 7 more tha
 FAR_SIZES = (1, 2, 4, 8, 16)
 """Sizes probed at ``FAR_FILL``; in between the cost per cell is interpolated."""
 
+EXACT_SIZES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+"""Batch sizes whose exactness is probed: a draft in between is padded. Each costs a second or two (SmolLM2)."""
+
 EXACT_POSITIONS = 1024
 """A size counts as exact after so many tokens were decoded one by one and in batches with equal logits, where the
 context has room. Kernels for one row and for several may differ only where a value lies just between two quantized
@@ -340,9 +343,9 @@ class Probe:
         return curve
 
     def exactness(self) -> Exactness:
-        """Batch sizes up to ``CHAIN`` that are exact at every fill the context can have."""
+        """Which of ``EXACT_SIZES`` are exact at every fill the context can have."""
         fills = [fill for fill in EXACT_FILLS if fill <= self.largest_fill] or [PREFIX]
-        holding = set(range(1, CHAIN + 1))
+        holding = set(EXACT_SIZES)
         for fill in fills:
             holding &= self.exact_sizes(sorted(holding), fill)
         if self._rewinds and len(holding) > 1:
