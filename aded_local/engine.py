@@ -245,7 +245,7 @@ class Engine:
         if curve is not None and exact:
             self.tuner.measure_exactness(settings, curve)
         try:
-            self.target.reopen(settings)
+            self.target.change(settings)
         except DeviceError:
             self.target.reopen(before)
             return False

@@ -296,7 +296,7 @@ def _settle(engine: Engine) -> None:
             return
         before = target.settings
         try:
-            target.reopen(tuner.settings(best))
+            target.change(tuner.settings(best))
         except DeviceError:
             target.reopen(before)
         if cached:

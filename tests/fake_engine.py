@@ -29,6 +29,8 @@ class FakeStats:
     time_to_first_token: float = 0.3
     threads: int = 2
     contended: bool = False
+    setting: str = "fa-off/f16"
+    same_words: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -62,16 +62,21 @@ class Target:
         self.context.close()
 
     def reopen(self, settings: ContextSettings) -> None:
-        """Make the context anew with other settings; the cache is empty afterwards, unless the cells are the same."""
-        if _cells(fit_memory_kind(self.model, settings)) == _cells(self.settings):
-            self.settings = self.context.settings = fit_memory_kind(self.model, settings)
-            return
+        """Make the context anew with other settings; the cache is empty afterwards."""
         self.is_sure = False
         self.context.close()
         self.settings = fit_memory_kind(self.model, settings)
         self.context = Context(self.model, self.settings)
         self.cached = []
         self.is_sure = True
+
+    def change(self, settings: ContextSettings) -> None:
+        """Take other settings; the cache is empty afterwards, unless the settings leave the cells as they are."""
+        fitting = fit_memory_kind(self.model, settings)
+        if _cells(fitting) == _cells(self.settings):
+            self.settings = self.context.settings = fitting
+        else:
+            self.reopen(settings)
 
     @property
     def drafting_shape(self) -> str:
