@@ -173,7 +173,8 @@ class Engine:
         """What the target can verify in one pass, with the options as opened."""
         target, exact = self.target, self.is_exact
         is_chain = exact or target.drafting_shape == "chain"
-        sizes = (self.curve.exact if self.curve is not None else None) or [1]
+        exactness = self.tuner.exactness(setting_of(target.settings))
+        sizes = [1] if exactness is None else exactness.sizes
         return Limits(
             nodes=target.largest_draft,
             leaves=1 if is_chain else target.settings.n_sequences,
@@ -204,7 +205,7 @@ class Engine:
         if choice is None:
             return
         if choice.setting != now and not self._change(choice.setting, choice.exact):
-            choice = self.tuner.staying(now, n_prompt) or choice
+            choice = self.tuner.as_it_is(now, n_prompt) or choice
         self.keeps_words, self.loss = choice.exact, choice.loss
         if self.curve is not None:
             self.planner.fit(self.limits())
@@ -222,7 +223,7 @@ class Engine:
             and choice.setting != now
             and not self._may_change(choice.setting, choice.exact)
         ):
-            choice = self.tuner.staying(now, n_prompt) or replace(choice, setting=now)
+            choice = self.tuner.as_it_is(now, n_prompt) or replace(choice, setting=now)
         setting, keeps = (now, self.keeps_words) if choice is None else (choice.setting, choice.exact)
         if not self._is_exact(keeps):
             return setting, None
@@ -242,8 +243,6 @@ class Engine:
             return False
         before, settings = self.target.settings, self.tuner.settings(setting)
         curve = None if self.curve is None else self.tuner.kept_curve(settings)
-        if curve is not None and exact:
-            self.tuner.measure_exactness(settings, curve)
         try:
             self.target.change(settings)
         except DeviceError:
@@ -268,11 +267,12 @@ class Engine:
             DeviceError: there is no memory for a second context.
         """
         target = self.target
-        choice = self.tuner.staying(setting_of(target.settings), target.n_cells + EXPECTED_ANSWER / 2)
+        now = setting_of(target.settings)
+        choice = self.tuner.as_it_is(now, target.n_cells + EXPECTED_ANSWER / 2)
         if choice is not None:
             self.keeps_words, self.loss = choice.exact, choice.loss
         if self.is_exact and self.curve is not None:
-            self.tuner.measure_exactness(self.target.settings, self.curve, gate)
+            self.tuner.find_exactness(now, gate)
 
     def answered(self, passes: Sequence[tuple[int, float]]) -> None:
         """An answer has ended; its plain passes say whether what was measured still holds."""
@@ -292,6 +292,13 @@ class Engine:
         if self.occupant is not None:
             session.come_back()
         self.occupant = weakref.ref(session)
+
+    def put_back(self, saved: SavedCells | None) -> None:
+        """Hold again what a session's cells held, in the setting that they come from; nothing where that cannot be."""
+        if saved is None or not self._change(setting_of(saved.settings), exact=False):
+            self.target.forget()
+        else:
+            self.target.restore(saved)
 
     def has_seat(self, session: Occupant) -> bool:
         """Whether the cells hold tokens of ``session``."""
@@ -361,7 +368,7 @@ class Engine:
             DeviceError: there is no memory for a second context.
         """
         if self.curve is not None:
-            self.tuner.measure_exactness(self.target.settings, self.curve)
+            self.tuner.find_exactness(setting_of(self.target.settings))
 
     def describe(self) -> dict[str, Any]:
         """What holds for the loaded model on this machine, as plain data."""
@@ -395,8 +402,9 @@ class Engine:
             cost = self.curve.seconds(at)
             found["pass_milliseconds"] = {n: round(1e3 * float(cost[n]), 3) for n in self.curve.measured}
             found["pass_after_cells"] = at
-            found["exact_batch_sizes"] = self.curve.exact
-            found["exact_probed_at_cells"] = self.curve.exact_fills
+            exactness = self.tuner.exactness(setting_of(settings))
+            found["exact_batch_sizes"] = None if exactness is None else exactness.sizes
+            found["exact_probed_at_cells"] = [] if exactness is None else exactness.fills
         if self.memory is not None:
             with contextlib.suppress(StoreError):
                 facts = self.memory.inspect()

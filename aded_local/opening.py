@@ -217,7 +217,12 @@ def _open_context(
             drafter = _make_drafter(engine, earlier)
         engine.planner = joining if engine.curve is None else _make_planner(engine, drafter)
         engine.again = _measure_again
-        if engine.curve is None or not tuner.settled or tuner.curve_is_due(target.settings):
+        if (
+            engine.curve is None
+            or not tuner.settled
+            or tuner.curve_is_due(target.settings)
+            or tuner.lacks_curves
+        ):
             engine.preparation.start(lambda preparation: _measure(engine, joining, drafter), MEASURING)
         return engine
     except BaseException:
@@ -256,7 +261,7 @@ def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
     _join(engine, joining, drafter)
     for choice in tuner.worth_knowing():  # longer texts may want another setting
         settings = tuner.settings(choice.setting)
-        if tuner.kept_curve(settings) is None and not tuner.busy:
+        if tuner.kept_curve(settings) is None:
             with scheduler.measuring():
                 tuner.measure_curve(settings, scheduler)
 
@@ -265,11 +270,13 @@ def _measure_again(engine: Engine) -> None:
     """Measure again between answers what the first passes of this start are at odds with."""
 
     def steps(_preparation: Preparation) -> None:
+        measured = engine.target.settings
         with engine.scheduler.measuring():
-            curve = engine.tuner.measure_again(engine.target.settings, engine.scheduler)
-        if curve is not None and engine.curve is not None:
-            curve.exact, curve.exact_fills = engine.curve.exact, engine.curve.exact_fills
-            engine.take(curve)
+            curve = engine.tuner.measure_again(measured, engine.scheduler)
+        with engine.scheduler.exchanging():
+            # A turn may have changed the setting meanwhile.
+            if curve is not None and engine.curve is not None and engine.target.settings == measured:
+                engine.take(curve)
 
     engine.preparation.start(steps, MEASURING)
 

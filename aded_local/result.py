@@ -33,8 +33,10 @@ class Stats:
         seed: the seed of the random draws.
         threads: CPU threads that it ended with: fewer than ``n_threads`` where other programs run and that is faster.
         contended: other programs ran beside it when it ended.
-        setting: attention and cache type that it was computed with, e.g. ``fa-on/bf16``.
-        same_words: nothing but sizes that equal one-token decoding was verified, so the words are plain decoding's.
+        setting: attention and cache type that it was computed with, e.g. ``fa-on/bf16``; with ``/rows`` drafts were
+            multiplied row by row, as one token is.
+        same_words: nothing but sizes that equal one-token decoding was verified, so the words are those that plain
+            decoding says after the same cells. (Cells of earlier answers may have been written otherwise.)
         pass_sizes: of each pass after prefill, in order: tokens in its batch (drafts and padding among them), and
             how many of them stayed in the cache.
     """

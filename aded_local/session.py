@@ -306,10 +306,7 @@ class Session:
     def come_back(self) -> None:
         """Take the cells again."""
         saved, self._saved = self._saved, None
-        if saved is None:
-            self._engine.target.forget()
-        else:
-            self._engine.target.restore(saved)
+        self._engine.put_back(saved)
 
     # --- ending ------------------------------------------------------------------------------------
 

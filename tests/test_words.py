@@ -143,7 +143,7 @@ def test_the_line_below_an_answer_says_what_changed(tiny: dict[str, Path], turns
 
     assert "plain decoding" not in line(first.stats)
     other = replace(first.stats, setting="fa-on/q8_0", same_words=False)
-    assert "fa-on/q8_0 from here on" in line(other) and "may part" in line(other)
+    assert "now fa-on/q8_0" in line(other) and "may part" in line(other)
 
 
 def test_another_way_to_multiply_leaves_the_cells(tiny: dict[str, Path], turns: list[Choice]) -> None:

@@ -108,14 +108,14 @@ class Context:
         params.swa_full = True
         params.no_perf = True
         logs.clear_errors()
-        with held_back():
+        with held_back():  # until somebody owns it
             self._handle = lib.llama_init_from_model(model.handle, params)
-        if not self._handle:
-            reason = logs.last_error() or "out of memory"
-            raise DeviceError(
-                f"llama.cpp could not make a context of {settings.n_ctx} tokens: {reason}; ask for less with -c"
-            )
-        self._owned: Owned | None = Owned(self._handle, lib.llama_free, model.owned)
+            if not self._handle:
+                reason = logs.last_error() or "out of memory"
+                raise DeviceError(
+                    f"llama.cpp could not make a context of {settings.n_ctx} tokens: {reason}; ask for less with -c"
+                )
+            self._owned: Owned | None = Owned(self._handle, lib.llama_free, model.owned)
         self._memory = lib.llama_get_memory(self._handle)
         # llama.cpp rounds up; what was asked for may be all the positions a model has learnt.
         self.n_ctx = min(int(lib.llama_n_ctx(self._handle)), settings.n_ctx)
@@ -168,12 +168,21 @@ class Context:
         self.n_threads = one
 
     @property
+    def is_closed(self) -> bool:
+        """Whether its memory was freed, so that nothing can be decoded."""
+        return self._handle is None
+
+    @property
     def batch_capacity(self) -> int:
         return int(self._tokens.shape[0])
 
     # --- decoding ----------------------------------------------------------------------------
 
     def _decode(self, n: int, *, by_row: bool = False) -> float:
+        if self.is_closed:
+            raise DeviceError(
+                "there is no context: its memory could not be had; close the model and open it again"
+            )
         self._batch.n_tokens = n
         self._last_start = self.n_past
         self._n_verified = 0
@@ -448,5 +457,6 @@ class Context:
 
     def clear(self) -> None:
         """Forget everything."""
-        lib.llama_memory_clear(self._memory, False)
+        if not self.is_closed:
+            lib.llama_memory_clear(self._memory, False)
         self.n_past = 0

@@ -26,11 +26,15 @@ def _found() -> ctypes.c_int | None:
 
 
 _until: Final = _found()
+LONGEST_WAIT: Final = 1.0
+"""Seconds after which a waiting pass looks whether the one it waits for still has a thread."""
 AVAILABLE: Final = _until is not None
 """Whether this build of llama.cpp can be asked."""
 
 _turn: Final = threading.Condition()
-_passes = 0  # under way with the present value
+_wanted: Final[dict[int, int]] = {}
+"""By thread, what its pass under way was begun with. A thread that was interrupted between two lines of this file may
+leave its entry behind, which its next pass replaces."""
 
 
 @contextlib.contextmanager
@@ -40,18 +44,26 @@ def row_by_row(wanted: bool) -> Iterator[None]:
     if _until is None:
         yield
         return
-    global _passes
-    value = LARGEST if wanted else 0
-    with _turn:
-        while _passes and _until.value != value:
-            _turn.wait()
-        _until.value = value
-        _passes += 1
+    me, value = threading.get_ident(), LARGEST if wanted else 0
     try:
+        with _turn:
+            _wanted.pop(me, None)
+            while any(other != value for other in _wanted.values()):
+                _turn.wait(LONGEST_WAIT)
+                _forget_ended()
+            _wanted[me] = value
+            _until.value = value
         yield
     finally:
         with _turn:
-            _passes -= 1
-            if not _passes:
+            _wanted.pop(me, None)
+            if not _wanted:
                 _until.value = 0  # other packages that use the library get llama.cpp's own choice
-                _turn.notify_all()
+            _turn.notify_all()
+
+
+def _forget_ended() -> None:
+    """Threads that have ended have no pass under way."""
+    alive = {thread.ident for thread in threading.enumerate()}
+    for thread in [each for each in _wanted if each not in alive]:
+        del _wanted[thread]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from aded_local.continuation import common_prefix
 from aded_local.llama.context import LARGEST_PASS, Context, ContextSettings
+from aded_local.llama.interrupts import held_back
 from aded_local.llama.layout import Layout
 from aded_local.llama.model import Model
 from aded_local.llama.sampler import Sampler
@@ -62,13 +63,19 @@ class Target:
         self.context.close()
 
     def reopen(self, settings: ContextSettings) -> None:
-        """Make the context anew with other settings; the cache is empty afterwards."""
-        self.is_sure = False
-        self.context.close()
-        self.settings = fit_memory_kind(self.model, settings)
-        self.context = Context(self.model, self.settings)
-        self.cached = []
-        self.is_sure = True
+        """Make the context anew with other settings; the cache is empty afterwards. Ctrl-C takes effect after that.
+
+        Raises:
+            DeviceError: there is no memory for it. Nothing can be decoded then before the next ``reopen``.
+        """
+        with held_back():
+            self.is_sure = False
+            self.context.close()  # before the other one is made: there may be no room for both
+            self.cached = []
+            fitting = fit_memory_kind(self.model, settings)
+            self.context = Context(self.model, fitting)
+            self.settings = fitting
+            self.is_sure = True
 
     def change(self, settings: ContextSettings) -> None:
         """Take other settings; the cache is empty afterwards, unless the settings leave the cells as they are."""
@@ -121,6 +128,8 @@ class Target:
         Returns:
             Tokens reused from the cache, and the seconds in llama.cpp.
         """
+        if self.context.is_closed:
+            self.reopen(self.settings)
         if not self.is_sure:
             self.forget()
         self.is_sure = False

@@ -42,9 +42,6 @@ class CostCurve:
         measured: batch sizes measured, ascending, first 1.
         base: seconds at ``BASE_FILL`` cells, float64 ``(LARGEST_BATCH + 1,)``; index 0 unused (0).
         per_cell: seconds per cell beyond, same shape.
-        exact: batch sizes whose logits equal one-token decoding to the last bit, at every fill probed;
-            None while not probed.
-        exact_fills: cells at which that was seen.
         sightings: at how many starts it was measured, at most ``SIGHTINGS``.
         contended: other programs used the processor during the measurement: use it now, and do not keep it.
     """
@@ -52,8 +49,6 @@ class CostCurve:
     measured: list[int]
     base: SecondsArray
     per_cell: SecondsArray
-    exact: list[int] | None = None
-    exact_fills: list[int] = field(default_factory=list)
     sightings: int = 1
     contended: bool = False
     _drift: float = 1.0
@@ -111,7 +106,7 @@ class CostCurve:
         """Merge a later measurement: each size keeps the shorter time.
 
         Other processes can only make a pass slower. A size that looks too slow is never drafted, so no real pass would
-        correct it. Exact sizes stay. A contended curve is replaced.
+        correct it. A contended curve is replaced.
         """
         if self.contended and not other.contended:
             self.measured, self.base, self.per_cell = other.measured, other.base, other.per_cell
@@ -129,8 +124,6 @@ class CostCurve:
             "measured": self.measured,
             "base": (self.base * self._correction).tolist(),
             "per_cell": (self.per_cell * self._correction).tolist(),
-            "exact": self.exact,
-            "exact_fills": self.exact_fills,
             "sightings": self.sightings,
         }
 
@@ -144,8 +137,6 @@ class CostCurve:
         base = np.array(data["base"], np.float64)
         per_cell = np.array(data["per_cell"], np.float64)
         measured = [int(n) for n in _listed(data["measured"])]
-        exact = None if data["exact"] is None else [int(n) for n in _listed(data["exact"])]
-        fills = [int(n) for n in _listed(data["exact_fills"])]
         shape = (LARGEST_BATCH + 1,)
         if (
             base.shape != shape
@@ -156,10 +147,10 @@ class CostCurve:
             raise ValueError("not a cost curve")
         if not np.isfinite(per_cell).all() or abs(per_cell).max() > 1.0 or base.max() > MOST_SECONDS:
             raise ValueError("not a cost curve")
-        if 1 not in measured or not all(1 <= n <= LARGEST_BATCH for n in [*measured, *(exact or [1])]):
+        if 1 not in measured or not all(1 <= n <= LARGEST_BATCH for n in measured):
             raise ValueError("not a cost curve")
         sightings = min(max(int(cast(int, data.get("sightings", 1))), 1), SIGHTINGS)
-        return cls(measured, base, per_cell, exact, fills, sightings)
+        return cls(measured, base, per_cell, sightings)
 
     @property
     def steps_seen(self) -> int:

@@ -207,6 +207,12 @@ class Tuner:
         alike = {each: trial for each, trial in self._trials.items() if each[:2] == now[:2]}
         return choose(alike, self._sizes(), self._same, fill)
 
+    def as_it_is(self, now: Setting, fill: float) -> Choice | None:
+        """What holds in a setting that stays as it is; None while that is not known."""
+        if not self.settled or now not in self._trials:
+            return None
+        return choose({now: self._trials[now]}, self._sizes(), self._same, fill)
+
     def exactness(self, setting: Setting) -> Exactness | None:
         """What equals one-token decoding in a setting; None while that is not known."""
         return self.kept.exact.get(setting.name)
@@ -219,6 +225,11 @@ class Tuner:
             if each is not None:
                 found.setdefault(each.setting, each)
         return list(found.values())
+
+    @property
+    def lacks_curves(self) -> bool:
+        """Whether the curve of a setting that longer texts want is not known."""
+        return any(self.kept_curve(self.settings(each.setting)) is None for each in self.worth_knowing())
 
     def open(self) -> Target:
         """Make the target's context with the setting that suits, or with the first candidate while none is known.
@@ -254,7 +265,7 @@ class Tuner:
             self.progress("finding the attention that suits this machine (once per model)")
             self._try_all(gate)
         while unknown := self._unknown_sizes(self._fills()):
-            self._find_exact_sizes(unknown[0], gate)
+            self.find_exactness(unknown[0], gate)
         best = self.choice()
         assert best is not None
         if self._same == "exact":
@@ -329,7 +340,12 @@ class Tuner:
         finally:
             target.context.close()
 
-    def _find_exact_sizes(self, setting: Setting, gate: Gate | None) -> Exactness:
+    def find_exactness(self, setting: Setting, gate: Gate | None = None) -> Exactness:
+        """What equals one-token decoding in a setting, probed in a context of its own if it is not known.
+
+        Raises:
+            DeviceError: there is no memory for the context.
+        """
         found = self.kept.exact.get(setting.name)
         if found is None:
             self.progress("probing which batch sizes are exact (once per model)")
@@ -419,26 +435,12 @@ class Tuner:
             self.save()
         return curve
 
-    def measure_exactness(
-        self, settings: ContextSettings, curve: CostCurve, gate: Gate | None = None
-    ) -> None:
-        """Find which batch sizes are exact, if the curve does not know; in a context of its own.
-
-        Raises:
-            DeviceError: there is no memory for the context.
-        """
-        if curve.exact is None:
-            found = self._find_exact_sizes(setting_of(settings), gate)
-            curve.exact, curve.exact_fills = found.sizes, found.fills
-
     def keep(self, settings: ContextSettings, curve: CostCurve, exactness: Exactness | None = None) -> None:
         """Keep a curve measured elsewhere, for the engine to use, and exact sizes where they were found too."""
         name = setting_of(settings).name
         curve.sightings = SIGHTINGS  # it was measured on purpose, and is not measured again
         if exactness is not None:
             self.kept.exact[name] = exactness
-        if name in self.kept.exact:
-            curve.exact, curve.exact_fills = self.kept.exact[name][:2]
         self.kept.curves[name] = curve
         self.save()
 

@@ -196,7 +196,7 @@ def _threads(now: Stats, before: Stats | None) -> list[str]:
 def _words(now: Stats, before: Stats | None) -> list[str]:
     if before is None or (now.setting, now.same_words) == (before.setting, before.same_words):
         return []
-    said = [f"{now.setting} from here on"] if now.setting != before.setting else []
+    said = [f"now {now.setting}"] if now.setting != before.setting else []
     if now.same_words != before.same_words:
         said.append(
             "the words of plain decoding"
