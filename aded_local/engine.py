@@ -283,7 +283,13 @@ class Engine:
     # --- whose tokens the cells hold -----------------------------------------------------------------
 
     def seat(self, session: Occupant) -> None:
-        """Give the cells to ``session``; those of the one before are copied aside."""
+        """Give the cells to ``session``; those of the one before are copied aside.
+
+        Raises:
+            DeviceError: an earlier turn could not have its context, and there is still no memory for one.
+        """
+        if self.target.context.is_closed:
+            self.target.reopen(self.target.settings)
         before = None if self.occupant is None else self.occupant()
         if before is session:
             return

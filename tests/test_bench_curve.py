@@ -25,6 +25,7 @@ from aded_local.opening import open_engine
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH
 from aded_local.speed.measurements import Measurements, measurements_path
 from aded_local.speed.probe import CHAIN, PREFIX, SIZES, Probe
+from aded_local.speed.tuning import CANDIDATES, setting_of
 
 QUICK: dict[str, Any] = {"rounds": 1, "n_threads": 1, "n_ctx": 1024, "prefixes": (BASE_FILL, 640)}
 OFF_F16 = {"attention": (False,), "cache_types": ("f16",)}
@@ -60,8 +61,8 @@ def test_every_combination_and_prefix_asked_for_has_its_curve(tiny: dict[str, Pa
 
 
 def test_what_the_engine_chooses_among_is_measured_unless_told_otherwise(tiny: dict[str, Path]) -> None:
-    assert Plan(tiny["llama"]).combinations() == [(False, "f16"), (True, "bf16"), (True, "f16")]
-    assert Plan(tiny["llama"], attention=(True,)).combinations() == [(True, "bf16"), (True, "f16")]
+    assert Plan(tiny["llama"]).combinations() == list(CANDIDATES)
+    assert Plan(tiny["llama"], attention=(True,)).combinations() == [each for each in CANDIDATES if each.flash_attention]
     assert Plan(tiny["llama"], cache_types=("q8_0",)).combinations() == [(False, "q8_0"), (True, "q8_0")]
 
 
@@ -69,7 +70,7 @@ def test_what_the_engine_chooses_among_is_measured_unless_told_otherwise(tiny: d
 def test_the_engine_goes_by_the_curve_measured_here(tiny: dict[str, Path]) -> None:
     result = run(Plan(tiny["llama"], **QUICK), ResultFile(None))
     said: list[str] = []
-    options = EngineOptions("auto", False, 1024, 1, ALL_LAYERS, None, None, False)
+    options = EngineOptions("auto", "off", 1024, 1, ALL_LAYERS, None, None, False)
     engine = open_engine(tiny["llama"], options, said.append, said.append)
     try:
         assert not any("measuring" in line or "finding" in line for line in said)
@@ -79,7 +80,8 @@ def test_the_engine_goes_by_the_curve_measured_here(tiny: dict[str, Path]) -> No
         measured = curves(result)[chosen["flash_attention"], chosen["cache_type"], BASE_FILL]["milliseconds"]
         for n in (1, *SIZES):
             assert 1e3 * engine.curve.base[n] == pytest.approx(measured[str(n)], abs=1e-3)
-        assert engine.curve.exact is not None and engine.curve.exact_fills == [256, 512]
+        exactness = engine.tuner.exactness(setting_of(engine.target.settings))
+        assert exactness is not None and exactness.fills == [256, 512]
     finally:
         engine.close()
 

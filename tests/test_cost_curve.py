@@ -82,28 +82,25 @@ def test_costs_are_always_positive_and_finite(sizes: dict[int, float], one: floa
 
 def test_a_curve_reads_as_it_was_written() -> None:
     curve = from_measurements(JAGGED, {1: 23e-3, 4: 46e-3}, 2048)
-    curve.exact, curve.exact_fills = [1, 2, 4], [256, 512]
     again = CostCurve.from_dict(curve.to_dict())
-    assert again.exact == [1, 2, 4]
     assert again.seconds(700) == pytest.approx(curve.seconds(700))
 
 
 def test_the_second_start_corrects_a_measurement_at_a_busy_moment() -> None:
     busy = {n: seconds * (1 if n == 1 else 3) for n, seconds in JAGGED.items()}
     first, second = from_measurements(busy, {}, 0), from_measurements(JAGGED, {}, 0)
-    first.exact, first.exact_fills = [1, 2], [256]
     for earlier, later in ((first, second), (second, first)):
         both = CostCurve.from_dict(earlier.to_dict())
         both.see_again(later)
         assert both.seconds(BASE_FILL) == pytest.approx(second.seconds(BASE_FILL))
-        assert both.sightings == 2 and both.exact == earlier.exact
+        assert both.sightings == 2
 
 
 def test_a_quiet_measurement_replaces_one_made_beside_other_programs() -> None:
     busy = from_measurements({1: 10e-3, 2: 15e-3}, {}, 0)
-    busy.contended, busy.exact = True, [1, 2]
+    busy.contended = True
     busy.see_again(from_measurements(JAGGED, {}, 0))
-    assert not busy.contended and busy.exact == [1, 2] and busy.measured == sorted(JAGGED)
+    assert not busy.contended and busy.measured == sorted(JAGGED)
     assert busy.seconds(BASE_FILL)[1] == pytest.approx(JAGGED[1])
     assert busy.sightings == 1
 
@@ -113,7 +110,7 @@ def test_a_quiet_measurement_replaces_one_made_beside_other_programs() -> None:
     [
         {"base": [1.0]}, {"base": "x"}, {"base": [0.0] * 65}, {"base": [10**400] * 65}, {"base": [1e300] * 65},
         {"per_cell": [1e308] * 65}, {"measured": None}, {"measured": [1, 999]}, {"measured": [-5]},
-        {"measured": [1, math.inf]}, {"exact": [-5]}, {"exact": [1, 10**6]}, {"sightings": math.inf},
+        {"measured": [1, math.inf]}, {"sightings": math.inf},
     ],
 )  # fmt: skip
 def test_a_broken_curve_is_refused(broken: dict[str, object]) -> None:

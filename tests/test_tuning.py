@@ -318,16 +318,10 @@ def test_a_busy_second_measurement_does_not_change_the_first(
 
 
 def test_exact_sizes_are_kept_however_busy_the_machine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = WANTED
     monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
-    busy = tuner(model)
-    curve = busy.measure_curve(settings)
-    busy.measure_exactness(settings, curve)
+    found = tuner(model).find_exactness(OFF_F16)
     monkeypatch.setattr(Probe, "exactness", lambda probe: pytest.fail("known already"))
-    again = tuner(model)
-    other = again.measure_curve(settings)
-    again.measure_exactness(settings, other)
-    assert other.exact == curve.exact
+    assert tuner(model).find_exactness(OFF_F16) == found
 
 
 def test_a_least_number_of_sizes_is_always_measured(model: Model) -> None:

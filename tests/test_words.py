@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from aded_cli.answer import Answer
 from aded_cli.chat import main
 from aded_cli.display import closing_line
 from aded_local import LocalADED
-from aded_local.errors import OptionError
+from aded_local.errors import DeviceError, OptionError
+from aded_local.llama.loading import lib
 from aded_local.speed.pricing import Choice, Setting
+from aded_local.speed.probe import Exactness
 from aded_local.speed.tuning import Tuner, setting_of
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
@@ -74,18 +77,60 @@ def test_a_drafting_turn_stays_where_the_other_setting_was_not_measured(
         assert engine.threads.costs() is engine.curve, "passes are priced by the curve of the setting"
 
 
-def test_cells_of_another_setting_are_not_put_back(tiny: dict[str, Path], turns: list[Choice]) -> None:
+def test_a_session_comes_back_in_the_setting_that_its_cells_are_of(
+    tiny: dict[str, Path], turns: list[Choice]
+) -> None:
     with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
         llm.prepare()
         now = setting_of(llm._engine.target.settings)
         first, other = llm.session(), llm.session()
         plain = first.chat(QUESTION, **GREEDY)
         turns.append(Choice(ON if now != ON else OFF, False, 1.0, 0.0))
-        other.chat([{"role": "user", "content": "another text"}], **GREEDY)
+        away = other.chat([{"role": "user", "content": "another text"}], **GREEDY)
+        assert away.stats.setting != plain.stats.setting
         again = first.chat(QUESTION, **GREEDY)
-        assert again.stats.reused_tokens == 0 and again.stats.setting != plain.stats.setting
+        assert again.stats.setting == plain.stats.setting and again.tokens == plain.tokens
+        assert again.stats.reused_tokens == plain.stats.prompt_tokens - 1
+
+
+def test_ctrl_c_while_a_turn_changes_the_setting_leaves_a_model_that_answers(
+    tiny: dict[str, Path], turns: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = lib.llama_init_from_model
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return make(*arguments)
+
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        llm.prepare()
+        now = setting_of(llm._engine.target.settings)
+        expected = llm.chat(QUESTION, **GREEDY).tokens
+        monkeypatch.setattr(lib, "llama_init_from_model", interrupted)
+        turns.append(Choice(ON if now != ON else OFF, False, 1.0, 0.0))
+        with pytest.raises(KeyboardInterrupt):
+            llm.chat(QUESTION, **GREEDY)
+        monkeypatch.setattr(lib, "llama_init_from_model", make)
         turns.append(Choice(now, False, 1.0, 0.0))
-        assert first.chat(QUESTION, **GREEDY).tokens == plain.tokens
+        assert llm.chat(QUESTION, **GREEDY).tokens == expected
+
+
+def test_without_memory_for_any_context_the_next_turn_tries_again(
+    tiny: dict[str, Path], turns: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = lib.llama_init_from_model
+    with LocalADED(tiny["llama"], draft="off", **SETTING) as llm:
+        llm.prepare()
+        now = setting_of(llm._engine.target.settings)
+        expected = llm.chat(QUESTION, **GREEDY).tokens
+        monkeypatch.setattr(lib, "llama_init_from_model", lambda *_: None)
+        turns.append(Choice(ON if now != ON else OFF, False, 1.0, 0.0))
+        with pytest.raises(DeviceError):
+            llm.chat(QUESTION, **GREEDY)
+        with pytest.raises(DeviceError):
+            llm.chat(QUESTION, **GREEDY)
+        monkeypatch.setattr(lib, "llama_init_from_model", make)
+        assert llm.chat(QUESTION, **GREEDY).tokens == expected
 
 
 @pytest.mark.parametrize("same", ["exact", "cheap", "off"])
@@ -114,7 +159,7 @@ def test_words_kept_have_the_exact_sizes_alone(tiny: dict[str, Path], turns: lis
         engine = llm._engine
         assert engine.curve is not None
         now = setting_of(engine.target.settings)
-        engine.curve.exact, engine.curve.exact_fills = [1, 2, 3], [256]
+        engine.tuner.kept.exact[now.name] = Exactness([1, 2, 3], [256], steady=True)
         engine.keeps_words = True
         assert engine.limits().sizes == (1, 2, 3) and engine.limits().leaves == 1
         turns.append(Choice(now, False, 1.0, 0.2))

@@ -178,11 +178,14 @@ class Context:
 
     # --- decoding ----------------------------------------------------------------------------
 
-    def _decode(self, n: int, *, by_row: bool = False) -> float:
+    def _require_open(self) -> None:
         if self.is_closed:
             raise DeviceError(
-                "there is no context: its memory could not be had; close the model and open it again"
+                "there is no context: its memory could not be had; end other programs and ask again"
             )
+
+    def _decode(self, n: int, *, by_row: bool = False) -> float:
+        self._require_open()
         self._batch.n_tokens = n
         self._last_start = self.n_past
         self._n_verified = 0
@@ -349,6 +352,7 @@ class Context:
 
         Valid until the next decode. ``-1`` is the last row that has logits.
         """
+        self._require_open()
         pointer = lib.llama_get_logits_ith(self._handle, row)
         if not pointer:
             raise DeviceError(f"llama.cpp kept no logits for row {row}")

@@ -128,8 +128,6 @@ class Target:
         Returns:
             Tokens reused from the cache, and the seconds in llama.cpp.
         """
-        if self.context.is_closed:
-            self.reopen(self.settings)
         if not self.is_sure:
             self.forget()
         self.is_sure = False
