@@ -24,6 +24,7 @@ from aded_local.llama import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.opening import open_engine
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH
 from aded_local.speed.measurements import Measurements, measurements_path
+from aded_local.speed.pricing import Setting
 from aded_local.speed.probe import CHAIN, PREFIX, SIZES, Probe
 from aded_local.speed.tuning import CANDIDATES, setting_of
 
@@ -62,8 +63,10 @@ def test_every_combination_and_prefix_asked_for_has_its_curve(tiny: dict[str, Pa
 
 def test_what_the_engine_chooses_among_is_measured_unless_told_otherwise(tiny: dict[str, Path]) -> None:
     assert Plan(tiny["llama"]).combinations() == list(CANDIDATES)
-    assert Plan(tiny["llama"], attention=(True,)).combinations() == [each for each in CANDIDATES if each.flash_attention]
-    assert Plan(tiny["llama"], cache_types=("q8_0",)).combinations() == [(False, "q8_0"), (True, "q8_0")]
+    with_it = [each for each in CANDIDATES if each.flash_attention]
+    assert Plan(tiny["llama"], attention=(True,)).combinations() == with_it
+    asked = Plan(tiny["llama"], cache_types=("q8_0",)).combinations()
+    assert asked == [Setting(False, "q8_0"), Setting(True, "q8_0")]
 
 
 @pytest.mark.usefixtures("quiet_machine")
