@@ -15,9 +15,10 @@ from aded_local.errors import DeviceError, OptionError
 from aded_local.llama import rows
 from aded_local.scheduler import Closed, Scheduler
 from aded_local.speed import preparation as preparing
+from aded_local.speed.choosing import TRIAL_ROUNDS
 from aded_local.speed.pricing import Setting, Trial
 from aded_local.speed.probe import Probe
-from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, TRIAL_ROUNDS, Tuner
+from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, Tuner
 from aded_local.trials import trial
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")

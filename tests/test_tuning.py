@@ -13,11 +13,12 @@ from aded_local.errors import DeviceError
 from aded_local.files import cache_folder
 from aded_local.llama import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.speed import first_passes, measurements
+from aded_local.speed.choosing import TRIAL_ROUNDS
 from aded_local.speed.cost_curve import BASE_FILL
 from aded_local.speed.first_passes import FirstPasses
 from aded_local.speed.pricing import Same, Setting
 from aded_local.speed.probe import LEAST_SIZES, SIZES, Exactness, OpenGate, Probe
-from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, TRIAL_ROUNDS, Tuner, setting_of
+from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, Tuner, setting_of
 
 Speeds = dict[Setting, float]
 Exact = dict[Setting, set[int]]
