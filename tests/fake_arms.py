@@ -12,7 +12,8 @@ import numpy.typing as npt
 from aded_bench.run.arms import Answer, PassSize, Setup
 
 DESCRIPTION = {
-    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu"
+    "context": 4096, "threads": 1, "flash_attention": False, "cache_type": "f16", "gpu_layers": 0, "device": "a cpu",
+    "words": "the same", "exact_batch_sizes": [1, 2], "row_by_row": False
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ class FakeArm:
         self.fail = False
 
     def setup(self, model: Path) -> Setup:
-        return Setup(model, 4096, 1, *self.setting, ends=self.ends)
+        return Setup(model, 4096, 1, *self.setting, ends=self.ends, n_vocab=46)
 
     def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, bool, tuple[int, ...] | None]:
         return *self.setting, False, self.allowed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -205,9 +208,19 @@ def test_texts_are_kept(tmp_path: Path, speaker: Speaker, text: RealText) -> Non
         assert np.array_equal(found.rows[key][0], tokens) and np.array_equal(found.rows[key][1], shares)
     with pytest.raises(OptionError, match="of here, not of there"):
         real.load(tmp_path / "kept", "there")
-    (tmp_path / "kept").write_bytes(b"nothing")
-    with pytest.raises(StoreError, match="no real logits"):
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b'{"kind": "run"}', b"PK\x03\x04nothing"])
+def test_another_file_holds_no_logits(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "kept").write_bytes(content)
+    with pytest.raises(StoreError, match="kept is no file of --logits; name another"):
         real.load(tmp_path / "kept", "here")
+
+
+@pytest.mark.parametrize("name", ["mamba", "lfm2"])
+def test_a_model_on_which_drafts_cannot_branch_is_refused(tiny: dict[str, Path], name: str) -> None:
+    with pytest.raises(OptionError, match=f"drafts cannot branch on {name}.gguf"):
+        virtual.open_speaker(tiny[name], 512, 1)
 
 
 def make(preset: str) -> object:
@@ -237,13 +250,15 @@ def test_a_published_tree_is_whole_and_a_budgeted_one_is_not(speaker: Speaker, t
     assert isinstance(virtual.ways(lambda preset: FixedDrafter())["racer"](CURVE).published, AsPublished)
 
 
-def test_the_command_prints_a_line_for_each_way(tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_prints_a_line_for_each_way(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     curve = tmp_path / "even.json"
     curve.write_text('{"ratio": {"1": 1.0, "2": 1.2, "16": 2.0}}')
     suite = tmp_path / "suite.jsonl"
     suite.write_text('{"id": "x", "prompt": "one two three one two three"}\n')
     call = [
-        "drafters", str(tiny["llama"]), "--suite", str(suite), "--prompts", "1", "--curve", str(curve), "-n", "12",
+        "drafters", str(tiny["llama"]), "--suite", str(suite), "--curve", str(curve), "-n", "12",
         "-t", "1", "-c", "512", "--ways", "off,auto,logitspec", "--logits", str(tmp_path / "logits"), "--decode", "1",
     ]  # fmt: skip
     first, second = CliRunner().invoke(main, call), CliRunner().invoke(main, call)
@@ -251,3 +266,16 @@ def test_the_command_prints_a_line_for_each_way(tiny: dict[str, Path], tmp_path:
     assert "logitspec" in second.stdout and "of 1 answers decoded tree by tree 0 are others" in second.stdout
     wrong = CliRunner().invoke(main, [*call, "--ways", "nothing"])
     assert wrong.exit_code == 2 and "token-recycling-budget" in wrong.output
+    empty = CliRunner().invoke(main, [*call, "--ways", ""])
+    assert (empty.exit_code, empty.stderr.count("\n")) == (2, 1) and "the list is empty" in empty.stderr
+
+    def full(file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.is_file())
+    monkeypatch.setattr(np, "savez_compressed", full)
+    unkept = CliRunner().invoke(main, call)
+    assert unkept.exit_code == 2 and "logitspec" in unkept.stdout
+    assert "No space left on device" in unkept.stderr and "printed above" in unkept.stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.iterdir() if path.is_file()) == before

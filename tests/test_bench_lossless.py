@@ -19,6 +19,8 @@ from rich.console import Console
 
 from aded_bench.lossless_tables import broken, lossless_tables, print_lossless
 from aded_bench.main import main
+from aded_bench.report.panels import Source
+from aded_bench.report.sections import lossless_section
 from aded_bench.results import ResultFile
 from aded_bench.run import lossless
 from aded_bench.run.arms import SAMPLING, PassSize
@@ -221,6 +223,8 @@ def test_another_runs_file_is_not_overwritten(fakes: dict[str, Any], model: Path
         {"off|0|x": 3},
         {"off|0|x": {"tokens": ["a"], "ended": True, "passes": "", "threads": 0}},
         {"off|0|x": {"tokens": [1], "ended": True, "passes": "3/4", "threads": 0}},
+        {"off|0|x": {"tokens": [999_999], "ended": True, "passes": "1", "threads": 0}},
+        {"off|0|x": {"tokens": [-5], "ended": True, "passes": "1", "threads": 0}},
     ],
 )
 def test_a_damaged_result_is_one_clear_error(
@@ -329,6 +333,27 @@ def test_how_far_probabilities_move_is_told_by_setting(fakes: dict[str, Any], mo
     assert 0 < auto["change_largest"] < 0.01
 
 
+def test_drafts_that_are_multiplied_row_by_row_show_it(fakes: dict[str, Any], model: Path) -> None:
+    def by_length(arm: FakeArm) -> None:
+        arm.foreseen = lambda n_prompt, _most: (False, "f16", n_prompt > 25, None)  # type: ignore[method-assign]
+        arm.wrong_at = 3 if arm.name == "auto" else None
+
+    fakes["change"] = by_length
+    result = lossless.run(lossless_plan(model), ResultFile(None))
+    shown = {"fa-off/f16", "fa-off/f16/rows"}
+    for caption, table in lossless_tables(result):
+        assert set(table[table["method"] == "auto"]["setting"]) == shown, caption
+    (chart,) = lossless_section([Source("file", model, result)]).charts
+    labels = [dot.label for dot in chart.panels[0].dots]  # type: ignore[union-attr]
+    assert {"auto cheap fa-off/f16", "auto cheap fa-off/f16/rows"} <= set(labels)
+    assert len(labels) == len(set(labels))
+
+
+def test_where_a_result_comes_from_says_nothing_of_one_setting(fakes: dict[str, Any], model: Path) -> None:
+    engine = lossless.run(lossless_plan(model), ResultFile(None))["provenance"]["engine"]
+    assert engine == {"context": 4096, "threads": 1, "gpu_layers": 0, "device": "a cpu"}
+
+
 def test_each_prompt_is_compared_in_the_setting_that_was_chosen_for_it(
     fakes: dict[str, Any], model: Path, tmp_path: Path
 ) -> None:
@@ -397,6 +422,8 @@ def test_the_stretch_of_a_token_is_where_llama_cpp_draws_it(
         ["--draft", "off"],
         ["--prompts", "9000"],
         ["--same", "exactly"],
+        ["--same", ""],
+        ["--draft", ","],
         ["--same", "off", "--exact"],
     ],
 )

@@ -348,7 +348,7 @@ def test_prompt_lookup_gets_the_context_it_needs_or_is_missing(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = next(iter(tiny.values()))
-    setup = Setup(path, 4096, 1, False, "f16")
+    setup = Setup(path, 4096, 1, False, "f16", n_vocab=500)
     assert logits_setup(setup, 300).n_ctx == 512
     assert logits_setup(setup, 10_000).n_ctx == 4096
     memory = psutil.virtual_memory()._replace(available=1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,32 @@ def test_an_interrupted_comparison_goes_on_with_what_is_missing(
     assert len(answered) < 2 * 20
     with pytest.raises(OptionError, match="other settings"):
         sameness.run(sameness.Plan(**{**vars(plan_of(tmp_path)), "types": ("q4_0",)}), file)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_request_to_end_keeps_answers_and_removes_versions(
+    fakes: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"there is no {name} on this system")
+
+    def stop(arm: FakeArm) -> None:
+        arm.close = lambda: signal.raise_signal(number)  # type: ignore[method-assign]
+
+    fakes["change"] = stop
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    arguments = ["--suite", "shell", "--prompts", "2", "--json", str(tmp_path / "out.json")]
+    before = signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        done = CliRunner().invoke(main, ["sameness", str(tmp_path / "model.gguf"), *arguments])
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert done.exit_code == 130 and "goes on from" in done.stderr, done.output
+    assert not fakes["folder"].exists()
+    (part,) = json.loads((tmp_path / "out.json").read_text())["types"].values()
+    assert part["answers"]
 
 
 def test_a_version_that_says_another_word_is_named(fakes: dict[str, Any], tmp_path: Path) -> None:

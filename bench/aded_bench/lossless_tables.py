@@ -43,7 +43,7 @@ def broken(result: Mapping[str, Any]) -> list[str]:
         parts = result["types"].items()
         return [f"{file_type}: {line}" for file_type, part in parts for line in broken(part)]
     lines = [
-        f"{row['method']} ({row['setting']}, temperature {row['temperature']:g}) parts from off at token "
+        f"{row['method']} ({shown_setting(result, row)}, temperature {row['temperature']:g}) parts from off at token "
         f"{row['position']} of prompt {row['prompt']}, and rounding does not explain it: the candidates are "
         f"{number(row.get('gap'), 4)} apart, and other widths move that by {number(row.get('moved'), 4)}"
         for row in result.get("partings", ())
@@ -78,7 +78,7 @@ def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
         {
             "method": row["method"],
             "same": shown_same(row),
-            "setting": row["setting"],
+            "setting": shown_setting(result, row),
             "passes over": shown_sizes(result, row),
             "temperature": f"{row['temperature']:g}",
             "identical to off": f"{row['identical']} of {row['total']}",
@@ -88,7 +88,7 @@ def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
         for row in result.get("comparisons", ())
     )
     moved = pandas.DataFrame(_movement_rows(result))
-    parted = pandas.DataFrame(map(_parting, result.get("partings", ())))
+    parted = pandas.DataFrame(_parting(result, row) for row in result.get("partings", ()))
     tables = (
         ("same tokens?", compared),
         (MOVED, moved),
@@ -99,7 +99,11 @@ def lossless_tables(result: Mapping[str, Any]) -> list[Table]:
 
 def _movement_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
-        {"method": row["method"], "same": ", ".join(_same_of(result, row["arm"])), "setting": row["setting"]}
+        {
+            "method": row["method"],
+            "same": ", ".join(_same_of(result, row["arm"])),
+            "setting": shown_setting(result, row),
+        }
         | shown_movement(row)
         for row in result.get("movements", ())
     ]
@@ -108,6 +112,12 @@ def _movement_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def shown_same(row: Mapping[str, Any]) -> str:
     """What a row was asked with; a dash for a peer, which does not draft."""
     return MISSING if row["method"] == PEER else str(row.get("same", MISSING))
+
+
+def shown_setting(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """``fa-off/f16``, or ``fa-off/f16/rows`` where drafts were multiplied row by row."""
+    by_row = result.get("arms", {}).get(row["arm"], {}).get("row_by_row")
+    return f"{row['setting']}{'/rows' if by_row else ''}"
 
 
 def shown_sizes(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -146,12 +156,12 @@ def _not_rounding(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return f"{seen.count(False)} of {len(seen)}" if parted else MISSING
 
 
-def _parting(row: dict[str, Any]) -> dict[str, str]:
+def _parting(result: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
     pair = row.get("candidates", ())  # none where nobody could look at it again
     wider = "real" if pair and "real" in pair[0] else "wide"
     return {
         "method": row["method"],
-        "setting": row.get("setting", MISSING),
+        "setting": shown_setting(result, row),
         "temp.": f"{row['temperature']:g}",
         "prompt": row["prompt"],
         "position": str(row["position"]),
@@ -193,7 +203,7 @@ def sameness_tables(result: Mapping[str, Any]) -> list[Table]:
 def _sameness_rows(part: Mapping[str, Any]) -> list[dict[str, str]]:
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for row in part.get("comparisons", ()):
-        key = row["method"], shown_same(row), row["setting"], shown_sizes(part, row)
+        key = row["method"], shown_same(row), shown_setting(part, row), shown_sizes(part, row)
         names = ("method", "same", "setting", "passes over")
         cells = found.setdefault(key, dict(zip(names, key, strict=True)))
         cells[at_temperature(row)] = f"{row['identical']} of {row['total']}"

@@ -59,11 +59,15 @@ def model_path(given: Path | None) -> Path:
 
 
 def listed(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
-    """Callback: names separated by commas."""
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    """Callback: names separated by commas, at least one."""
+    found = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not found:
+        raise click.BadParameter("the list is empty; name something, or leave the option out")
+    return found
 
 
-def _listed_if_given(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+def listed_if_given(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Callback: the same; None where not given."""
     return None if value is None else listed(ctx, param, value)
 
 
@@ -92,7 +96,7 @@ DATA = click.option("--data", type=PATH, metavar="FILE",
                     help="Spec-Bench's question.jsonl, for --suite spec-bench.")  # fmt: skip
 TEMPERATURES = click.option("--temps", "temperatures", default="0,0.8", show_default=True,
                             callback=_temperatures, metavar="LIST", help="Temperatures; 0 is greedy.")  # fmt: skip
-SAME = click.option("--same", metavar="LIST", callback=_listed_if_given,
+SAME = click.option("--same", metavar="LIST", callback=listed_if_given,
                     help="How much drafting may change: of exact, cheap, off.")  # fmt: skip
 JSON = click.option("--json", "json_path", type=PATH, metavar="OUT", help="Result file.")
 

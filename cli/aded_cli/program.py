@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import click
@@ -22,6 +25,30 @@ EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE, as a shell reports it."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def ending_tidily(leave: Callable[[int, FrameType | None], None] = _leave) -> Iterator[None]:
+    """Let a closed terminal and a request to end remove unfinished files, as Ctrl-C does.
+
+    Args:
+        leave: handles either signal; by default it ends the program with the code a shell reports.
+    """
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            with contextlib.suppress(ValueError):  # not in the main thread
+                before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class OneLine(click.Command):

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import sys
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import click
 
-from .program import CONTEXT, OneLine
+from .program import CONTEXT, OneLine, ending_tidily
 from .store_commands import build, erase, export, inspect, merge, prune
 
 
@@ -20,28 +15,8 @@ class _Group(OneLine, click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
-        with _ending_tidily():
+        with ending_tidily():
             return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _ending_tidily() -> Iterator[None]:
-    """Let a closed terminal and a request to end remove unfinished files, as Ctrl-C does."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
-            with contextlib.suppress(ValueError):  # not in the main thread
-                before[number] = signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @click.group(cls=_Group, context_settings=CONTEXT)

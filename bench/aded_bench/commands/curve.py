@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from aded_bench.options import CONTEXT, JSON, MODEL, PATH, THREADS, finish, listed, model_path, note
+from aded_bench.options import CONTEXT, JSON, MODEL, PATH, THREADS, finish, listed_if_given, model_path, note
 
 LARGEST = 64  # aded_local.speed.cost_curve.LARGEST_BATCH, which is not imported here so that --help is quick
 ATTENTION = {"off": False, "on": True}
@@ -26,17 +26,13 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     return found
 
 
-def _kinds(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else listed(context, parameter, value)
-
-
 def _attention(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[bool, ...] | None:
-    names = _kinds(context, parameter, value)
+    names = listed_if_given(context, parameter, value)
     if names is None:
         return None
-    if not names or any(name not in ATTENTION for name in names):
+    if any(name not in ATTENTION for name in names):
         raise click.BadParameter(f"{value!r} is not off, on or off,on")
     return tuple(ATTENTION[name] for name in dict.fromkeys(names))
 
@@ -51,7 +47,7 @@ def _attention(
               help="Tokens in the cache before.")  # fmt: skip
 @click.option("--attention", callback=_attention, metavar="LIST",
               help="Flash attention off, on, or off,on.  [default: what the engine chooses among]")  # fmt: skip
-@click.option("--cache", "cache_types", callback=_kinds, metavar="LIST",
+@click.option("--cache", "cache_types", callback=listed_if_given, metavar="LIST",
               help="Of f16, bf16, q8_0, f32.  [default: what the engine chooses among]")  # fmt: skip
 @click.option(
     "--exact/--no-exact", default=True, help="Which sizes equal one-token decoding to the last bit."

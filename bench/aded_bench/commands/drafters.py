@@ -15,11 +15,12 @@ from aded_bench.options import (
     SEED,
     SUITE,
     THREADS,
-    listed,
+    listed_if_given,
     model_path,
+    note,
 )
 
-DEFAULT_CONTEXT = 2048
+DEFAULT_CONTEXT, DEFAULT_PROMPTS = 2048, 40
 LONG_PROMPT = 8_000
 """Tokens of a prompt that `auto` is timed with: a file, a retrieved document."""
 
@@ -28,11 +29,12 @@ LONG_PROMPT = 8_000
 @MODEL
 @SUITE
 @DATA
-@click.option("--prompts", "count", type=click.IntRange(1), default=40, show_default=True,
-              help="How many, evenly over categories; of conversations the first turn.")  # fmt: skip
+@click.option("--prompts", "count", type=click.IntRange(1),
+              help="How many, evenly over categories; of conversations the first turn."
+              f"  [default: {DEFAULT_PROMPTS}, or all where there are fewer]")  # fmt: skip
 @click.option("--curve", "curve_paths", multiple=True, required=True, type=PATH, metavar="FILE",
               help="What a pass over n tokens costs: may be repeated.")  # fmt: skip
-@click.option("--ways", "names", callback=listed, default="", metavar="LIST",
+@click.option("--ways", "names", callback=listed_if_given, metavar="LIST",
               help="Which ones; an unknown name lists them all.  [default: all]")  # fmt: skip
 @click.option("--logits", "kept", type=PATH, metavar="FILE",
               help="Keep answers and logits here, and go on from them: another run decodes what is new.")  # fmt: skip
@@ -46,9 +48,9 @@ def command(
     model: Path | None,
     suite: str | None,
     data: Path | None,
-    count: int,
+    count: int | None,
     curve_paths: tuple[Path, ...],
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None,
     kept: Path | None,
     decoded: int,
     max_tokens: int,
@@ -64,23 +66,30 @@ def command(
     from aded_bench.drafters import real, virtual
     from aded_bench.progress import steps_progress
     from aded_bench.replay.curves import read_curve
+    from aded_bench.results import check_output
     from aded_bench.run import suites
     from aded_bench.tables import console, show
-    from aded_local.errors import OptionError
+    from aded_local.errors import OptionError, StoreError
     from aded_local.speed.device import physical_threads
 
     suites.check_data(data, suite)
+    if kept is not None:
+        check_output(kept)
     path = model_path(model)
-    curves = [read_curve(found) for found in dict.fromkeys(curve_paths)]
+    curves = [read_curve(file) for file in dict.fromkeys(curve_paths)]
     every = tuple(virtual.ways(lambda preset: NotImplemented))
     names = _chosen(names, every)
-    asked, _ = suites.load(suites.find(suite, data, path), count, 0, seed)
+    found = suites.find(suite, data, path)
+    every_prompt = suites.read(found.path)
+    count = min(DEFAULT_PROMPTS, len(every_prompt)) if count is None else count
+    asked = suites.pick(every_prompt, count, seed, mixed=found.mixed)
     n_ctx = n_ctx or DEFAULT_CONTEXT
     origin = f"{path.name} ({path.stat().st_size} bytes), answers of {max_tokens} tokens"
     texts = real.load(kept, origin) if kept is not None and kept.exists() else []
     known = {text.id for text in texts}
     prompts = virtual.prompts(path, [one for one in asked if one.id not in known], n_ctx - max_tokens)
     speaker, close = virtual.open_speaker(path, n_ctx, threads or physical_threads())
+    is_kept = True
     try:
         with steps_progress("answers", len(prompts)) as step:
             for name, category, tokens in prompts:
@@ -98,7 +107,11 @@ def command(
         written = sum(len(text.tokens) - text.start for text in measured)
     finally:
         if kept is not None and texts:
-            real.save(kept, texts, origin)
+            try:
+                real.save(kept, texts, origin)
+            except StoreError as failure:
+                is_kept = False
+                note(str(failure))
         close()
     out = console()
     for phase, table in virtual.tables(rows):
@@ -116,10 +129,14 @@ def command(
     for name, (answers, passes) in again.items():
         told = f"{name}: of {decoded} answers decoded tree by tree {answers} are others, {passes} took other passes"
         out.print(told, soft_wrap=True)
+    if not is_kept:
+        raise StoreError(f"{kept} was not written; the results are printed above")
 
 
-def _chosen(names: tuple[str, ...], every: tuple[str, ...]) -> tuple[str, ...]:
+def _chosen(names: tuple[str, ...] | None, every: tuple[str, ...]) -> tuple[str, ...]:
+    if names is None:
+        return every
     unknown = [name for name in names if name not in every]
     if unknown:
         raise click.UsageError(f"--ways takes some of: {', '.join(every)}; not {', '.join(unknown)!r}")
-    return names or every
+    return names

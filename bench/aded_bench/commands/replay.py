@@ -157,7 +157,7 @@ def command(
             "give at least one --curve FILE: `aded-bench curve MODEL --json FILE` makes one"
         )
     unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
+    if unknown:
         raise click.UsageError(f"--methods takes some of {', '.join(METHODS)}; not {', '.join(unknown)!r}")
     for_body = {"--attention": attention, "--cache": cache_type, "-t": threads, "-c": n_ctx}
     idle = [name for name, value in for_body.items() if value is not None and body is None]

@@ -6,6 +6,8 @@ tokens. So each is decoded once, in passes of exact size, and every way to draft
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 
 from aded_local.continuation import common_prefix
 from aded_local.errors import OptionError, StoreError
+from aded_local.files import replacing
 from aded_local.kernels.top_k import new_rows, top_k_rows, warm_up
 from aded_local.llama import Target
 from aded_local.llama.layout import Layout
@@ -206,7 +209,11 @@ class Decoded:
 
 
 def save(path: Path, texts: Sequence[RealText], origin: str) -> None:
-    """Write texts with their rows; ``origin`` says what they depend on."""
+    """Write texts with their rows; ``origin`` says what they depend on.
+
+    Raises:
+        StoreError: it cannot be written; what was there stays.
+    """
     where, ways, tokens, shares = [], list[int](), [], []
     for index, text in enumerate(texts):
         for (at, way), (likeliest, share) in text.rows.items():
@@ -214,25 +221,28 @@ def save(path: Path, texts: Sequence[RealText], origin: str) -> None:
             ways += way
             tokens.append(likeliest)
             shares.append(share)
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            origin=np.array(origin),
-            names=np.array([(text.id, text.category) for text in texts]),
-            starts=np.array([(text.start, len(text.tokens)) for text in texts], np.int32),
-            texts=np.array([token for text in texts for token in text.tokens], np.int32),
-            where=np.array(where, np.int32),
-            ways=np.array(ways, np.int32),
-            tokens=np.stack(tokens),
-            shares=np.stack(shares),
-        )
+    try:
+        with replacing(path) as file:
+            np.savez_compressed(
+                file,
+                origin=np.array(origin),
+                names=np.array([(text.id, text.category) for text in texts]),
+                starts=np.array([(text.start, len(text.tokens)) for text in texts], np.int32),
+                texts=np.array([token for text in texts for token in text.tokens], np.int32),
+                where=np.array(where, np.int32),
+                ways=np.array(ways, np.int32),
+                tokens=np.stack(tokens),
+                shares=np.stack(shares),
+            )
+    except OSError as error:
+        raise StoreError(f"{path} was not written: {error.strerror or error}") from None
 
 
 def load(path: Path, origin: str) -> list[RealText]:
     """Read what ``save`` wrote.
 
     Raises:
-        StoreError: it is something else.
+        StoreError: it cannot be read, or is something else.
         OptionError: it is of another origin.
     """
     try:
@@ -251,8 +261,10 @@ def load(path: Path, origin: str) -> list[RealText]:
         ):
             texts[index].rows[at, tuple(ways[end : end + length])] = (likeliest, shares)
             end += length
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise StoreError(f"{path} holds no real logits: {error}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise StoreError(f"{path} is no file of --logits; name another") from None
     if of != origin:
         raise OptionError(f"{path} holds logits of {of}, not of {origin}; name another file")
     return texts

@@ -28,6 +28,7 @@ from aded_bench.summary import ratio_interval
 from aded_bench.tables import interval
 from aded_local import LocalADED
 from aded_local.drafters import Drafter
+from aded_local.errors import OptionError
 from aded_local.llama import ContextSettings, Model, Target
 from aded_local.opening import SEQUENCES
 from aded_local.speed.planner import AutoPlanner, Limits, PlainPlanner, Planner, WholePlanner
@@ -311,8 +312,17 @@ def prompts(
 
 
 def open_speaker(model: Path, n_ctx: int, n_threads: int) -> tuple[Speaker, Callable[[], None]]:
-    """The model in the setting whose passes are equal at every size, where any are; and what closes it."""
+    """The model in the setting whose passes are equal at every size, where any are; and what closes it.
+
+    Raises:
+        OptionError: drafts cannot branch on this model.
+    """
     loaded = Model(model)
+    if loaded.is_recurrent or loaded.is_hybrid:
+        loaded.close()
+        raise OptionError(
+            f"drafts cannot branch on {model.name}, which keeps a running state; name a model with a KV cache alone"
+        )
     settings = ContextSettings(
         n_ctx=n_ctx,
         n_threads=n_threads,

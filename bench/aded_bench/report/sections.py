@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,12 +123,15 @@ def _identical_charts(key: str, parts: Sequence[tuple[str, str, Mapping[str, Any
     """A panel per file and temperature; each part is (head of the panel, head of the row, result)."""
     panels: dict[str, list[Dot]] = {}
     for head, row_head, result in parts:
-        for row in result.get("comparisons", ()):
-            if row["total"]:
-                same, own = shown_same(row), row["method"] != PEER
-                label = f"{row_head}{row['method']} {same}" if own else row["method"]
-                dot = Dot(label, same if own else row["method"], row["identical"] / row["total"])
-                panels.setdefault(head + at_temperature(row), []).append(dot)
+        rows = [row for row in result.get("comparisons", ()) if row["total"]]
+        alike = Counter((row["method"], row["same"], row["temperature"]) for row in rows)
+        for row in rows:
+            same, own = shown_same(row), row["method"] != PEER
+            label = f"{row_head}{row['method']} {same}" if own else row["method"]
+            if alike[row["method"], row["same"], row["temperature"]] > 1:
+                label += row["arm"].removeprefix(row["method"])  # its setting, and sizes of passes
+            dot = Dot(label, same if own else row["method"], row["identical"] / row["total"])
+            panels.setdefault(head + at_temperature(row), []).append(dot)
     return dot_chart(
         key, "Identical answers", IDENTICAL_DESCRIPTION, list(panels.items()), "share of answers", 1.0
     )

@@ -65,6 +65,7 @@ class Setup:
     Attributes:
         n_threads: for prompts and answers alike.
         ends: tokens that end an answer, by llama.cpp's own rules, of which the file's metadata is but a part.
+        n_vocab: token ids are below it.
     """
 
     model: Path
@@ -74,6 +75,7 @@ class Setup:
     cache_type: str
     n_gpu_layers: int = 0
     ends: frozenset[int] = frozenset()
+    n_vocab: int = 0
 
 
 @dataclass
@@ -170,6 +172,8 @@ class LocalArm:
 
     def setup(self, model: Path) -> Setup:
         """What the other arms of the run share with this one."""
+        from aded_local.llama.gguf import read_header
+
         description = self.llm.description()
         layers = description["gpu_layers"]
         return Setup(
@@ -180,6 +184,7 @@ class LocalArm:
             cache_type=str(description["cache_type"]),
             n_gpu_layers=-1 if layers == "all" else int(layers),
             ends=self.llm.end_tokens(),
+            n_vocab=read_header(model).array_length("tokenizer.ggml.tokens") or 0,
         )
 
     def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, bool, tuple[int, ...] | None]:
@@ -349,14 +354,12 @@ def logits_setup(setup: Setup, longest: int) -> Setup:
     import psutil
 
     from aded_local.llama.context import LARGEST_PASS
-    from aded_local.llama.gguf import read_header
 
     needed = longest + LARGEST_PASS
     n_ctx = min(setup.n_ctx, -(-needed // CONTEXT_STEP) * CONTEXT_STEP)
-    vocabulary = read_header(setup.model).array_length("tokenizer.ggml.tokens") or 0
-    needed_bytes, free = n_ctx * vocabulary * 4, psutil.virtual_memory().available
+    needed_bytes, free = n_ctx * setup.n_vocab * 4, psutil.virtual_memory().available
     if needed_bytes > LOGITS_MEMORY_SHARE * free:
-        what = f"logits of {n_ctx} tokens × {vocabulary} need {needed_bytes / 1e9:.1f} GB"
+        what = f"logits of {n_ctx} tokens × {setup.n_vocab} need {needed_bytes / 1e9:.1f} GB"
         raise DeviceError(f"{what}; {free / 1e9:.1f} GB are free")
     return replace(setup, n_ctx=n_ctx)
 

@@ -37,7 +37,11 @@ LOGITS = "logits where answers part"
 SAMPLE = 12
 """Prompts, evenly over all, in whose answers it is measured how far probabilities move: 550 positions at 48 tokens."""
 
-SETTING_KEYS = ("flash_attention", "cache_type")
+SETTING_KEYS = (
+    "flash_attention", "cache_type", "row_by_row", "same", "words", "drafts", "largest_draft",
+    "pass_milliseconds", "pass_after_cells", "exact_batch_sizes", "exact_probed_at_cells",
+)  # fmt: skip
+"""Of the engine's description, what holds in one setting and for one ``same`` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +147,14 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     return result
 
 
-def _take_over(result: dict[str, Any], earlier: dict[str, Any]) -> None:
+def _take_over(result: dict[str, Any], earlier: dict[str, Any], n_vocab: int) -> None:
     """What an earlier run left; any error is the file's fault."""
     for key, answer in earlier["answers"].items():
         tokens, ended = answer["tokens"], answer["ended"]
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
             raise TypeError("tokens are whole numbers")
+        if not all(0 <= token < n_vocab for token in tokens):
+            raise ValueError(f"a token of {key!r} is outside the vocabulary of {n_vocab}")
         passes_of_text(answer["passes"])
         threads = int(answer["threads"])
         result["answers"][key] = {
@@ -188,17 +194,17 @@ def _answer_with(work: _Work, same: str) -> None:
 def _begin(work: _Work, lead: LocalArm) -> None:
     """What holds for all: context and threads, the prompts as tokens, and what an earlier run left."""
     plan, result = work.plan, work.result
-    work.setup = lead.setup(plan.model)
-    # The setting is part of each answer, and may be another when an interrupted run goes on.
+    setup = work.setup = lead.setup(plan.model)
+    # The setting is part of each answer, and may be another in the next one and when an interrupted run goes on.
     about = {key: value for key, value in lead.llm.description().items() if key not in SETTING_KEYS}
     (work.questions,) = start(
         plan,
         lead,
-        work.setup,
+        setup,
         (plan.conversations,),
         result,
         work.file,
-        lambda earlier: _take_over(result, earlier),
+        lambda earlier: _take_over(result, earlier, setup.n_vocab),
         work.step,
         description=about,
     )
