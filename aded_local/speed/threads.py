@@ -37,6 +37,10 @@ FIRST_PASSES: Final = 8
 JUMP: Final = 64
 """Where no curve is kept and the cells change by more than this between two passes, that is done anew."""
 
+READ_TOGETHER: Final = 16
+"""So many usual passes are looked at together. One by one they took 50 us each between passes of SmolLM2, and 2.5 us in
+a loop."""
+
 RECENT: Final = 9
 """Passes whose median says how fast passes are now."""
 MAJORITY: Final = 4
@@ -100,6 +104,8 @@ class Threads:
         self._watch: Watching | None = None
         self._may_change = True
         self._n_cells = 0
+        self._unread: list[tuple[int, int, float]] = []
+        self._usual = 0.0
         # What passes cost.
         self._kept: CostCurve | None = None
         self._quiet: CostCurve | None = None  # while nothing runs beside: the kept one, if any
@@ -146,6 +152,7 @@ class Threads:
         """Compare passes with the curve that lasts, and refine it with undisturbed ones; from any thread."""
         if kept is self._kept:
             return
+        self._unread, self._usual = [], 0.0  # passes that were priced by another curve
         now = kept
         if self._slowed and self._curve is not None:
             # The first curve is of passes that were timed before; another one is of another setting, slowed as much.
@@ -161,11 +168,28 @@ class Threads:
     def observe(self, n: int, n_cells: int, seconds: float) -> None:
         """Take note of a pass, which ran with ``count`` threads.
 
+        While nothing is unusual passes are looked at together: what is computed between two passes finds cold caches.
+
         Args:
             n: tokens in the batch.
             n_cells: cells before it.
             seconds: in llama.cpp.
         """
+        self._unread.append((n, n_cells, seconds))
+        if seconds <= self._usual and len(self._unread) < READ_TOGETHER:
+            return
+        unread, self._unread = self._unread, []
+        for each in unread:
+            self._see(*each)
+        self._usual = self._limit()
+
+    def _limit(self) -> float:
+        """Seconds up to which a pass is no news; 0 where every pass is."""
+        if self._slowed or self._tried or self._young or self._excess > 0.0 or self._curve is None:
+            return 0.0
+        return TOLERATED * float(self._curve.seconds(self._n_cells)[1])
+
+    def _see(self, n: int, n_cells: int, seconds: float) -> None:
         if not 1 <= n <= LARGEST_BATCH or (self._kept is None and n != 1):
             return
         if self._kept is None and abs(n_cells - self._n_cells) > JUMP:
