@@ -567,7 +567,7 @@ def test_a_model_without_a_template_generates_but_does_not_chat(tmp_path: Path) 
 def test_the_description_says_what_the_memory_allows(
     tiny: dict[str, Path], architecture: str, shape: str
 ) -> None:
-    with LocalADED(tiny[architecture], n_ctx=512, n_threads=1) as llm:
+    with LocalADED(tiny[architecture], n_ctx=512, n_threads=1, same="off") as llm:
         assert llm.description()["drafts"] == shape
 
 

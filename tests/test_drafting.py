@@ -289,7 +289,7 @@ def test_the_search_looks_as_far_as_the_next_step_of_the_costs(
     curve = from_measurements({n: 1e-2 * cost for n, cost in STEPS[shape].items()}, {}, 0)
     allowed = None if sizes is None else (1, *sorted(sizes))
     limits = Limits(63, 64, allowed)
-    planner = AutoPlanner(drafter, curve, limits, top_k=False, clock=lambda: 0.0)
+    planner = AutoPlanner(drafter, lambda: curve, limits, top_k=False, clock=lambda: 0.0)
     planner.begin(Beginning(0, ids(), ids(*stream)))
     planned = planner.plan(256, most)
     room = limits.fitting(most)

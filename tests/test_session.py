@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
 import aded_local
 from aded_local import LocalADED
 from aded_local.errors import BusyError, OptionError
-from aded_local.llama import context
+from aded_local.llama import Context, context
 from aded_local.session import Session
 
 TURNS = ["one two three", "two two", "three one", "one one one", "two three"]
@@ -84,13 +84,16 @@ def test_without_memory_for_a_copy_it_is_only_slower(
 def test_a_state_that_llama_refuses_is_decoded_again(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Settings may have changed since it was copied."""
+    def refused(context: Context, *_: Any) -> bool:
+        context.clear()
+        return False
+
+    monkeypatch.setattr(Context, "restore", refused)
     with LocalADED(tiny["llama"], n_ctx=512, n_threads=1, draft="off", cache_type="f32") as llm:
         one, two = llm.session(), llm.session()
         log: list[dict[str, str]] = []
         talk(one, log, TURNS[0])
         talk(two, [], TURNS[1])
-        llm._engine.target.reopen(llm._engine.target.settings.__class__(512, 1, False, "f16", 2))
         answer, _, reused = talk(one, log, TURNS[2])
         assert answer and reused == 0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from machines import AMX, CURVES, Machine
 
 from aded_local.speed.cost_curve import CostCurve, from_measurements
-from aded_local.speed.threads import FIRST_PASSES, LONGEST_PAUSE, TRIAL_SHARE, Threads
+from aded_local.speed.threads import FIRST_PASSES, LONGEST_PAUSE, READ_TOGETHER, TRIAL_SHARE, Threads
 
 SIZES = (1, 1, 4, 1, 2, 8)
 
@@ -257,7 +257,7 @@ def test_quiet_passes_refine_the_kept_curve() -> None:
     threads = Threads(2, watch=machine.watch)
     threads.use(kept)
     run(threads, machine, 200)
-    assert threads.costs() is kept and kept.steps_seen == 200
+    assert threads.costs() is kept and 200 - READ_TOGETHER < kept.steps_seen <= 200
     assert float(kept.seconds(300)[1]) == pytest.approx(1.2 * machine.curve().seconds(300)[1], rel=0.05)
 
 
