@@ -259,7 +259,13 @@ def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
     with scheduler.measuring():
         engine.know_words(scheduler)
     _join(engine, joining, drafter)
-    for choice in tuner.worth_knowing():  # longer texts may want another setting
+    _measure_others(engine)
+
+
+def _measure_others(engine: Engine) -> None:
+    """Measure what passes cost in the settings that longer texts may want."""
+    tuner, scheduler = engine.tuner, engine.scheduler
+    for choice in tuner.worth_knowing():
         settings = tuner.settings(choice.setting)
         if tuner.kept_curve(settings) is None:
             with scheduler.measuring():
@@ -277,6 +283,8 @@ def _measure_again(engine: Engine) -> None:
             # A turn may have changed the setting meanwhile.
             if curve is not None and engine.curve is not None and engine.target.settings == measured:
                 engine.take(curve)
+        if curve is not None and engine.curve is not None:
+            _measure_others(engine)
 
     engine.preparation.start(steps, MEASURING)
 

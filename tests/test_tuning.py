@@ -33,15 +33,20 @@ def model(tiny: dict[str, Path]) -> Model:
 
 
 def tuner(
-    model: Model, *, same: Same = "cheap", said: list[str] | None = None, most_threads: int | None = None
+    model: Model,
+    *,
+    same: Same = "cheap",
+    said: list[str] | None = None,
+    most_threads: int | None = None,
+    fixed: Setting | None = None,
 ) -> Tuner:
     notes = [] if said is None else said
     return Tuner(
         model,
         WANTED,
         same=same,
-        flash_attention=None,
-        cache_type=None,
+        flash_attention=None if fixed is None else fixed.flash_attention,
+        cache_type=None if fixed is None else fixed.cache_type,
         n_gpu_layers=ALL_LAYERS,
         progress=notes.append,
         notice=notes.append,
@@ -253,6 +258,19 @@ def test_a_second_trial_that_finds_the_same_tells_what_passes_usually_take(
     later = tuner(model)
     later.see_passes(WANTED, [(256, 1.25)] * first_passes.PASSES)
     assert not later.doubtful
+
+
+def test_measuring_again_with_a_fixed_setting_leaves_the_trials_of_others(
+    model: Model, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine({OFF_F16: 1.0, ON_BF16: 0.9, ON_F16: 3.0}, {})
+    monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
+    tuner(model).settle()
+    fixed = tuner(model, fixed=OFF_F16)
+    fixed.see_passes(WANTED, [(256, 2.0)] * first_passes.PASSES)
+    assert fixed.doubtful and fixed.measure_again(WANTED, OpenGate()) is not None
+    later = tuner(model)
+    assert later.settled and later.settle().setting == ON_BF16
 
 
 def test_beside_other_programs_nothing_is_replaced(model: Model, machine: Any) -> None:

@@ -383,9 +383,12 @@ class Tuner(Choosing):
         before, now = (float(trials[setting].at(OPENING_FILL)[1]) for trials in (self._trials, fresh))
         # A pass between drafts finds colder caches than one in a trial, on some machines by more than on others.
         self.kept.usual = min(max(ratio * before / now, 1.0 / MOST_USUAL), MOST_USUAL)
-        self._trials = fresh
-        self.kept.trials = {each.name: trial for each, trial in fresh.items()}
-        self.kept.curves = {setting.name: curve}
+        self._trials.update(fresh)
+        # What other programs tried, which fixed another attention or cache, stays theirs to doubt.
+        for each, trial in fresh.items():
+            self.kept.trials[each.name] = trial
+            self.kept.curves.pop(each.name, None)
+        self.kept.curves[setting.name] = curve
         self.save()
         return curve
 
