@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,14 +62,6 @@ def own_folders(
     monkeypatch.setattr(folders, "_temporary_path", lambda: None)
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def short_trials() -> Iterator[None]:
-    """No test is about which setting is faster here, so each is timed as briefly as it can be."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aded_local.speed.tuning.TRIAL_SECONDS", 0.01)
-        yield
 
 
 @pytest.fixture
