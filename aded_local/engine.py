@@ -300,8 +300,10 @@ class Engine:
         self.occupant = weakref.ref(session)
 
     def put_back(self, saved: SavedCells | None) -> None:
-        """Hold again what a session's cells held, in the setting that they come from; nothing where that cannot be."""
-        if saved is None or not self._change(setting_of(saved.settings), exact=False):
+        """Hold again what a session's cells held, with the attention and cache that they come from; else nothing."""
+        now = setting_of(self.target.settings)
+        then = now if saved is None else setting_of(saved.settings)
+        if saved is None or (then[:2] != now[:2] and not self._change(then, exact=False)):
             self.target.forget()
         else:
             self.target.restore(saved)

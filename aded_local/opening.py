@@ -207,16 +207,15 @@ def _open_context(
             _static_table(options.store, model)  # what is wrong with it is said now
         earlier = _earlier(memory, model.n_vocab, notice)
         tuner.progress = lambda line: None  # from here on nobody waits
+        engine.again = _measure_again
         joining = JoiningPlanner()
         if not kept.kernels_are_kept(options.search):
             engine.planner = joining
-            engine.again = _measure_again
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)
             return engine
         with not_dropped():
             drafter = _make_drafter(engine, earlier)
         engine.planner = joining if engine.curve is None else _make_planner(engine, drafter)
-        engine.again = _measure_again
         if (
             engine.curve is None
             or not tuner.settled
@@ -250,12 +249,18 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
 def _measure(engine: Engine, joining: JoiningPlanner, drafter: Drafter) -> None:
     """Find setting and curve between answers, and let drafting join; runs in a thread of its own."""
     tuner, scheduler = engine.tuner, engine.scheduler
+    opened = engine.target.settings
     _settle(engine)
-    settings = engine.target.settings
-    engine.curve = engine.curve or tuner.kept_curve(settings)
-    if tuner.curve_is_due(settings):
-        with scheduler.measuring():
-            engine.curve = tuner.measure_curve(settings, scheduler, engine.curve)
+    while True:
+        settings = engine.target.settings
+        # A curve belongs to its setting, and that may be another one now: the trials', or that of a turn meanwhile.
+        curve = (engine.curve if settings == opened else None) or tuner.kept_curve(settings)
+        if curve is None or tuner.curve_is_due(settings):
+            with scheduler.measuring():
+                curve = tuner.measure_curve(settings, scheduler, curve)
+        if engine.target.settings == settings:
+            break
+    engine.take(curve)
     with scheduler.measuring():
         engine.know_words(scheduler)
     _join(engine, joining, drafter)

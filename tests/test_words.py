@@ -201,3 +201,48 @@ def test_another_way_to_multiply_leaves_the_cells(tiny: dict[str, Path], turns: 
         again = llm.chat(QUESTION, **GREEDY)
         assert again.stats.setting == other.name and again.tokens == first.tokens
         assert again.stats.reused_tokens == first.stats.prompt_tokens - 1
+
+
+def test_a_curve_that_is_not_kept_keeps_no_session_from_its_cells(
+    tiny: dict[str, Path], turns: list[Choice]
+) -> None:
+    """Beside other programs curves are used and not kept."""
+    with LocalADED(tiny["llama"], **SETTING) as llm:
+        llm.prepare()
+        first, other = llm.session(), llm.session()
+        plain = first.chat(QUESTION, **GREEDY)
+        other.chat([{"role": "user", "content": "another text"}], **GREEDY)
+        llm._engine.tuner.kept.curves.clear()
+        assert first.chat(QUESTION, **GREEDY).stats.reused_tokens == plain.stats.prompt_tokens - 1
+
+
+def test_another_setting_s_curve_is_not_mixed_with_the_one_in_use(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier start, which did not ask for the words, tried fewer settings and left the curve of one of them."""
+    with LocalADED(tiny["llama"], same="off", **SETTING) as llm:
+        llm.prepare()
+        tuner, first = llm._engine.tuner, llm._engine.tuner.settings(OFF)
+        tuner.measure_curve(first)
+        tuner.kept.trials.clear()
+        tuner.save()
+
+    def settled(tuner: Tuner, *_: Any) -> Choice:
+        return Choice(ON, False, 1.0, 0.0)
+
+    monkeypatch.setattr(Tuner, "settle", settled)
+    asked: list[object] = []
+    measure = Tuner.measure_curve
+
+    def measured(tuner: Tuner, settings: Any, gate: Any = None, known: Any = None) -> Any:
+        asked.append((setting_of(settings), known))
+        return measure(tuner, settings, gate, known)
+
+    monkeypatch.setattr(Tuner, "measure_curve", measured)
+    with LocalADED(tiny["llama"], same="off", **SETTING) as llm:
+        llm.prepare()
+        engine = llm._engine
+        assert setting_of(engine.target.settings) == ON
+        before = engine.tuner.kept.curves[OFF.name]
+        assert all(known is not before for setting, known in asked if setting == ON)  # type: ignore[misc]
+        assert engine.curve is not before and engine.threads.costs() is engine.curve

@@ -23,8 +23,8 @@ TRIAL_ROUNDS: Final = 2
 """Rounds of a trial. Each round times every setting, so that a machine that slows down slows all of them."""
 
 OPENING_FILL: Final = 384
-"""Cells at which a setting is chosen before a prompt is known: the middle of a chat's first turn, of some 100 tokens of
-prompt and some 200 of answer, rounded up to where llama.cpp pads."""
+"""Cells at which a setting is chosen before a prompt is known. Chosen: a chat's first turn, of some 100 tokens of
+prompt and some 200 of answer, and a little more."""
 
 
 class Choosing:

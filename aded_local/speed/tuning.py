@@ -22,12 +22,13 @@ from aded_local.speed.probe import FAR_FILL, Exactness, Gate, OpenGate, Probe, r
 CANDIDATES: Final = (Setting(False, "f16"), Setting(True, "bf16"), Setting(True, "f16"))
 """The settings that are tried; answers use the first of them until one is chosen. On two Zen 4 cores the first was
 fastest (1B Q4_0, 1,536 tokens: 31 ms; BF16 40 ms, Q8_0 47 ms); with AMX it depends on the length of the text. A BF16
-cache avoids the split-KV kernels, with which one-token decoding differs. Off with BF16, and F32 caches, were never
-better (SmolLM2 in seven quantizations, AMX)."""
+cache avoids the split-KV kernels, with which one-token decoding differs. Off with BF16 took what off with F16 takes,
+and an F32 cache twice that (SmolLM2 Q4_1, AMX, 256 cells)."""
 
 ROW_BY_ROW: Final = (Setting(False, "f16", True), Setting(True, "bf16", True))
 """The settings that are tried besides where words are to be kept, and the build of llama.cpp has them. One token takes
-as long as without, four a tenth and sixteen a third longer, and all sizes equal one-token decoding (SmolLM2, AMX)."""
+as long as without, four a tenth and sixteen a third longer (SmolLM2 Q4_1, AMX, 256 cells), and all sizes equal
+one-token decoding."""
 
 TRIAL_SIZES: Final = (1, 4, 2, 8, WIDEST)
 """Batch sizes timed in a trial, most useful first."""
@@ -43,7 +44,7 @@ within what repeated timings differ by."""
 
 MOST_USUAL: Final = 1.5
 """A pass in an answer takes at most so many times as long as one in a trial, or as short; beyond, something else
-disturbed it. SmolLM2 between drafts: 1.0 to 1.2."""
+disturbed it. Chosen."""
 
 STEPS_WORTH_SAVING = 50
 """Real passes after which a refined curve is written back."""
@@ -298,11 +299,7 @@ class Tuner(Choosing):
             else "measuring once more what a pass costs here (for the last time)"
         )
         setting = setting_of(settings)
-        target = self._trial(setting)
-        try:
-            curve = Probe(target.context, gate=gate).curve()
-        finally:
-            target.context.close()
+        curve = self._curve(setting, gate)
         self._note(curve.contended)
         if earlier is not None:
             if not curve.contended:
@@ -312,6 +309,13 @@ class Tuner(Choosing):
             self.kept.curves[setting.name] = curve
             self.save()
         return curve
+
+    def _curve(self, setting: Setting, gate: Gate | None) -> CostCurve:
+        target = self._trial(setting)
+        try:
+            return Probe(target.context, gate=gate).curve()
+        finally:
+            target.context.close()
 
     def keep(self, settings: ContextSettings, curve: CostCurve, exactness: Exactness | None = None) -> None:
         """Keep a curve measured elsewhere, for the engine to use, and exact sizes where they were found too."""
@@ -373,11 +377,7 @@ class Tuner(Choosing):
                     return None
                 fresh[candidate] = fresh[candidate].and_again(found) if candidate in fresh else found
         setting = setting_of(settings)
-        target = self._trial(setting)
-        try:
-            curve = Probe(target.context, gate=gate).curve()
-        finally:
-            target.context.close()
+        curve = self._curve(setting, gate)
         if curve.contended:
             return None
         before, now = (float(trials[setting].at(OPENING_FILL)[1]) for trials in (self._trials, fresh))

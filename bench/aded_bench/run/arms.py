@@ -136,6 +136,7 @@ class LocalArm:
         started = time.perf_counter()
         reply = self._reply(prompt, max_tokens, temperature, seed)
         wall = time.perf_counter() - started
+        self.llm.prepare()  # what is measured again after an answer must not run beside another arm's
         stats = reply.stats
         return Answer(
             tokens=list(reply.tokens),
