@@ -199,7 +199,7 @@ class LocalADED:
         """Wait until drafting is ready, for whoever would rather wait than have the first answers decoded plainly.
 
         The first start on a machine compiles kernels (some 15 s), the first with a model measures what passes cost
-        (some 45 s for SmolLM2, minutes for a large model, more beside other programs).
+        (some 60 s for SmolLM2, minutes for a large model, more beside other programs).
 
         Args:
             timeout: seconds to wait at most; None waits as long as it takes.

@@ -61,8 +61,8 @@ CHAINS: Final = (
 EXPECTED_ANSWER: Final = 200
 """Tokens that a change of the setting has to pay within, where the caller wants no fewer: a chat's usual answer."""
 
-REOPEN_SECONDS: Final = 0.1
-"""What making a context anew takes, beside decoding its tokens again: 0.05 s for SmolLM2 and 8,192 cells."""
+REOPEN_SECONDS: Final = 0.15
+"""What making a context anew takes, beside decoding its tokens again: 0.13 to 0.19 s for SmolLM2 and 8,192 cells."""
 
 
 class Setting(NamedTuple):
