@@ -11,9 +11,14 @@ from typing import Any, Final
 Call = tuple[str, str, str | None]
 """Name, JSON text of the arguments, and the id where the model wrote one."""
 
+DEEPEST_CALL: Final = 64
+"""Brackets open at once in a call; more is broken."""
+
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FUNCTION: Final = "<function="
 _PARAMETER: Final = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+_IN_JSON: Final = frozenset("{}[]:,+-.0123456789eEtrufalsn \t\r\n")
+"""Characters of JSON outside of strings."""
 
 
 def calls_in_json(
@@ -121,3 +126,59 @@ def calls_in_xml(text: str, texts: Collection[tuple[str, str]]) -> tuple[Call, .
     if body[at:].strip():
         return None
     return ((_sound(name), _written(arguments), None),)
+
+
+class JsonReader:
+    """Finds where a JSON object or list ends, in text that comes in parts.
+
+    Attributes:
+        is_open: its end has not come.
+        is_broken: it cannot be JSON, since there is a sign that no JSON has.
+        behind: text behind its end, or from that sign on.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._depth = 0
+        self._in_string = self._is_escaped = False
+        self.is_open = True
+        self.is_broken = False
+        self.behind = ""
+
+    @property
+    def text(self) -> str:
+        """What was read of it."""
+        return "".join(self._parts)
+
+    def read(self, text: str) -> None:
+        """Read on, until the end."""
+        for at, character in enumerate(text):
+            if self._in_string:
+                if self._is_escaped:
+                    self._is_escaped = False
+                elif character == "\\":
+                    self._is_escaped = True
+                elif character == '"':
+                    self._in_string = False
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+                if self._depth > DEEPEST_CALL:
+                    self._end(text, at, is_broken=True)
+                    return
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self._end(text, at + 1)
+                    return
+            elif character not in _IN_JSON:
+                self._end(text, at, is_broken=True)
+                return
+        self._parts.append(text)
+
+    def _end(self, text: str, at: int, *, is_broken: bool = False) -> None:
+        self._parts.append(text[:at])
+        self.behind = text[at:]
+        self.is_open = False
+        self.is_broken = is_broken

@@ -12,12 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from aded_local.chat.call_text import Call, calls_in_json, calls_in_xml
+from aded_local.chat.call_text import Call, JsonReader, calls_in_json, calls_in_xml
 from aded_local.chat.detokenize import overlap
 from aded_local.chat.style import AnswerStyle
-
-DEEPEST_CALL: Final = 64
-"""Brackets open at once in a call; more is broken."""
 
 LONGEST_HEAD: Final = 256
 """Characters of a name, an id and markers between ``[TOOL_CALLS]`` and the arguments."""
@@ -27,8 +24,6 @@ _HEAD: Final = re.compile(r"([^\s\[\]{}\"]+)(?:\[CALL_ID\](\w+))?(?:\[ARGS\])?\s
 
 _XML: Final = "<function="
 _XML_END: Final = re.compile(r"</function>\s*</tool_call>")
-_IN_JSON: Final = frozenset("{}[]:,+-.0123456789eEtrufalsnNIity \t\r\n")
-"""Characters of JSON outside of strings, Python's ``NaN`` and ``Infinity`` among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +112,7 @@ class AnswerParser:
         self._is_behind_call = False  # nothing but white space came since
         self._has_thought = False
         self._head: tuple[str, str | None] | None = None  # name and id that stand before the arguments
-        self._value = _Value()
+        self._value = JsonReader()
         # What is read now. It is called until it says that it needs more text.
         self._read: Callable[[], bool] = self._beginning
 
@@ -272,7 +267,7 @@ class AnswerParser:
 
     def _begin_value(self, head: tuple[str, str | None] | None = None) -> None:
         self._head = head
-        self._value = _Value()
+        self._value = JsonReader()
         self._read = self._json
 
     def _json(self) -> bool:
@@ -348,59 +343,3 @@ class AnswerParser:
         self._say(self._held)
         self._held = ""
         self._read = self._content_or_call
-
-
-class _Value:
-    """Finds where a JSON object or list ends, in text that comes in parts.
-
-    Attributes:
-        is_open: its end has not come.
-        is_broken: it cannot be JSON, since there is a sign that no JSON has.
-        behind: text behind its end, or from that sign on.
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._depth = 0
-        self._in_string = self._is_escaped = False
-        self.is_open = True
-        self.is_broken = False
-        self.behind = ""
-
-    @property
-    def text(self) -> str:
-        """What was read of it."""
-        return "".join(self._parts)
-
-    def read(self, text: str) -> None:
-        """Read on, until the end."""
-        for at, character in enumerate(text):
-            if self._in_string:
-                if self._is_escaped:
-                    self._is_escaped = False
-                elif character == "\\":
-                    self._is_escaped = True
-                elif character == '"':
-                    self._in_string = False
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-                if self._depth > DEEPEST_CALL:
-                    self._end(text, at, is_broken=True)
-                    return
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    self._end(text, at + 1)
-                    return
-            elif character not in _IN_JSON:
-                self._end(text, at, is_broken=True)
-                return
-        self._parts.append(text)
-
-    def _end(self, text: str, at: int, *, is_broken: bool = False) -> None:
-        self._parts.append(text[:at])
-        self.behind = text[at:]
-        self.is_open = False
-        self.is_broken = is_broken

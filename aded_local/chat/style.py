@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -85,6 +86,30 @@ def reasoning_of(source: str, texts: Iterable[str]) -> tuple[str, str] | None:
         if pair[1] in source or known.issuperset(pair):
             return pair
     return None
+
+
+_WRITTEN: Final = (
+    (MISTRAL, r"\[TOOL_CALLS\]\s*(\[\s*\{{[^{{}}]*)?{0}"),
+    (QWEN3_CODER, r"<tool_call>\s*<function={0}"),
+    (HERMES, r"<tool_call>\s*\{{\s*\"name\":\s*\"{0}"),
+    (LLAMA3, r"\{{\s*\"name\":\s*\"{0}\",\s*\"parameters\""),
+)
+"""How a template of each family writes a call of the function {0}."""
+
+
+def syntax_of(source: str, example: str, name: str) -> CallSyntax | None:
+    """How a template's family writes calls; None where the format is none of the known ones.
+
+    Args:
+        source: the template.
+        example: what it wrote for a call of ``name``; empty where it writes no calls, as one does that only tells the
+            model how to call.
+    """
+    if example:
+        return next((one for one, form in _WRITTEN if re.search(form.format(name), example)), None)
+    if HERMES.opening in source and '"arguments"' in source:
+        return HERMES
+    return MISTRAL if MISTRAL.opening in source else None
 
 
 def declared_texts(tools: Sequence[Mapping[str, Any]]) -> frozenset[tuple[str, str]]:
