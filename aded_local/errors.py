@@ -9,6 +9,7 @@
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
+    │   └── GrammarError          a grammar or a JSON schema that cannot be followed
     ├── TemplateError         the chat template is missing, broken, or refuses the conversation
     │   └── TemplateLimitError    it was stopped, since it took too much time or memory
     ├── DeviceError           memory or backend refused (allocation, decode)
@@ -55,6 +56,10 @@ class ContextOverflowError(PromptError):
 
 class OptionError(ADEDError, ValueError):
     """An option is out of range, or two options contradict each other."""
+
+
+class GrammarError(OptionError):
+    """A grammar that llama.cpp cannot follow, or a JSON schema that cannot be made one."""
 
 
 class TemplateError(ADEDError):
