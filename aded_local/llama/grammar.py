@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,10 @@ SLOWEST_CHOICE: Final = 5.0
 """Seconds of processor time that a grammar may take over one token: hundreds of times what the slowest of
 docs/schemas.md takes. A grammar with ever more readings would take ever more."""
 
+FEW: Final = 512
+"""Tokens that are judged at once; of more, only those that begin with a byte that may come. It takes longer to find out
+which may than to judge these."""
+
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """``llama_token_data`` (llama.h)."""
 
@@ -49,11 +53,12 @@ class Pieces:
     Attributes:
         bytes_: the token that stands for each byte alone, int32 ``(256,)``, -1 where there is none.
         ends: ids of the tokens that end an answer, int32 ``(n,)``.
-        forbidden: tokens that no grammar allows, bool ``(n_vocab,)``: those that steer, save ``ends``.
-        by_first: the other tokens by the first byte of their text, int32 ``(n,)`` each.
+        forbidden: tokens that no grammar allows, bool ``(n_vocab,)``: those that steer, save ``ends``, and those
+            without a text.
+        first: the first byte of each token's text, int16 ``(n_vocab,)``; 256 for ``ends``.
     """
 
-    _of: weakref.WeakKeyDictionary[Model, Pieces] = weakref.WeakKeyDictionary()
+    _of: ClassVar[weakref.WeakKeyDictionary[Model, Pieces]] = weakref.WeakKeyDictionary()
 
     def __init__(self, model: Model) -> None:
         n_vocab = model.n_vocab
@@ -62,17 +67,17 @@ class Pieces:
         self.forbidden: BoolArray = np.zeros(n_vocab, np.bool_)
         self.forbidden[sorted(model.control_tokens - model.end_tokens)] = True
         self.bytes_: IntArray = np.full(256, -1, np.int32)
-        by_first: list[list[int]] = [[] for _ in range(256)]
+        self.first: npt.NDArray[np.int16] = np.full(n_vocab, 256, np.int16)
         for token in range(n_vocab):
             if self.forbidden[token] or token in model.end_tokens:
                 continue
             piece = piece_of(vocab, token, True)
             if not piece:
+                self.forbidden[token] = True
                 continue
-            by_first[piece[0]].append(token)
+            self.first[token] = piece[0]
             if len(piece) == 1 and self.bytes_[piece[0]] < 0:
                 self.bytes_[piece[0]] = token
-        self.by_first = [np.array(tokens, np.int32) for tokens in by_first]
 
     @classmethod
     def of(cls, model: Model) -> Pieces:
@@ -206,17 +211,41 @@ class GrammarState:
         return not self.grammar.pieces.forbidden[token] and self._asking.ask_one(self._handle, token)
 
     def allowed(self, tokens: IntArray) -> BoolArray:
-        """Which of ``tokens`` may come next: int32 ``(n,)`` to bool ``(n,)``."""
-        if not len(tokens):
-            return np.zeros(0, np.bool_)
-        return self._asking.ask(self._handle, tokens) & ~self.grammar.pieces.forbidden[tokens]
+        """Which of ``tokens`` may come next: int32 ``(n,)`` to bool ``(n,)``.
 
-    def accept(self, token: int) -> bool:
-        """Go on by ``token``; False, and nothing happens, where it is not allowed."""
+        Raises:
+            GrammarError: the grammar is so ambiguous that this takes too long.
+        """
+        pieces = self.grammar.pieces
+        before = time.thread_time()
+        allowed = ~pieces.forbidden[tokens]
+        if len(tokens) > FEW:
+            allowed &= self._may_begin()[pieces.first[tokens]]
+        asked = np.flatnonzero(allowed)
+        if len(asked):
+            allowed[asked] = self._asking.ask(self._handle, tokens[asked])
+        if time.thread_time() - before > SLOWEST_CHOICE:
+            raise GrammarError(
+                f"the grammar took over {SLOWEST_CHOICE:.0f} s to judge one token; make it less ambiguous"
+            )
+        return allowed
+
+    def _may_begin(self) -> BoolArray:
+        """The first bytes that a token may have, bool ``(257,)``; 256 stands for a token that ends the answer."""
+        may = np.ones(257, np.bool_)
+        # llama.cpp judges half a character by what is excluded of it, and a whole one by itself.
+        may[:128] = self.next_bytes()[:128]
+        return may
+
+    def accept(self, token: int) -> None:
+        """Go on by ``token``.
+
+        Raises:
+            GrammarError: it is not allowed here; nothing has happened.
+        """
         if not self.allows(token):
-            return False
+            raise GrammarError(f"the grammar does not allow the token {token} here")
         lib.llama_sampler_accept(self._handle, token)
-        return True
 
     @property
     def is_complete(self) -> bool:
@@ -225,59 +254,9 @@ class GrammarState:
         return len(ends) > 0 and self._asking.ask_one(self._handle, int(ends[0]))
 
     def next_bytes(self) -> BoolArray:
-        """Which bytes the text may go on with, bool ``(256,)``. A byte without a token of its own counts as possible,
-        and so does what begins a character beyond ASCII, where some character may."""
+        """Which bytes the text may go on with, bool ``(256,)``. One without a token of its own counts as possible."""
         pieces = self.grammar.pieces
-        possible: BoolArray = pieces.bytes_ < 0
+        possible = pieces.bytes_ < 0
         known = np.flatnonzero(~possible)
         possible[known] = self._asking.ask(self._handle, pieces.bytes_[known])
         return possible
-
-    def all_allowed(self) -> IntArray:
-        """Every token that may come next, int32 ``(n,)``, in order."""
-        pieces = self.grammar.pieces
-        possible = self.next_bytes()
-        # llama.cpp judges half a character by what is excluded of it, and a whole one by itself.
-        possible[128:] = True
-        found = [pieces.ends, *(pieces.by_first[byte] for byte in np.flatnonzero(possible))]
-        tokens: IntArray = np.concatenate(found)
-        kept: IntArray = np.sort(tokens[self.allowed(tokens)])
-        return kept
-
-
-class GrammarSampler:
-    """Keeps one answer to a grammar, as llama.cpp's own programs do: a token is chosen without it first, and once more
-    among the allowed ones where the grammar forbids that one.
-
-    Greedy and plain temperature sampling choose as if only allowed tokens had been there. Behind a cut (top-k, top-p,
-    min-p) tokens that were cut may come back in the second choice.
-    """
-
-    def __init__(self, grammar: Grammar) -> None:
-        """At the beginning of an answer."""
-        self.state = grammar.state()
-
-    def choose(self, first: int, again: Callable[[IntArray], int]) -> int:
-        """The token that the answer goes on with.
-
-        Args:
-            first: chosen without the grammar.
-            again: chooses among tokens, int32 ``(n,)``, at least one of them.
-
-        Raises:
-            GrammarError: no token of the vocabulary goes on, or it takes too long to find out.
-        """
-        state = self.state
-        if state.accept(first):
-            return first
-        before = time.thread_time()
-        allowed = state.all_allowed()
-        if not len(allowed):
-            raise GrammarError("the grammar asks for a text here that no token of this model's vocabulary begins")
-        token = again(allowed)
-        state.accept(token)
-        if time.thread_time() - before > SLOWEST_CHOICE:
-            raise GrammarError(
-                f"the grammar has so many readings that a token took over {SLOWEST_CHOICE:.0f} s; make it less ambiguous"
-            )
-        return token
