@@ -39,6 +39,9 @@ SLOWEST_CHOICE: Final = 5.0
 """Seconds of processor time that a grammar may take over one token: hundreds of times what the slowest of
 docs/schemas.md takes. A grammar with ever more readings would take ever more."""
 
+END: Final = 256
+"""In place of a byte: the answer ends."""
+
 FEW: Final = 512
 """Tokens that are judged at once; of more, only those that begin with a byte that may come. It takes longer to find out
 which may than to judge these."""
@@ -55,7 +58,9 @@ class Pieces:
         ends: ids of the tokens that end an answer, int32 ``(n,)``.
         forbidden: tokens that no grammar allows, bool ``(n_vocab,)``: those that steer, save ``ends``, and those
             without a text.
-        first: the first byte of each token's text, int16 ``(n_vocab,)``; 256 for ``ends``.
+        first: the first byte of each token's text, int16 ``(n_vocab,)``; ``END`` for ``ends``.
+        plain, beyond: the bytes below and from 128 on that have a token, and ``END`` with the former; int64 ``(n,)``.
+        plain_tokens, beyond_tokens: those tokens, int32 ``(n,)``.
     """
 
     _of: ClassVar[weakref.WeakKeyDictionary[Model, Pieces]] = weakref.WeakKeyDictionary()
@@ -67,7 +72,7 @@ class Pieces:
         self.forbidden: BoolArray = np.zeros(n_vocab, np.bool_)
         self.forbidden[sorted(model.control_tokens - model.end_tokens)] = True
         self.bytes_: IntArray = np.full(256, -1, np.int32)
-        self.first: npt.NDArray[np.int16] = np.full(n_vocab, 256, np.int16)
+        self.first: npt.NDArray[np.int16] = np.full(n_vocab, END, np.int16)
         for token in range(n_vocab):
             if self.forbidden[token] or token in model.end_tokens:
                 continue
@@ -78,6 +83,12 @@ class Pieces:
             self.first[token] = piece[0]
             if len(piece) == 1 and self.bytes_[piece[0]] < 0:
                 self.bytes_[piece[0]] = token
+        known = np.flatnonzero(self.bytes_ >= 0)
+        self.plain, self.beyond = known[known < 128], known[known >= 128]
+        self.plain_tokens, self.beyond_tokens = self.bytes_[self.plain], self.bytes_[self.beyond]
+        if len(self.ends):
+            self.plain = np.append(self.plain, END)
+            self.plain_tokens = np.append(self.plain_tokens, self.ends[0])
 
     @classmethod
     def of(cls, model: Model) -> Pieces:
@@ -231,10 +242,12 @@ class GrammarState:
         return allowed
 
     def _may_begin(self) -> BoolArray:
-        """The first bytes that a token may have, bool ``(257,)``; 256 stands for a token that ends the answer."""
-        may = np.ones(257, np.bool_)
-        # llama.cpp judges half a character by what is excluded of it, and a whole one by itself.
-        may[:128] = self.next_bytes()[:128]
+        """The first bytes that a token may have, bool ``(257,)``; ``END`` stands for a token that ends the answer."""
+        pieces = self.grammar.pieces
+        # llama.cpp judges half a character by what is excluded of it, and a whole one by itself: so all of those may.
+        may = np.ones(END + 1, np.bool_)
+        may[pieces.plain] = self._asking.ask(self._handle, pieces.plain_tokens)
+        may[END] = True
         return may
 
     def accept(self, token: int) -> None:
@@ -254,9 +267,14 @@ class GrammarState:
         return len(ends) > 0 and self._asking.ask_one(self._handle, int(ends[0]))
 
     def next_bytes(self) -> BoolArray:
-        """Which bytes the text may go on with, bool ``(256,)``. One without a token of its own counts as possible."""
+        """Which bytes the text may go on with, and at ``END`` whether it may end: bool ``(257,)``.
+
+        Bytes beyond ASCII are asked about where no other may come; one that no token stands for alone counts as
+        impossible.
+        """
         pieces = self.grammar.pieces
-        possible = pieces.bytes_ < 0
-        known = np.flatnonzero(~possible)
-        possible[known] = self._asking.ask(self._handle, pieces.bytes_[known])
+        possible = np.zeros(END + 1, np.bool_)
+        possible[pieces.plain] = self._asking.ask(self._handle, pieces.plain_tokens)
+        if not possible.any():
+            possible[pieces.beyond] = self._asking.ask(self._handle, pieces.beyond_tokens)
         return possible

@@ -8,16 +8,14 @@ is left is written in the words that the converter gets right.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote
 
-from llama_cpp.llama_grammar import JSON_GBNF, SchemaConverter
-
 from aded_local.errors import GrammarError
 from aded_local.llama.gbnf import MOST_REPETITIONS
+from aded_local.llama.schema_rules import ANY, ANY_OBJECT, Converter, Schema
 from aded_local.shown import one_line
 
 LONGEST_SCHEMA: Final = 1 << 17
@@ -32,12 +30,14 @@ MOST_SCHEMAS: Final = 2000
 MOST_NUMBERS: Final = 256
 """Whole numbers between a minimum and a maximum at most: they are listed."""
 
-Schema = dict[str, Any]
+MOST_OPTIONAL: Final = 100
+"""Properties of an object that may be missing, at most: the converter calls itself for each. Chosen."""
+
 
 DEMAND_NOTHING: Final = frozenset(
-    "title description default example examples $schema $id $anchor $comment $defs definitions deprecated readOnly "
-    "writeOnly discriminator strict".split()
-)
+    ("title", "description", "default", "example", "examples", "$schema", "$id", "$anchor", "$comment", "$defs",
+     "definitions", "deprecated", "readOnly", "writeOnly", "discriminator", "strict")
+)  # fmt: skip
 """Keywords that say something about a value and do not restrict it."""
 
 OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
@@ -53,26 +53,10 @@ OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
 
 FORMATS: Final = ("date", "time", "date-time", "uuid")
 
-ANY: Final[Schema] = {"type": "any"}
-"""Any JSON value, to the converter below."""
-
 FIRST_CHARACTERS: Final[Mapping[str, str]] = {
     "object": "{", "array": "[", "string": '"', "integer": "-0123456789", "number": "-0123456789", "boolean": "tf",
     "null": "n",
 }  # fmt: skip
-
-CHARACTER: Final = r'[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" ([0-9abcefABCEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}))'
-"""A character of a JSON string. The converter's own lets line ends through, which JSON does not, and halves of a
-character (surrogates)."""
-
-DATE: Final = (
-    '[0-9]{4} "-" (("0" [13578] | "1" [02]) "-" ("0" [1-9] | [12] [0-9] | "3" [01]) | '
-    '("0" [469] | "11") "-" ("0" [1-9] | [12] [0-9] | "30") | "02-" ("0" [1-9] | "1" [0-9] | "2" [0-8])) | '
-    '[0-9]{2} ("0" [48] | [2468] [048] | [13579] [26]) "-02-29"'
-)
-"""A day that there is; the converter's own has 30 February. (29 February 2000 is left out.)"""
-
-DIGITS: Final = "[0-9]{0,15}"
 
 
 def gbnf_of(schema: Mapping[str, Any] | str) -> str:
@@ -87,7 +71,7 @@ def gbnf_of(schema: Mapping[str, Any] | str) -> str:
     if not isinstance(schema, (str, Mapping)):
         raise GrammarError(f"a JSON schema is an object or its JSON text, not {type(schema).__name__}")
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema)
+        text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False)
     except RecursionError:
         raise GrammarError("the JSON schema is too deep") from None
     except (TypeError, ValueError) as error:
@@ -104,17 +88,20 @@ def gbnf_of(schema: Mapping[str, Any] | str) -> str:
 @lru_cache(maxsize=64)
 def _converted(text: str) -> str:
     try:
-        schema = json.loads(text)
+        schema = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise GrammarError("the JSON schema is too deep") from None
     except ValueError as error:
         raise GrammarError(f"the JSON schema is no JSON: {one_line(str(error))}") from None
     if schema == {}:
-        return str(JSON_GBNF)
+        return ANY_OBJECT
     reader = _Reader(schema, text)
     plain = reader.read(schema, "#", 0)
-    plain["$defs"] = reader.definitions
-    return _Converter().convert(plain)
+    return Converter(reader.definitions).convert(plain)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 class _Reader:
@@ -288,6 +275,8 @@ class _Reader:
         # What is required and not described may be anything that other properties may be.
         for name in missing:
             read[name] = self.read(others, f"{path}/additionalProperties", depth + 1)
+        if len(read) - len(set(required)) > MOST_OPTIONAL:
+            raise _cannot("properties", path, f"at most {MOST_OPTIONAL} can be left out; require the others")
         if read or others is False:
             # No other properties are written: they might repeat one of these.
             return {"type": "object", "properties": read, "required": required, "additionalProperties": False}
@@ -345,14 +334,11 @@ class _Reader:
         for key, value in own.items():
             if not _is_of_type(value, "integer"):
                 raise _cannot(key, path, "it must be a whole number")
-        low = max(
-            (int(own[k]) + add for k, add in (("minimum", 0), ("exclusiveMinimum", 1)) if k in own),
-            default=None,
-        )
-        high = min(
-            (int(own[k]) - add for k, add in (("maximum", 0), ("exclusiveMaximum", 1)) if k in own),
-            default=None,
-        )
+        lows = [int(own[key]) + add for key, add in (("minimum", 0), ("exclusiveMinimum", 1)) if key in own]
+        highs = [
+            int(own[key]) - less for key, less in (("maximum", 0), ("exclusiveMaximum", 1)) if key in own
+        ]
+        low, high = max(lows, default=None), min(highs, default=None)
         if low is not None and high is None and low in (0, 1):
             return {"type": "integer", "minimum": low}
         if low is None or high is None or not 0 <= high - low < MOST_NUMBERS:
@@ -402,70 +388,5 @@ def _is_of_type(value: Any, kind: str) -> bool:
     if isinstance(value, bool) or value is None:
         return kind == {None: "null"}.get(value, "boolean")
     if isinstance(value, (int, float)):
-        return kind == "number" or (kind == "integer" and value == int(value))
+        return kind == "number" or (kind == "integer" and (isinstance(value, int) or value.is_integer()))
     return kind == {str: "string", list: "array", dict: "object"}[type(value)]
-
-
-class _Converter(SchemaConverter):
-    """llama-cpp-python's converter, with what it gets wrong put right."""
-
-    def __init__(self) -> None:
-        super().__init__(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-
-    def convert(self, schema: Schema) -> str:
-        """The grammar of a plain schema."""
-        self.visit(self.resolve_refs(schema, ""), "")
-        for name, rule in (("char", CHARACTER), ("date", DATE)):
-            if name in self._rules:
-                self._rules[name] = rule
-        text: str = self.format_grammar()
-        return text
-
-    def _format_literal(self, literal: str) -> str:
-        # It leaves backslashes alone, and spells letters beyond ASCII as escapes that no model would write.
-        text = json.dumps(json.loads(literal), ensure_ascii=False)
-        text = re.sub(r"[\ud800-\udfff\x7f]", lambda found: f"\\u{ord(found[0]):04x}", text)
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-    def visit(self, schema: Schema, name: str) -> str:
-        """The name of the rule of a schema."""
-        rule_name = f"{name}-" if name in ("char", "date") else name or "root"
-        kind = schema.get("type")
-        if kind == "any":
-            return self._rule(rule_name, self._needed("value"))
-        if kind == "string" and "maxLength" in schema:
-            times = _times(schema["minLength"], schema["maxLength"])
-            return self._rule(rule_name, rf'"\"" {self._needed("char")}{times} "\"" space')
-        if kind == "array" and "maxItems" in schema:
-            return self._rule(rule_name, f'"[" space {self._items(schema, name)}"]" space')
-        if kind in ("integer", "number") and "minimum" in schema:
-            self._needed(kind)
-            if kind == "number":
-                rule = 'integral-part ("." decimal-part)? ([eE] [-+]? integral-part)? space'
-            else:
-                rule = f"[1-9] {DIGITS} space" if schema["minimum"] == 1 else "integral-part space"
-            return self._rule(rule_name, rule)
-        found: str = super().visit(schema, name)
-        return found
-
-    def _items(self, schema: Schema, name: str) -> str:
-        least, most = schema["minItems"], schema["maxItems"]
-        if most == 0:
-            return ""
-        item = self.visit(schema["items"], f"{name}{'-' if name else ''}item")
-        more = f'("," space {item})' + _times(max(0, least - 1), None if most is None else most - 1)
-        return f"{item} {more} " if least else f"({item} {more})? "
-
-    def _rule(self, name: str, rule: str) -> str:
-        found: str = self._add_rule(name, rule)
-        return found
-
-    def _needed(self, primitive: str) -> str:
-        from llama_cpp.llama_grammar import PRIMITIVE_RULES
-
-        found: str = self._add_primitive(primitive, PRIMITIVE_RULES[primitive])
-        return found
-
-
-def _times(least: int, most: int | None) -> str:
-    return f"{{{least},{'' if most is None else most}}}"
