@@ -5,18 +5,18 @@
     │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
     │   ├── ModelFormatError      not a GGUF, truncated, inconsistent, or llama.cpp crashes on it
     │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
-    ├── PromptError           the prompt cannot be answered
+    ├── PromptError           the prompt cannot be answered (also a ValueError)
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
-    │   └── GrammarError          a grammar or a JSON schema that cannot be followed
+    │   └── GrammarError          a grammar or schema cannot be used, or leaves no token to say
     ├── TemplateError         the chat template is missing, broken, or refuses the conversation
     │   └── TemplateLimitError    it was stopped, since it took too much time or memory
     ├── DeviceError           memory or backend refused (allocation, decode)
     │   ├── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     │   └── ForkedError           this process was forked from one in which llama.cpp ran, and it would hang
     ├── StoreError            a cache or store file could not be written or read
-    └── BusyError             the object is already generating, or closed, or gave an answer up for another
+    └── BusyError             the object is already generating, or closed, or the answer was ended before its end
 
 Each message is one line: what happened, why, and what to do about it.
 """
@@ -42,7 +42,7 @@ class ModelKindError(ModelError):
     """The GGUF is sound but does not write text: vocabulary only, embedding, encoder."""
 
 
-class PromptError(ADEDError):
+class PromptError(ADEDError, ValueError):
     """The prompt cannot be answered."""
 
 
@@ -59,7 +59,7 @@ class OptionError(ADEDError, ValueError):
 
 
 class GrammarError(OptionError):
-    """A grammar that llama.cpp cannot follow, or a JSON schema that cannot be made one."""
+    """A grammar or a schema cannot be used, or it leaves no token that the model could say."""
 
 
 class TemplateError(ADEDError):
@@ -87,4 +87,4 @@ class StoreError(ADEDError):
 
 
 class BusyError(ADEDError):
-    """This object is already generating, or closed, or ended this answer for another: it serves one at a time."""
+    """This object is already generating, or closed, or this answer was ended before all of it was read."""

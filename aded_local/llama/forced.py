@@ -14,11 +14,12 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Final
 
 import numpy as np
 
-from aded_local.llama.grammar import END, BoolArray, Grammar, GrammarState
+from aded_local.llama.grammar import END, BoolArray, Grammar, GrammarState, Pieces
 from aded_local.llama.model import Model
 from aded_local.step import NOTHING_FORCED, Forced
 from aded_local.tree import ROOT, DraftTree, IntArray
@@ -130,9 +131,7 @@ class GrammarConstraint:
     def __init__(self, grammar: Grammar) -> None:
         """At the beginning of an answer."""
         self._grammar = grammar
-        self._pieces = grammar.pieces
         self._habits = Habits.of(grammar.model)
-        self._state = grammar.state()
         self._lost = False  # a token came that the grammar forbids: another hand chose it
         self._waiting: list[int] = []  # said, and not looked at yet
         self._last = 0  # the last byte of the text
@@ -144,6 +143,15 @@ class GrammarConstraint:
         )
         self._follow: BoolArray = np.zeros(257, np.bool_)  # what may follow the bytes ahead
         self._drafted: list[int] = []
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return self._grammar.pieces
+
+    @cached_property
+    def _state(self) -> GrammarState:
+        # Only now: where nothing is drafted, nobody asks.
+        return self._grammar.state()
 
     def advance(self, tokens: Sequence[int]) -> None:
         """The answer goes on with ``tokens``."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters import Drafter
-from aded_local.step import Beginning, Constraint, StepResult
+from aded_local.step import NOTHING_FORCED, Beginning, Constraint, Forced, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
 
@@ -24,8 +24,14 @@ class ConstrainedDrafter:
         self._drafter = drafter
         self._constraint = constraint
 
-    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
-        """What is forced, and below it the drafter's candidates as far as they are allowed; see ``Drafter``."""
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
+        """What is forced, and below it the drafter's candidates as far as they are allowed; see ``Drafter``.
+
+        Args:
+            forced: not looked at: the constraint knows.
+        """
         forced = self._constraint.forced(max_nodes)
         tree = self._drafter.draft(max_nodes, cost, forced)
         n = len(forced.tokens)
@@ -60,6 +66,11 @@ class ConstrainedDrafter:
     def close(self) -> None:
         """See ``Drafter``."""
         self._drafter.close()
+
+
+def under(constraint: Constraint | None, drafter: Drafter) -> Drafter:
+    """The drafter under a constraint; itself where there is none."""
+    return drafter if constraint is None else ConstrainedDrafter(drafter, constraint)
 
 
 def below(tree: DraftTree, n: int) -> DraftTree:
