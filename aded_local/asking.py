@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from typing_extensions import Unpack
 
+from aded_local.chat.calling import ToolChoice
+from aded_local.chat.style import AnswerStyle
 from aded_local.chat.template import Message
 from aded_local.request import Options
 from aded_local.result import Reply, joined
 from aded_local.stream import AsyncStream, Stream
+
+Tools = Sequence[Mapping[str, Any]] | None
+"""Functions that may be called, in OpenAI's shape: ``type`` is function, ``function`` has ``name``, ``description`` and
+``parameters``, a JSON schema."""
 
 
 class Asking(ABC):
@@ -36,14 +43,28 @@ class Asking(ABC):
         """
 
     @abstractmethod
-    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
+        The pieces are the answer's text as the model wrote it, with its thoughts and calls;
+        ``chat.parsing.AnswerParser`` tells them apart, by ``answer_style`` of the same arguments.
+
         Args:
-            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
+            messages: ``role`` (system, user, assistant, tool) and ``content`` of each turn, oldest first; a content
                 is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
                 earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
-                answer goes on right behind its content, trailing white space included.
+                answer goes on right behind its content, trailing white space included. Calls are OpenAI's
+                ``tool_calls``, and their results messages of the role tool.
+            tools: functions that may be called, in OpenAI's shape.
+            tool_choice: ``auto``, ``none`` (they stay out of the prompt), ``required``, or a function that must be
+                called; a grammar sees to the last two.
             options: see ``request.Options``.
 
         Raises:
@@ -51,24 +72,41 @@ class Asking(ABC):
         """
 
     @abstractmethod
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+    def chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
 
         Raises:
-            PromptError, TemplateError, BusyError
+            PromptError, OptionError, TemplateError, BusyError
         """
 
-    def count_chat_tokens(self, messages: Sequence[Message]) -> int:
+    @abstractmethod
+    def answer_style(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> AnswerStyle:
+        """What to look for in the text of the answer to a conversation; arguments as in ``stream_chat``.
+
+        Raises:
+            PromptError, OptionError, TemplateError, BusyError
+        """
+
+    def count_chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> int:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
-        return len(self.chat_tokens(messages))
+        return len(self.chat_tokens(messages, tools))
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
         """Continue ``prompt``; see ``stream``, and ``request.Options`` for the options."""
         return joined(self.stream(prompt, **options))
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Reply:
         """Answer a conversation; see ``stream_chat``, and ``request.Options`` for the options."""
-        return joined(self.stream_chat(messages, **options))
+        return joined(self.stream_chat(messages, tools=tools, tool_choice=tool_choice, **options))
 
     # --- in asyncio ----------------------------------------------------------------------------------
 
@@ -76,16 +114,32 @@ class Asking(ABC):
         """``stream`` for asyncio; see ``AsyncStream``."""
         return AsyncStream(lambda: self.stream(prompt, **options))
 
-    def astream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> AsyncStream:
+    def astream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncStream:
         """``stream_chat`` for asyncio; see ``AsyncStream``."""
-        return AsyncStream(lambda: self.stream_chat(messages, **options))
+        return AsyncStream(
+            lambda: self.stream_chat(messages, tools=tools, tool_choice=tool_choice, **options)
+        )
 
     async def agenerate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
         """``generate`` for asyncio: cancelling the task ends the answer within one step."""
         async with self.astream(prompt, **options) as pieces:
             return await pieces.reply()
 
-    async def achat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
+    async def achat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Reply:
         """``chat`` for asyncio: cancelling the task ends the answer within one step."""
-        async with self.astream_chat(messages, **options) as pieces:
+        async with self.astream_chat(messages, tools=tools, tool_choice=tool_choice, **options) as pieces:
             return await pieces.reply()

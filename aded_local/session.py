@@ -18,13 +18,15 @@ import numpy as np
 from typing_extensions import Unpack
 
 from aded_local.access import ENDED, Asked, Cancelling
-from aded_local.asking import Asking
-from aded_local.chat.detokenize import TextStream
+from aded_local.asking import Asking, Tools
+from aded_local.chat.calling import Calling, ToolChoice, call_grammar
+from aded_local.chat.detokenize import TextStream, showing
 from aded_local.chat.segments import text_tokens
-from aded_local.chat.template import Message
+from aded_local.chat.style import AnswerStyle
+from aded_local.chat.template import Message, Prompt
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
-from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
+from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob
 from aded_local.request import Options, Request, token_ids
@@ -96,22 +98,48 @@ class Session(Asking):
             tokens = text_tokens(prompt, model) if prompt else []
         else:
             tokens = token_ids(prompt, model.n_vocab)
-        return self._run(asked, tokens, request, is_chat=False)
+        return self._run(asked, tokens, request, None)
 
     @_reading
-    def stream_chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
+        calling = Calling.of(tools, tool_choice)
+        prompt = self._prompt(messages, calling.tools)
+        grammar = call_grammar(calling, prompt.style)
+        if grammar is not None:
+            if options.get("grammar") is not None or options.get("json_schema") is not None:
+                raise OptionError(
+                    "tool_choice asks for a call, so no grammar or schema can be asked for beside it"
+                )
+            options["grammar"] = grammar
         asked, request = self._asked(options)
-        return self._run(asked, self.chat_tokens(messages), request, is_chat=True)
+        tokens = self._engine.template().to_tokens(prompt.segments, self._engine.model)
+        return self._run(asked, tokens, request, prompt.style)
 
     @_reading
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+    def chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        template = self._engine.template()
+        prompt = self._prompt(messages, tools)
+        return self._engine.template().to_tokens(prompt.segments, self._engine.model)
+
+    @_reading
+    def answer_style(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> AnswerStyle:
+        """What to look for in an answer's text; see ``Asking.answer_style``."""
+        return self._prompt(messages, Calling.of(tools, tool_choice).tools).style
+
+    def _prompt(self, messages: Sequence[Message], tools: Tools) -> Prompt:
         if isinstance(messages, Sequence) and not messages:
             raise EmptyPromptError("the conversation is empty; add a user message")
-        segments = template.render(messages, known_answers=self._answers)
-        return template.to_tokens(segments, self._engine.model)
+        return self._engine.template().prompt(messages, tools=tools, known_answers=self._answers)
 
     def _asked(self, options: Options) -> tuple[Asked, Request]:
         self._engine.access.require_open()
@@ -129,7 +157,8 @@ class Session(Asking):
         grammar = Grammar.of(self._engine.model, gbnf=request.grammar, schema=request.json_schema)
         return replace(request, steering=replace(request.steering, grammar=grammar))
 
-    def _run(self, asked: Asked, tokens: list[int], request: Request, *, is_chat: bool) -> Stream:
+    def _run(self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None) -> Stream:
+        """Compute an answer, in ``style`` where it is a chat's."""
         n_ctx = self._engine.n_ctx
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
@@ -138,7 +167,7 @@ class Session(Asking):
                 f"the prompt has {len(tokens)} tokens and the context holds {n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        steps = self._steps(asked, tokens, request, is_chat)
+        steps = self._steps(asked, tokens, request, style)
         return Stream(self._read(asked, steps, request.waits), asked)
 
     def _read(
@@ -168,7 +197,7 @@ class Session(Asking):
         yield piece
 
     def _steps(
-        self, asked: Asked, tokens: list[int], request: Request, is_chat: bool
+        self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None
     ) -> Generator[Piece, None, None]:
         engine = self._engine
         started = time.perf_counter()
@@ -176,7 +205,7 @@ class Session(Asking):
         model = engine.model
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
         tally = Tally()
-        text = TextStream(model.piece, request.stop)
+        text = TextStream(model.piece if style is None else showing(model, style.markers), request.stop)
         likely: deque[TokenLogprob] | None = None if request.steering.logprobs is None else deque()
         prompt = np.array(tokens, np.int32)
         goes_on = continuation(self._said, prompt)
@@ -222,7 +251,7 @@ class Session(Asking):
                 # It was interrupted while the drafter was told of the prompt.
                 self._is_learnt = False
         last = last if text.stopped else text.flush()
-        if is_chat and not text.stopped:
+        if style is not None and not text.stopped:
             answer = tuple(token for token in emitted if not model.is_end(token))
             self._remember("".join(written) + last, answer)
         engine.answered(tally.plain_passes)
