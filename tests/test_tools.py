@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -20,6 +22,9 @@ from aded_local.chat.segments import Segment
 from aded_local.chat.style import HERMES, LLAMA3, MISTRAL, MISTRAL_NEW, PLAIN, QWEN3_CODER
 from aded_local.chat.template import CHATML, ChatTemplate
 from aded_local.errors import OptionError, PromptError, TemplateError
+
+TRIES = int(os.environ.get("TRIES", "6"))
+"""Conversations for each family; ``TRIES=1000`` in the environment for more."""
 
 TOLD = [name for name, family in FAMILIES.items() if family.is_told]
 
@@ -196,8 +201,9 @@ def test_system_prompts_empty_and_repeated() -> None:
     )
     assert rendered("gemma", twice).startswith("<bos><start_of_turn>user\na\n\nb\n\n?<end_of_turn>")
     assert rendered("gemma", [system, user("?")]) == rendered("gemma", [user("?")])
+    assert rendered("mistral", twice) == "<s>[INST]a\n\nb\n\n?[/INST]"
     with pytest.raises(TemplateError, match="a role too many"):
-        rendered("mistral", twice)
+        rendered("mistral", [user("?"), *twice])
 
 
 def test_a_name_reaches_the_template() -> None:
@@ -287,7 +293,7 @@ def nested(depth: int) -> Any:
         ([{"type": "function", "function": {"name": "f", "parameters": {"properties": 3}}}], "properties"),
         ([tool("f", a=nested(DEEPEST))], f"deeper than {DEEPEST}"),
         ([tool("f", "x" * LARGEST)], "more than"),
-        ([tool("f", a=[[]] * LARGEST)], "more than"),
+        ([tool("f", a=["x" * 4096] * 300)], "more than"),
         ([tool(f"f{n}") for n in range(MOST_TOOLS + 1)], f"{MOST_TOOLS} are allowed"),
         ([tool("f", a=float("nan"))], "'nan'"),
         ([tool("f", a=1 << 70)], "which JSON has not"),
@@ -408,24 +414,26 @@ LOOKED_FOR = ("</think>", "<tool_response>", "</tool_response>")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataObject) -> None:
     family, chat = FAMILIES[name], template(name)
     kinds = disguises([*family.controls, *family.defined]).filter(
         lambda text: not any(mark in text for mark in LOOKED_FOR)
     )
+    pool = data.draw(st.lists(kinds, min_size=4, max_size=8), label="pool")
     form = data.draw(
         st.tuples(st.integers(1, 2), st.integers(0, 2), st.integers(0, 15), st.booleans()), label="form"
     )
+    chosen = random.Random(data.draw(st.integers(0, 99), label="seed"))
     drawn: list[str] = []
 
     def texts() -> str:
-        drawn.append(data.draw(kinds))
+        drawn.append(chosen.choice(pool))
         return drawn[-1]
 
     def names() -> str:
-        drawn.append("".join(filter(str.isprintable, data.draw(kinds)))[:60] or "f")
+        drawn.append("".join(filter(str.isprintable, chosen.choice(pool)))[:60] or "f")
         return drawn[-1]
 
     said, tools = conversation(name, texts, names, *form)

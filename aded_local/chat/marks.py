@@ -30,6 +30,9 @@ KNOWN_WORDS: Final = frozenset(
 )  # fmt: skip
 """Names of JSON schemas and of OpenAI's functions: a template looks them up."""
 
+OWN_KEYS: Final = frozenset(["arguments", "description", "function", "id", "name", "parameters", "type"])
+"""Keys of tools and calls in OpenAI's shape."""
+
 _Replacements = dict[int, str]
 
 
@@ -63,6 +66,15 @@ class Twins:
         first, middle, last = bare[0], bare[1:-1], bare[1:][-1:]
         bare = first.translate(self.ends) + middle + last.translate(self.ends)
         return marked[:at] + bare + marked[at + len(first + middle + last) :]
+
+    def of_function(self, value: dict[str, Any]) -> dict[str, Any]:
+        """A tool, or a call: OpenAI's own keys stay."""
+        return {
+            key if key in OWN_KEYS else self.of_word(key): self.of_function(inner)
+            if key == "function" and isinstance(inner, dict)
+            else self.of_value(inner)
+            for key, inner in value.items()
+        }
 
     def of_value(self, value: Any) -> Any:
         """A plain value with all its texts, keys among them."""

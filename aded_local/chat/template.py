@@ -315,7 +315,8 @@ class ChatTemplate:
 
     def _marked(self, said: _Conversation, twins: Twins) -> _Conversation:
         messages = [self._marked_message(message, twins) for message in said.messages]
-        return _Conversation(messages, None if said.tools is None else twins.of_value(said.tools))
+        tools = None if said.tools is None else [twins.of_function(tool) for tool in said.tools]
+        return _Conversation(messages, tools)
 
     def _marked_message(self, message: Plain, twins: Twins) -> Plain:
         marked: Plain = {}
@@ -324,8 +325,10 @@ class ChatTemplate:
                 marked[key] = value if value in self._roles else twins.of_word(value)
             elif key in ("content", "reasoning_content"):
                 marked[key] = None if value is None else twins.of_text(value)
+            elif key == "tool_calls":
+                marked[key] = [twins.of_function(call) for call in value]
             else:
-                marked[key] = twins.of_value(value)
+                marked[key] = twins.of_word(value)
         return marked
 
     def _added_spaces(self, before: str, said: _Conversation, parameters: Parameters) -> int:
