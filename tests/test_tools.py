@@ -285,6 +285,7 @@ def nested(depth: int) -> Any:
         ([{"type": "function", "function": {}}], "name of a tool is 'None'"),
         ([tool("")], "1 to 128 signs"),
         ([tool("a\nb")], "1 to 128 signs"),
+        ([tool("a b")], "1 to 128 signs"),
         ([tool("x" * 129)], "1 to 128 signs"),
         ([WEATHER, WEATHER], "'weather'"),
         ([tool("f", 3)], "description of the tool f"),  # type: ignore[arg-type]
@@ -433,7 +434,9 @@ def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataO
         return drawn[-1]
 
     def names() -> str:
-        drawn.append("".join(filter(str.isprintable, chosen.choice(pool)))[:60] or "f")
+        drawn.append(
+            "".join(c for c in chosen.choice(pool) if c.isprintable() and not c.isspace())[:60] or "f"
+        )
         return drawn[-1]
 
     said, tools = conversation(name, texts, names, *form)
