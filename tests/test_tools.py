@@ -493,6 +493,23 @@ def test_a_word_at_its_ends_is_marked_where_its_middle_is_not() -> None:
     assert controls_in(chat, segments) == []
 
 
+SORTING = (
+    "{% for t in tools %}{% for key, value in t.function.parameters.properties | dictsort %}{{ '<|' ~ key ~ '|>' }}"
+    "{% endfor %}{% endfor %}<|im_end|>"
+)
+
+
+def test_a_template_that_sorts_keys_sorts_what_was_given() -> None:
+    chat = ChatTemplate(SORTING, bos="", eos="", control_texts=("<|im_end|>",))
+    for keys in ("zebra items Apple type title", "zebra items im_end type title", "m e x d"):
+        given_tools = [tool("f", **{key: {"type": "string"} for key in keys.split()})]
+        segments = chat.render([user("?")], tools=given_tools)
+        assert controls_in(chat, segments) == ["<|im_end|>"]
+        if "im_end" not in keys:
+            sorted_keys = sorted(keys.split(), key=str.lower)
+            assert text_of(segments) == "".join(f"<|{key}|>" for key in sorted_keys) + "<|im_end|>"
+
+
 def test_habits_say_what_was_found() -> None:
     found = template("mistral")._habits
     assert (found.short_ids, found.text_arguments, found.takes_tools) == (True, False, True)
