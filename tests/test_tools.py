@@ -352,20 +352,25 @@ Texts = Callable[[], str]
 def described(texts: Texts, names: Texts, number: int) -> Message:
     """A function in which every text, keys among them, is somebody's."""
     inner = {"type": "object", "properties": {texts(): {"type": texts()}}, texts(): {texts(): texts()}}
+
+    def further() -> Message:
+        key = texts()
+        return {key + "d" * (key in ("name", "type")): texts()}  # which would take another's place
+
     first = {"type": "string", "description": texts(), "enum": [texts(), texts()]}
     parameters = {
         "type": "object",
         "properties": {f"{number}{texts()}": first, texts(): inner},
         "required": [texts()],
-        texts(): texts(),
+        f"x{texts()}": texts(),
     }
     function = {
         "name": f"{number}{names()}",
         "description": texts(),
         "parameters": parameters,
-        texts(): texts(),
+        **further(),
     }
-    return {"type": "function", "function": function, texts(): texts()}
+    return {"type": "function", "function": function, **further()}
 
 
 def conversation(
@@ -494,8 +499,8 @@ def test_a_word_at_its_ends_is_marked_where_its_middle_is_not() -> None:
 
 
 SORTING = (
-    "{% for t in tools %}{% for key, value in t.function.parameters.properties | dictsort %}{{ '<|' ~ key ~ '|>' }}"
-    "{% endfor %}{% endfor %}<|im_end|>"
+    "{% for t in tools %}{{ t.function.name }}{% for key, value in t.function.parameters.properties | dictsort %}"
+    "{{ '<|' ~ key ~ '|>' }}{% endfor %}{% endfor %}<|im_end|>"
 )
 
 
@@ -507,7 +512,7 @@ def test_a_template_that_sorts_keys_sorts_what_was_given() -> None:
         assert controls_in(chat, segments) == ["<|im_end|>"]
         if "im_end" not in keys:
             sorted_keys = sorted(keys.split(), key=str.lower)
-            assert text_of(segments) == "".join(f"<|{key}|>" for key in sorted_keys) + "<|im_end|>"
+            assert text_of(segments) == "f" + "".join(f"<|{key}|>" for key in sorted_keys) + "<|im_end|>"
 
 
 def test_habits_say_what_was_found() -> None:
