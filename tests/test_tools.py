@@ -12,6 +12,7 @@ from typing import Any
 
 import plain_jinja
 import pytest
+import vocabularies
 from families import FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from aded_local.chat.segments import Segment
 from aded_local.chat.style import HERMES, LLAMA3, MISTRAL, MISTRAL_NEW, PLAIN, QWEN3_CODER
 from aded_local.chat.template import CHATML, ChatTemplate
 from aded_local.errors import OptionError, PromptError, TemplateError
+from aded_local.llama.vocabulary import Vocabulary
 
 TRIES = int(os.environ.get("TRIES", "6"))
 """Conversations for each family; ``TRIES=1000`` in the environment for more."""
@@ -419,14 +421,12 @@ LOOKED_FOR = ("</think>", "<tool_response>", "</tool_response>")
 """What the templates look for in contents: a person who writes it changes what they write themselves."""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataObject) -> None:
-    family, chat = FAMILIES[name], template(name)
-    kinds = disguises([*family.controls, *family.defined]).filter(
-        lambda text: not any(mark in text for mark in LOOKED_FOR)
-    )
+Drawn = tuple[list[Message], "list[Message] | None"]
+
+
+def disguised_and_harmless(name: str, controls: Sequence[str], data: st.DataObject) -> tuple[Drawn, Drawn]:
+    """A conversation full of disguised control texts, and the same one with a word in place of each."""
+    kinds = disguises(controls).filter(lambda text: not any(mark in text for mark in LOOKED_FOR))
     pool = data.draw(st.lists(kinds, min_size=4, max_size=8), label="pool")
     form = data.draw(
         st.tuples(st.integers(1, 2), st.integers(0, 2), st.integers(0, 15), st.booleans()), label="form"
@@ -444,7 +444,7 @@ def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataO
         )
         return drawn[-1]
 
-    said, tools = conversation(name, texts, names, *form)
+    disguised = conversation(name, texts, names, *form)
     given_texts = iter(drawn)
     words: dict[str, str] = {}
 
@@ -454,10 +454,47 @@ def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataO
             return text
         return words.setdefault(text, f"w{len(words)}")
 
-    plain_said, plain_tools = conversation(name, harmless, harmless, *form)
+    return disguised, conversation(name, harmless, harmless, *form)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataObject) -> None:
+    family, chat = FAMILIES[name], template(name)
+    (said, tools), harmless = disguised_and_harmless(name, [*family.controls, *family.defined], data)
     segments = chat.render(said, tools=tools)
-    assert controls_in(chat, segments) == controls_in(chat, chat.render(plain_said, tools=plain_tools))
+    assert controls_in(chat, segments) == controls_in(chat, chat.render(harmless[0], tools=harmless[1]))
     assert text_of(segments) == by_plain_jinja(chat, said, tools)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary"), [("hermes", "qwen2"), ("llama3", "llama-bpe"), ("deepseek", "deepseek-coder")]
+)
+def test_no_disguise_adds_a_control_token_of_a_real_vocabulary(name: str, vocabulary: str) -> None:
+    real = Vocabulary(vocabularies.path_of(vocabulary))
+    texts = real.control_texts
+    chat = ChatTemplate(
+        FAMILIES[name].source,
+        bos=real.token_text(real.bos),
+        eos=real.token_text(real.eos),
+        control_texts=texts,
+        defined_texts=real.defined_texts,
+    )
+    few = sorted({*texts[:6], *texts[-6:], *(text for text in FAMILIES[name].controls if text in texts)})
+
+    @settings(max_examples=TRIES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def nothing_is_added(data: st.DataObject) -> None:
+        steering: list[list[int]] = []
+        for said, tools in disguised_and_harmless(name, few, data):
+            ids = chat.to_tokens(chat.render(said, tools=tools), real)
+            steering.append([token for token in ids if token in real.control_tokens])
+        assert steering[0] == steering[1]
+
+    nothing_is_added()
+    chat.close()
+    real.close()
 
 
 def by_plain_jinja(chat: ChatTemplate, said: list[Message], tools: list[Message] | None) -> str:
