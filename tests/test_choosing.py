@@ -237,11 +237,13 @@ def test_drafted_answers_are_the_undrafted_ones_with_any_samplers(
             assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
-def test_drafts_are_taken_though_a_function_chooses(drafting: LocalADED) -> None:
-    def seven_eight_nine(ids: Any, scores: Any) -> Any:
-        scores[{7: 8, 8: 9}.get(int(ids[-1]), 7)] = 1000.0
-        return scores
+def seven_eight_nine(ids: Any, scores: Any) -> Any:
+    """Makes an answer that is easily drafted."""
+    scores[{7: 8, 8: 9}.get(int(ids[-1]), 7)] = 1000.0
+    return scores
 
+
+def test_drafts_are_taken_though_a_function_chooses(drafting: LocalADED) -> None:
     drafting.reset()
     reply = drafting.generate(
         PROMPT, max_tokens=60, temperature=0.0, logits_processor=seven_eight_nine, logprobs=1
@@ -258,9 +260,16 @@ def test_log_probabilities_are_those_of_the_models_own_logits(drafting: LocalADE
     from llama_cpp import Llama
 
     prompt = drafting._engine.model.tokenize(PROMPT, add_special=True, parse_special=False)
-    biased = {"logit_bias": {5: 3.0}, "repeat_penalty": 1.3}  # what is told comes before these
     drafting.reset()
-    reply = drafting.generate(prompt, max_tokens=30, temperature=0.0, logprobs=4, **biased)
+    reply = drafting.generate(
+        prompt,
+        max_tokens=40,
+        temperature=0.0,
+        logprobs=4,
+        logits_processor=seven_eight_nine,  # what is told comes before these
+        logit_bias={5: 3.0},
+        repeat_penalty=1.3,
+    )
     assert reply.stats.accepted > 0, "rows of accepted drafts are among them"
     assert reply.logprobs is not None and len(reply.logprobs) == len(reply.tokens)
     for i, found in enumerate(reply.logprobs):
