@@ -285,16 +285,18 @@ def test_log_probabilities_are_those_of_the_models_own_logits(drafting: LocalADE
     st.lists(st.floats(-50, 50, width=32) | st.just(float("-inf")), min_size=1, max_size=60).filter(
         lambda row: max(row) > float("-inf")
     ),
+    st.sampled_from([1, 40]),
     st.data(),
 )
 def test_they_are_to_the_last_bit_what_llama_cpp_python_computes(
-    row: list[float], data: st.DataObject
+    row: list[float], times: int, data: st.DataObject
 ) -> None:
     from llama_cpp import Llama
 
+    row = row * times
     logits = np.array(row, np.float32)
     token = data.draw(st.integers(0, len(row) - 1))
-    n_top = data.draw(st.integers(0, len(row) + 2))
+    n_top = data.draw(st.integers(0, 30) | st.just(len(row) + 2))
     found = token_logprob(logits, token, n_top)
     expected = Llama.logits_to_logprobs(logits)
     assert found.logprob == float(expected[token])
