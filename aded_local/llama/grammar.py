@@ -56,6 +56,7 @@ class Pieces:
     Attributes:
         bytes_: the token that stands for each byte alone, int32 ``(256,)``, -1 where there is none.
         ends: ids of the tokens that end an answer, int32 ``(n,)``.
+        usual_end: the one that most answers end with; -1 where there is none.
         forbidden: tokens that no grammar allows, bool ``(n_vocab,)``: those that steer, save ``ends``, and those
             without a text.
         first: the first byte of each token's text, int16 ``(n_vocab,)``; ``END`` for ``ends``.
@@ -86,6 +87,8 @@ class Pieces:
         known = np.flatnonzero(self.bytes_ >= 0)
         self.plain, self.beyond = known[known < 128], known[known >= 128]
         self.plain_tokens, self.beyond_tokens = self.bytes_[self.plain], self.bytes_[self.beyond]
+        usual = [int(lib.llama_vocab_eot(vocab)), model.eos, *self.ends.tolist()]
+        self.usual_end = next((token for token in usual if token in model.end_tokens), -1)
         if len(self.ends):
             self.plain = np.append(self.plain, END)
             self.plain_tokens = np.append(self.plain_tokens, self.ends[0])
@@ -250,15 +253,21 @@ class GrammarState:
         may[END] = True
         return may
 
+    def takes(self, token: int) -> bool:
+        """Go on by ``token`` where it is allowed; tells whether it was."""
+        if not self.allows(token):
+            return False
+        lib.llama_sampler_accept(self._handle, token)
+        return True
+
     def accept(self, token: int) -> None:
         """Go on by ``token``.
 
         Raises:
             GrammarError: it is not allowed here; nothing has happened.
         """
-        if not self.allows(token):
+        if not self.takes(token):
             raise GrammarError(f"the grammar does not allow the token {token} here")
-        lib.llama_sampler_accept(self._handle, token)
 
     @property
     def is_complete(self) -> bool:
