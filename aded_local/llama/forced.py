@@ -302,7 +302,7 @@ class GrammarConstraint:
         return tokens, chances
 
     def _spelling(self, text: bytes, ends: bool) -> tuple[int, ...]:
-        """The tokens of a text that ends the answer, or those of its tokens that no byte that may follow would change."""
+        """The tokens of a text that ends the answer; else those of its tokens that no byte behind it would change."""
         known = self._habits.spellings
         key = (text, b"" if ends else np.packbits(self._follow).tobytes())
         tokens = known.get(key)
