@@ -385,8 +385,10 @@ def _count(own: Schema, key: str, path: str) -> int | None:
 
 
 def _is_of_type(value: Any, kind: str) -> bool:
-    if isinstance(value, bool) or value is None:
-        return kind == {None: "null"}.get(value, "boolean")
+    if value is None:
+        return kind == "null"
+    if isinstance(value, bool):
+        return kind == "boolean"
     if isinstance(value, (int, float)):
         return kind == "number" or (kind == "integer" and (isinstance(value, int) or value.is_integer()))
-    return kind == {str: "string", list: "array", dict: "object"}[type(value)]
+    return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")

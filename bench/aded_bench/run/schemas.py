@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -166,14 +167,10 @@ def _told(name: str, spelling: dict[str, dict[str, int]]) -> Iterator[None]:
         met.append(Habits.of(grammar.model))
         return kind(grammar)
 
-    before = decode.GrammarConstraint
-    decode.GrammarConstraint = constraint  # type: ignore[assignment,misc]
-    try:
+    with patch.object(decode, "GrammarConstraint", constraint):
         yield
-    finally:
-        decode.GrammarConstraint = before  # type: ignore[misc]
-        for habits in met[-1:]:
-            spelling[name] = {key: getattr(habits, key) for key in ("tried", "came", "misspelt")}
+    for habits in met[-1:]:
+        spelling[name] = {key: getattr(habits, key) for key in ("tried", "came", "misspelt")}
 
 
 def _answer(
