@@ -242,6 +242,23 @@ def test_a_character_may_come_in_halves(real: Model) -> None:
     assert state.is_complete
 
 
+@pytest.mark.parametrize(
+    "raw", [b"\xff", b"\xc0", b"\x80", b"\xe0\x80", b"\xed\xa0", b"\xf0\x8f", b"\xf4\x90", b"\xc3a"]
+)
+def test_what_is_no_utf_8_is_no_text(real: Model, raw: bytes) -> None:
+    state = Grammar.of(real, gbnf="root ::= .*").state()
+    known = Pieces.of(real).bytes_
+    taken = [known[byte] >= 0 and state.takes(int(known[byte])) for byte in raw]
+    assert not all(taken)
+
+
+def test_an_answer_does_not_end_within_a_character(real: Model) -> None:
+    state = Grammar.of(real, gbnf="root ::= .*").state()
+    assert state.is_complete
+    state.accept(int(Pieces.of(real).bytes_[0xC3]))
+    assert not state.is_complete
+
+
 def test_one_of_grammar_and_schema(vocabulary: Model) -> None:
     for given_ in ({}, {"gbnf": LIST, "schema": {}}):
         with pytest.raises(GrammarError):
