@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samplings import samplings
 
-from aded_local import LocalADED, OptionError, Reply
+from aded_local import GrammarError, LocalADED, OptionError, Reply
 from aded_local.llama import Sampling
 from aded_local.logprobs import token_logprob
 
@@ -221,6 +221,7 @@ def test_drafted_answers_are_the_undrafted_ones_with_any_samplers(
 ) -> None:
     options = data.draw(samplings(plain._engine.model.n_vocab))
     options["logits_processor"] = data.draw(processors())
+    options["grammar"] = data.draw(st.sampled_from([None, "root ::= [a-z ]{8} [^0-9]*"]))
     options["logprobs"] = data.draw(st.sampled_from([None, 0, 3]))
     end = data.draw(st.integers(1, 60))
     options["stopping_criteria"] = data.draw(st.sampled_from([None, lambda ids, _: len(ids) >= end]))
@@ -431,6 +432,22 @@ def test_what_a_function_raises_reaches_the_caller_and_the_object_goes_on(
         said(llm, temperature=0.0, **{option: failing})
     assert caught.value is mine
     assert said(llm, temperature=0.0) == whole
+
+
+def test_a_grammar_that_leaves_nothing_to_say_is_an_error_and_the_object_goes_on(plain: LocalADED) -> None:
+    model = plain._engine.model
+    ones = {token: float("-inf") for token in range(model.n_vocab) if model.piece(token) == b"1"}
+
+    def none_of_them(ids: Any, scores: Any) -> Any:
+        scores[:] = -np.inf
+        scores[7] = 1.0
+        return scores
+
+    for options in ({"logits_processor": none_of_them}, {"logit_bias": ones}):
+        for temperature in (0.0, 1.0):
+            with pytest.raises(GrammarError, match="allows no token"):
+                plain.generate(PROMPT, grammar='root ::= "1"', temperature=temperature, **options)
+    assert plain.generate(PROMPT, grammar='root ::= "1"').text == "1"
 
 
 @pytest.mark.parametrize(
