@@ -289,10 +289,16 @@ class LocalADED:
 
     # --- generating --------------------------------------------------------------------------------
 
-    def session(self) -> Session:
-        """Another conversation on the same model, which takes turns with the others and keeps its own cache."""
+    def session(self, like: Session | None = None) -> Session:
+        """Another conversation on the same model, which takes turns with the others and keeps its own cache.
+
+        Args:
+            like: another session of this object, which the new one shares its answers' tokens with, so that both make
+                the same tokens of a conversation. The new one begins with a copy of its cells too, where there is one:
+                a prompt that begins like the other's is not decoded again as far as they agree.
+        """
         self._access.require_open()
-        return Session(self._engine, next(self._numbers), self._seed)
+        return Session(self._engine, next(self._numbers), self._seed, like)
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
         """Continue ``prompt``; see ``Session.stream``, and ``request.Options`` for the options."""

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from typing_extensions import Unpack
@@ -58,20 +58,22 @@ class Session:
     another session's is computed in another thread waits for it.
     """
 
-    def __init__(self, engine: Engine, number: int, seed: int | None) -> None:
+    def __init__(self, engine: Engine, number: int, seed: int | None, like: Session | None = None) -> None:
         """An empty conversation.
 
         Args:
             engine: the loaded model.
             number: names it among the model's sessions.
             seed: of the random draws where a call gives none; None draws one per answer.
+            like: see ``LocalADED.session``.
         """
         self._engine = engine
         self._number = number
         self._seed = seed
         self._cancelling = Cancelling()
-        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict() if like is None else like._answers
         self._saved: SavedCells | None = None
+        self._like = like
         self._forget()
 
     def _forget(self) -> None:
@@ -107,16 +109,15 @@ class Session:
             PromptError, EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
         """
         number, request = self._asked(options)
-        model = self._engine.model
         if isinstance(prompt, str):
-            tokens = text_tokens(prompt, model) if prompt else []
+            tokens = self.text_tokens(prompt)
         else:
-            tokens = token_ids(prompt, model.n_vocab)
+            tokens = token_ids(prompt, self._engine.model.n_vocab)
         return self._run(number, tokens, request, is_chat=False)
 
     @_reading
     def stream_chat(
-        self, messages: Sequence[Message], **options: Unpack[Options]
+        self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]
     ) -> Generator[Piece, None, None]:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
@@ -124,14 +125,19 @@ class Session:
             messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
                 is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
                 earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
-                answer goes on right behind its content, trailing white space included.
+                answer goes on right behind its content, trailing white space included. Or the token ids that
+                ``chat_tokens`` made of them.
             options: see ``request.Options``.
 
         Raises:
             As ``stream``; and TemplateError.
         """
         number, request = self._asked(options)
-        return self._run(number, self.chat_tokens(messages), request, is_chat=True)
+        if isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
+            tokens = token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab)
+        else:
+            tokens = self.chat_tokens(cast("Sequence[Message]", messages))
+        return self._run(number, tokens, request, is_chat=True)
 
     @_reading
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
@@ -145,6 +151,15 @@ class Session:
             raise EmptyPromptError("the conversation is empty; add a user message")
         segments = template.render(messages, known_answers=self._answers)
         return template.to_tokens(segments, self._engine.model)
+
+    @_reading
+    def text_tokens(self, text: str) -> list[int]:
+        """The prompt a text becomes, as token ids; control-token texts in it stay text.
+
+        Raises:
+            BusyError: it is closed.
+        """
+        return text_tokens(text, self._engine.model) if text else []
 
     def count_chat_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
@@ -297,6 +312,36 @@ class Session:
         while len(self._answers) > REMEMBERED_ANSWERS:
             self._answers.popitem(last=False)
 
+    # --- what its cells hold -----------------------------------------------------------------------
+
+    def overlap(self, prompt: IntArray) -> tuple[int, int]:
+        """How far a prompt says again what this session's cells, or the copy of them, hold.
+
+        Call it between answers.
+
+        Args:
+            prompt: all its token ids, int32 ``(n,)``.
+
+        Returns:
+            Tokens that both begin with, and tokens in the cells: none where no copy of them could be kept.
+        """
+        if self._engine.has_seat(self):
+            held = len(self._engine.target.cached)
+        else:
+            held = 0 if self._saved is None else len(self._saved.tokens)
+        return min(common_prefix(self._said, prompt), held), held
+
+    def kept_bytes(self) -> int:
+        """Bytes that the copy of its cells takes, or would take were another session to answer next.
+
+        Raises:
+            BusyError: a generation is running.
+        """
+        if self._engine.has_seat(self):
+            with self._engine.access.alone():
+                return self._engine.target.saved_size()
+        return 0 if self._saved is None else self._saved.state.nbytes
+
     # --- leaving and coming back -------------------------------------------------------------------
 
     def leave(self) -> None:
@@ -306,7 +351,8 @@ class Session:
     def come_back(self) -> None:
         """Take the cells again."""
         saved, self._saved = self._saved, None
-        self._engine.put_back(saved)
+        like, self._like = self._like, None
+        self._engine.put_back(like._saved if saved is None and like is not None else saved)
 
     # --- ending ------------------------------------------------------------------------------------
 

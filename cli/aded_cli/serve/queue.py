@@ -1,0 +1,331 @@
+"""One line of requests for one model, and the thread that answers them one after the other.
+
+The event loop puts requests in and reads what they yield; it never waits for the model. The thread opens the model,
+answers, first come first served, and closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from .refusals import TOO_MANY, Refusal, unavailable
+from .sessions import Pool
+
+if TYPE_CHECKING:
+    from aded_local.api import LocalADED, Piece, Session, Stats
+
+LOADING: Final = "loading"
+READY: Final = "ready"
+CLOSING: Final = "closing"
+FAILED: Final = "failed"
+
+LOADING_SECONDS: Final = 5
+"""After how long a client is told to try again while the model is loaded. Chosen."""
+
+MOST_RETRY_SECONDS: Final = 600
+"""What a client is told to wait at most, however long the line is. Chosen."""
+
+NEW_SHARE: Final = 0.2
+"""Weight of the last answer in the mean time that one takes. Chosen."""
+
+Work = Callable[["Turn"], Iterator[Any]]
+"""Answers a request when its turn comes; what it yields goes to the client."""
+
+
+class Cancelled(Exception):
+    """The client of a request has left, or it took longer than the server stays."""
+
+
+class Turn:
+    """What a request may do when its turn comes.
+
+    Attributes:
+        stats: of the answers so far.
+    """
+
+    def __init__(self, pool: Pool, job: Job) -> None:
+        self._pool = pool
+        self._job = job
+        self._prompt: Sequence[int] = ()
+        self._session: Session | None = None
+        self.stats: list[Stats] = []
+
+    def stream(self, prompt: Sequence[int], *, is_chat: bool, **options: Any) -> Iterator[Piece]:
+        """An answer, piece by piece.
+
+        Args:
+            prompt: token ids.
+            is_chat: ``chat_tokens`` made them of a conversation.
+            options: see ``request.Options``.
+
+        Raises:
+            Cancelled: nobody waits for it any more.
+        """
+        if self._session is None or self._prompt is not prompt:
+            self._prompt, self._session = prompt, self._pool.take(prompt)
+        session = self._session
+        start = session.stream_chat if is_chat else session.stream
+        with self._job.answering(session), contextlib.closing(start(prompt, **options)) as pieces:
+            for piece in pieces:
+                if self._job.is_cancelled:
+                    raise Cancelled
+                if piece.stats is not None:
+                    self.stats.append(piece.stats)
+                yield piece
+
+
+class Job:
+    """One request on its way: the event loop reads what the answering thread yields.
+
+    Args:
+        work: answers it.
+        loop: reads.
+        eager: the reader is told of each thing at once; else it is told at the end, and the loop is left in peace.
+    """
+
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop, *, eager: bool) -> None:
+        self.work = work
+        self.asked = time.monotonic()
+        self.is_cancelled = False
+        self._eager = eager
+        self._loop = loop
+        self._news = asyncio.Event()
+        self._yielded: deque[Any] = deque()
+        self._is_done = False
+        self._error: Exception | None = None
+        self._session: Session | None = None
+
+    # --- in the answering thread -------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def answering(self, session: Session) -> Iterator[None]:
+        """Within the block, cancelling the request cancels this session's answer."""
+        self._session = session
+        try:
+            yield
+        finally:
+            self._session = None
+
+    def put(self, item: Any) -> None:
+        """Give the reader something."""
+        self._yielded.append(item)
+        if self._eager:
+            self._tell()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more comes."""
+        self._error, self._is_done = error, True
+        self._tell()
+
+    def _tell(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody reads
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    # --- in the event loop -------------------------------------------------------------------------
+
+    async def batches(self) -> AsyncIterator[list[Any]]:
+        """What came, as much at a time as is there.
+
+        Raises:
+            Exception: what ended the request.
+        """
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            is_done = self._is_done  # asked first: what came before the end is taken below
+            if self._yielded:
+                yield [self._yielded.popleft() for _ in range(len(self._yielded))]
+            if is_done:
+                if self._error is not None:
+                    raise self._error
+                return
+
+    def cancel(self) -> None:
+        """Nobody reads any more: the answer ends after its present step. Any thread may call it."""
+        self.is_cancelled = True
+        session = self._session
+        if session is not None:
+            session.cancel()
+
+
+class Line:
+    """See this module's first lines.
+
+    Args:
+        open_model: loads the model; given a function to call with what takes long.
+        most_waiting: requests that may wait besides the one that is answered.
+        most_bytes: see ``Pool``.
+        on_state: told when the state changes, in the thread that changes it.
+        on_answer: told what each answer took, in the answering thread.
+
+    Attributes:
+        state: ``loading``, ``ready``, ``closing`` or ``failed``.
+        reason: what takes long while loading.
+        failure: why the model could not be loaded, or why answering ended.
+        model: once it is loaded.
+        pool: likewise.
+    """
+
+    def __init__(
+        self,
+        open_model: Callable[[Callable[[str], None]], LocalADED],
+        *,
+        most_waiting: int,
+        most_bytes: int,
+        on_state: Callable[[str], None] = lambda state: None,
+        on_answer: Callable[[Stats, float], None] = lambda stats, waited: None,
+    ) -> None:
+        self._open_model = open_model
+        self._most_waiting = most_waiting
+        self._most_bytes = most_bytes
+        self._on_state = on_state
+        self._on_answer = on_answer
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._answer_seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name="aded-serve answers", daemon=True)
+        self.state = LOADING
+        self.reason = "loading the model"
+        self.failure: BaseException | None = None
+        self.model: LocalADED | None = None
+        self.pool: Pool | None = None
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def require_ready(self) -> tuple[LocalADED, Pool]:
+        """The model and its sessions.
+
+        Raises:
+            Refusal: it is not loaded, or the server closes.
+        """
+        if self.state == LOADING:
+            raise unavailable(f"the model is not ready yet: {self.reason}", LOADING_SECONDS)
+        if self.state != READY:
+            raise unavailable("the server is closing", LOADING_SECONDS)
+        assert self.model is not None and self.pool is not None
+        return self.model, self.pool
+
+    def ask(self, work: Work, *, eager: bool) -> Job:
+        """Join the line; called in the event loop.
+
+        Raises:
+            Refusal: the line is full, or see ``require_ready``.
+        """
+        job = Job(work, asyncio.get_running_loop(), eager=eager)
+        with self._changed:
+            self.require_ready()
+            if len(self._waiting) >= self._most_waiting and (self._running is not None or self._waiting):
+                raise self._full()
+            self._waiting.append(job)
+            self._changed.notify_all()
+        return job
+
+    def _full(self) -> Refusal:
+        ahead = 1 + len(self._waiting)
+        seconds = min(MOST_RETRY_SECONDS, max(1, math.ceil(ahead * self._answer_seconds)))
+        return Refusal(
+            TOO_MANY,
+            f"{len(self._waiting)} requests wait already, which is as many as may (--queue); try again later",
+            code="queue_full",
+            headers={"Retry-After": str(seconds)},
+        )
+
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def running(self) -> int:
+        """Requests that are answered now."""
+        return int(self._running is not None)
+
+    # --- beginning and ending ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the model, and answer from then on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more requests; those that wait are refused, the one that is answered goes on. Any thread may call."""
+        with self._changed:
+            if self.state in (LOADING, READY):
+                self._set_state(CLOSING)
+            while self._waiting:
+                self._waiting.popleft().end(unavailable("the server is closing", LOADING_SECONDS))
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """End the answer that goes on, after its present step."""
+        job = self._running
+        if job is not None:
+            job.cancel()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the model is freed; tells whether it is."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # --- in the thread -----------------------------------------------------------------------------
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self._on_state(state)
+
+    def _says(self, reason: str) -> None:
+        self.reason = reason
+
+    def _run(self) -> None:
+        try:
+            with self._open_model(self._says) as model:
+                self.model, self.pool = model, Pool(model, self._most_bytes)
+                with self._changed:
+                    if self.state == LOADING:
+                        self._set_state(READY)
+                for job in iter(self._next, None):
+                    self._answer(job)
+        except BaseException as error:
+            self.failure = error
+            self.close()
+            self._set_state(FAILED)
+
+    def _next(self) -> Job | None:
+        """The request whose turn it is; None when there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self.state != READY)
+            job = self._waiting.popleft() if self._waiting else None
+            self._running = job
+            return job
+
+    def _answer(self, job: Job) -> None:
+        assert self.pool is not None
+        began = time.monotonic()
+        turn = Turn(self.pool, job)
+        error: Exception | None = None
+        try:
+            if not job.is_cancelled:
+                with contextlib.closing(_generator(job.work(turn))) as items:
+                    for item in items:
+                        job.put(item)
+        except Exception as failure:
+            error = failure
+        finally:
+            with self._changed:
+                self._running = None
+        for stats in turn.stats:
+            self._on_answer(stats, began - job.asked)
+        took = time.monotonic() - began
+        self._answer_seconds += NEW_SHARE * (took - self._answer_seconds) if self._answer_seconds else took
+        job.end(error)
+
+
+def _generator(items: Iterator[Any]) -> Any:
+    """The items as a generator, which can be closed."""
+    yield from items
