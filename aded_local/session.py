@@ -11,7 +11,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from typing_extensions import Unpack
@@ -116,7 +116,7 @@ class Session:
 
     @_reading
     def stream_chat(
-        self, messages: Sequence[Message], **options: Unpack[Options]
+        self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]
     ) -> Generator[Piece, None, None]:
         """Answer a conversation, piece by piece, through the model's own chat template.
 
@@ -124,14 +124,19 @@ class Session:
             messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
                 is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
                 earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
-                answer goes on right behind its content, trailing white space included.
+                answer goes on right behind its content, trailing white space included. Or the token ids that
+                ``chat_tokens`` made of them.
             options: see ``request.Options``.
 
         Raises:
             As ``stream``; and TemplateError.
         """
         number, request = self._asked(options)
-        return self._run(number, self.chat_tokens(messages), request, is_chat=True)
+        if isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
+            tokens = token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab)
+        else:
+            tokens = self.chat_tokens(cast("Sequence[Message]", messages))
+        return self._run(number, tokens, request, is_chat=True)
 
     @_reading
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
@@ -256,6 +261,7 @@ class Session:
                 idle,
                 setting_of(engine.target.settings).name,
                 same_words=engine.is_exact or tally.drafted == 0,
+                answer_tokens=text.n_read,
             ),
         )
 
@@ -297,7 +303,39 @@ class Session:
         while len(self._answers) > REMEMBERED_ANSWERS:
             self._answers.popitem(last=False)
 
+    @property
+    def said(self) -> list[int]:
+        """Token ids of the last prompt and of what was answered, an end token included; empty before the first."""
+        tokens: list[int] = self._said.tolist()
+        return tokens
+
     # --- leaving and coming back -------------------------------------------------------------------
+
+    def save(self) -> SavedCells:
+        """A copy of what its cells hold, to go on from later; for this model, in this process or another.
+
+        Raises:
+            BusyError: a generation is running.
+        """
+        engine = self._engine
+        with engine.access.alone():
+            engine.seat(self)
+            return engine.target.save()
+
+    def load(self, saved: SavedCells) -> None:
+        """Go on from what ``save`` gave. Where cells and settings do not fit, the next prompt is decoded whole.
+
+        Raises:
+            BusyError: a generation is running.
+            PromptError: its tokens are none of this model's.
+        """
+        engine = self._engine
+        said = token_ids(saved.tokens, engine.model.n_vocab)
+        with engine.access.alone():
+            engine.seat(self)
+            engine.put_back(saved)
+            self._forget()
+            self._said = np.array(said, np.int32)
 
     def leave(self) -> None:
         """Another session takes the cells: keep a copy of them, where there is memory for it."""
