@@ -1,23 +1,24 @@
 """Every exception the package raises on purpose, in one hierarchy.
 
     ADEDError
-    ├── ModelError            the GGUF cannot be used
+    ├── ModelError            the GGUF cannot be used (also a ValueError)
     │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
     │   ├── ModelFormatError      not a GGUF, truncated, inconsistent, or llama.cpp crashes on it
     │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
-    ├── PromptError           the prompt cannot be answered
+    ├── PromptError           the prompt cannot be answered (also a ValueError)
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
-    ├── TemplateError         the chat template is missing, broken, or refuses the conversation
+    ├── TemplateError         the chat template is missing, broken, or refuses the conversation (also a ValueError)
     │   └── TemplateLimitError    it was stopped, since it took too much time or memory
-    ├── DeviceError           memory or backend refused (allocation, decode)
+    ├── DeviceError           memory or backend refused (allocation, decode; also a RuntimeError)
     │   ├── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     │   └── ForkedError           this process was forked from one in which llama.cpp ran, and it would hang
     ├── StoreError            a cache or store file could not be written or read
     └── BusyError             the object is already generating, or closed, or gave an answer up for another
 
-Each message is one line: what happened, why, and what to do about it.
+Each message is one line: what happened, why, and what to do about it. The built-in classes are those that
+llama-cpp-python raises for the same, so that programs written for it catch ours.
 """
 
 
@@ -25,7 +26,7 @@ class ADEDError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class ModelError(ADEDError):
+class ModelError(ADEDError, ValueError):
     """The model file cannot be used."""
 
 
@@ -41,7 +42,7 @@ class ModelKindError(ModelError):
     """The GGUF is sound but does not write text: vocabulary only, embedding, encoder."""
 
 
-class PromptError(ADEDError):
+class PromptError(ADEDError, ValueError):
     """The prompt cannot be answered."""
 
 
@@ -57,7 +58,7 @@ class OptionError(ADEDError, ValueError):
     """An option is out of range, or two options contradict each other."""
 
 
-class TemplateError(ADEDError):
+class TemplateError(ADEDError, ValueError):
     """The chat template is missing, does not compile, or refused the conversation."""
 
 
@@ -65,7 +66,7 @@ class TemplateLimitError(TemplateError):
     """The chat template was stopped, since it took too much time or memory."""
 
 
-class DeviceError(ADEDError):
+class DeviceError(ADEDError, RuntimeError):
     """The machine or llama.cpp's backend refused: out of memory, a failed decode."""
 
 

@@ -271,6 +271,7 @@ class Session:
                 idle,
                 setting_of(engine.target.settings).name,
                 same_words=engine.is_exact or tally.drafted == 0,
+                answer_tokens=text.n_read,
             ),
         )
 
@@ -341,8 +342,39 @@ class Session:
             with self._engine.access.alone():
                 return self._engine.target.saved_size()
         return 0 if self._saved is None else self._saved.state.nbytes
+    @property
+    def said(self) -> list[int]:
+        """Token ids of the last prompt and of what was answered, an end token included; empty before the first."""
+        tokens: list[int] = self._said.tolist()
+        return tokens
 
     # --- leaving and coming back -------------------------------------------------------------------
+
+    def save(self) -> SavedCells:
+        """A copy of what its cells hold, to go on from later; for this model, in this process or another.
+
+        Raises:
+            BusyError: a generation is running.
+        """
+        engine = self._engine
+        with engine.access.alone():
+            engine.seat(self)
+            return engine.target.save()
+
+    def load(self, saved: SavedCells) -> None:
+        """Go on from what ``save`` gave. Where cells and settings do not fit, the next prompt is decoded whole.
+
+        Raises:
+            BusyError: a generation is running.
+            PromptError: its tokens are none of this model's.
+        """
+        engine = self._engine
+        said = token_ids(saved.tokens, engine.model.n_vocab)
+        with engine.access.alone():
+            engine.seat(self)
+            engine.put_back(saved)
+            self._forget()
+            self._said = np.array(said, np.int32)
 
     def leave(self) -> None:
         """Another session takes the cells: keep a copy of them, where there is memory for it."""
