@@ -342,6 +342,7 @@ class Session:
             with self._engine.access.alone():
                 return self._engine.target.saved_size()
         return 0 if self._saved is None else self._saved.state.nbytes
+
     @property
     def said(self) -> list[int]:
         """Token ids of the last prompt and of what was answered, an end token included; empty before the first."""

@@ -252,7 +252,9 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
 
 _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
     "models": click.argument("models", nargs=-1, metavar="[MODEL]"),
-    "model_option": click.option("-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."),
+    "model_option": click.option(
+        "-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."
+    ),
     "prompt": click.option(
         "-p",
         "--prompt",
@@ -297,7 +299,9 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         metavar="FILE",
         help="Use the Jinja template in FILE instead of the model's own.",
     ),
-    "system": click.option("-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."),
+    "system": click.option(
+        "-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."
+    ),
     "max_tokens": click.option(
         "-n",
         "--predict",

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -17,7 +14,7 @@ from aded_local.errors import ModelNotFoundError, OptionError
 
 from .. import display
 from ..options import Whole, engine_of, engine_options, help_for_missing, model_of
-from ..program import CONTEXT, EXIT_ERROR, OneLine
+from ..program import CONTEXT, OneLine
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED
@@ -133,7 +130,7 @@ def _bound(host: str, port: int, key: str | None) -> socket.socket:
     try:
         if key is None and not is_loopback(host):
             raise click.UsageError(
-                f"--host {host} can be reached from other machines: set {KEY_VARIABLE}, so that not everybody is answered"
+                f"--host {host} can be reached from other machines: set {KEY_VARIABLE}, or everybody is answered"
             )
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(kind, socket.SOCK_STREAM)
@@ -144,7 +141,9 @@ def _bound(host: str, port: int, key: str | None) -> socket.socket:
         return listening
     except OSError as error:
         why = error.strerror or error
-        raise click.UsageError(f"cannot listen on {host} port {port}: {why}; choose another with --port") from None
+        raise click.UsageError(
+            f"cannot listen on {host} port {port}: {why}; choose another with --port"
+        ) from None
 
 
 def _most_bytes(mebibytes: int | None) -> int:
@@ -155,7 +154,9 @@ def _most_bytes(mebibytes: int | None) -> int:
     return int(MEMORY_SHARE * psutil.virtual_memory().available)
 
 
-def _opening(model: str | None, engine: dict[str, Any], rpc: str | None) -> Callable[[Callable[[str], None]], LocalADED]:
+def _opening(
+    model: str | None, engine: dict[str, Any], rpc: str | None
+) -> Callable[[Callable[[str], None]], LocalADED]:
     """What loads the model, in the thread that will answer."""
 
     def open_model(say: Callable[[str], None]) -> LocalADED:

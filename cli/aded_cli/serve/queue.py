@@ -13,9 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .refusals import TOO_MANY, Refusal, unavailable
+from .refusals import TOO_MANY, Cancelled, Refusal, unavailable
 from .sessions import Pool
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ NEW_SHARE: Final = 0.2
 
 Work = Callable[["Turn"], Iterator[Any]]
 """Answers a request when its turn comes; what it yields goes to the client."""
-
-
-class Cancelled(Exception):
-    """The client of a request has left, or it took longer than the server stays."""
 
 
 class Turn:
@@ -73,9 +70,10 @@ class Turn:
         session = self._session
         start = session.stream_chat if is_chat else session.stream
         with self._job.answering(session), contextlib.closing(start(prompt, **options)) as pieces:
+            # Cancelling a session stops what it was asked for, so one that came too early for that is met here.
+            self._job.require_wanted()
             for piece in pieces:
-                if self._job.is_cancelled:
-                    raise Cancelled
+                self._job.require_wanted()
                 if piece.stats is not None:
                     self.stats.append(piece.stats)
                 yield piece
@@ -112,6 +110,11 @@ class Job:
             yield
         finally:
             self._session = None
+
+    def require_wanted(self) -> None:
+        """Raise ``Cancelled`` where nobody waits for the answer any more."""
+        if self.is_cancelled:
+            raise Cancelled
 
     def put(self, item: Any) -> None:
         """Give the reader something."""
@@ -162,15 +165,18 @@ class Line:
         open_model: loads the model; given a function to call with what takes long.
         most_waiting: requests that may wait besides the one that is answered.
         most_bytes: see ``Pool``.
-        on_state: told when the state changes, in the thread that changes it.
         on_answer: told what each answer took, in the answering thread.
 
     Attributes:
         state: ``loading``, ``ready``, ``closing`` or ``failed``.
         reason: what takes long while loading.
+        on_state: told when the state changes, in the thread that changes it.
         failure: why the model could not be loaded, or why answering ended.
         model: once it is loaded.
         pool: likewise.
+        name: of the model: its file's, likewise.
+        n_sessions: conversations that are kept.
+        session_bytes: memory that they take.
     """
 
     def __init__(
@@ -179,13 +185,12 @@ class Line:
         *,
         most_waiting: int,
         most_bytes: int,
-        on_state: Callable[[str], None] = lambda state: None,
         on_answer: Callable[[Stats, float], None] = lambda stats, waited: None,
     ) -> None:
         self._open_model = open_model
         self._most_waiting = most_waiting
         self._most_bytes = most_bytes
-        self._on_state = on_state
+        self.on_state: Callable[[str], None] = lambda state: None
         self._on_answer = on_answer
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -197,6 +202,8 @@ class Line:
         self.failure: BaseException | None = None
         self.model: LocalADED | None = None
         self.pool: Pool | None = None
+        self.name = ""
+        self.n_sessions = self.session_bytes = 0
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -277,7 +284,7 @@ class Line:
 
     def _set_state(self, state: str) -> None:
         self.state = state
-        self._on_state(state)
+        self.on_state(state)
 
     def _says(self, reason: str) -> None:
         self.reason = reason
@@ -286,6 +293,7 @@ class Line:
         try:
             with self._open_model(self._says) as model:
                 self.model, self.pool = model, Pool(model, self._most_bytes)
+                self.name = Path(model.description()["model"]).stem
                 with self._changed:
                     if self.state == LOADING:
                         self._set_state(READY)
@@ -319,6 +327,7 @@ class Line:
         finally:
             with self._changed:
                 self._running = None
+        self.n_sessions, self.session_bytes = len(self.pool), self.pool.kept_bytes()
         for stats in turn.stats:
             self._on_answer(stats, began - job.asked)
         took = time.monotonic() - began

@@ -35,6 +35,10 @@ KINDS: Final = {
 """``type`` of OpenAI's error object by HTTP status; every other one is the request's own fault."""
 
 
+class Cancelled(Exception):
+    """Nobody waits for an answer any more: its client has left, or the server stays no longer."""
+
+
 class Refusal(Exception):
     """A request that gets no answer.
 
@@ -81,7 +85,7 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(BAD_REQUEST, str(error), code="context_length_exceeded")
     if isinstance(error, (PromptError, OptionError, TemplateError)):
         return Refusal(BAD_REQUEST, str(error), code="invalid_value")
-    if isinstance(error, BusyError):
+    if isinstance(error, (BusyError, Cancelled)):
         return unavailable("the server is closing", 1)
     if isinstance(error, ADEDError):
         return Refusal(BROKEN, str(error), code="engine_error")

@@ -45,7 +45,7 @@ class Model(Protocol):
 
 
 class Pool:
-    """The sessions of one model. All but ``chat_tokens`` belongs to the thread that answers.
+    """The sessions of one model. All but ``chat_tokens`` and ``text_tokens`` belongs to the thread that answers.
 
     Args:
         model: makes sessions.
@@ -66,6 +66,11 @@ class Pool:
             PromptError, TemplateError, BusyError
         """
         tokens: list[int] = self._front.chat_tokens(messages, **more)
+        return tokens
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The prompt a text becomes; any thread may ask."""
+        tokens: list[int] = self._front.text_tokens(text)
         return tokens
 
     def take(self, prompt: Sequence[int]) -> Any:
