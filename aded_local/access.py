@@ -1,7 +1,8 @@
 """Who may use one loaded model: one answer at a time, readers beside it, and nobody once it is closed.
 
 Only one answer, or other use that changes the cache, goes on at a time; measurements wait for it (``scheduler``). Calls
-that only read (tokenizing, describing) go on beside it, and closing waits for them.
+that only read (tokenizing, describing) go on beside it, and closing waits for them. Answers that may wait for another
+one stand in a queue: first come, first served.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -26,6 +28,11 @@ CLOSED = "this LocalADED is closed; make a new one"
 ENDED = (
     "this answer was ended before all of it was read, because its LocalADED was closed or another call needed it; "
     "read an answer to its end first, or use one object for each"
+)
+
+BUSY = (
+    "this LocalADED is already generating; let that answer end, close() or cancel() it first, or ask from another "
+    "thread with wait=True"
 )
 
 
@@ -73,13 +80,12 @@ class Use:
         reader = None if self._task is None else self._task()
         return reader is None or reader.done() or reader is _task()
 
-    def ends_by_itself_for(self, owner: object) -> bool:
-        """Whether ``owner`` can wait for it to end: it is another session's answer, and another thread reads it."""
-        return (
-            owner is not None
-            and self.owner not in (None, owner)
-            and self._thread is not threading.current_thread()
-        )
+    def ends_by_itself_for(self, owner: object, *, wait: bool) -> bool:
+        """Whether this thread can wait for it to end: another one reads it, and it is another session's answer, or
+        whatever it is, ``wait`` was asked for."""
+        if self._thread is threading.current_thread():
+            return False
+        return wait or (owner is not None and self.owner not in (None, owner))
 
 
 def _task() -> Any:
@@ -115,6 +121,7 @@ class Access:
         self._scheduler = scheduler
         self._changed = threading.Condition(threading.RLock())
         self._use: Use | None = None
+        self._queue: deque[Use] = deque()
         self._readers: weakref.WeakSet[_Claim] = weakref.WeakSet()
         self.closed = False
 
@@ -158,6 +165,7 @@ class Access:
         *,
         owner: object = None,
         is_cancelled: Callable[[], bool] = lambda: False,
+        wait: bool = False,
         closing: bool = False,
     ) -> Use | None:
         """Begin to use the model alone. An answer that was left half read, or cancelled there, is ended.
@@ -166,6 +174,7 @@ class Access:
             steps: the generator that computes the answer.
             owner: the session whose answer it is. It waits for answers of other sessions in other threads.
             is_cancelled: whether the answer was cancelled.
+            wait: wait for any use that another thread makes of it.
             closing: no other use may begin from here on.
 
         Returns:
@@ -177,9 +186,12 @@ class Access:
         """
         self.require_open()
         use = Use(steps, owner, is_cancelled)
-        while not self._took(use, closing):
-            if is_cancelled():
-                return None
+        try:
+            while not self._took(use, wait, closing):
+                if is_cancelled():
+                    return None
+        finally:
+            self._leave_queue(use)
         try:
             self._scheduler.begin_answer()
         except BaseException:
@@ -188,7 +200,7 @@ class Access:
             raise
         return use
 
-    def _took(self, use: Use, closing: bool) -> bool:
+    def _took(self, use: Use, wait: bool, closing: bool) -> bool:
         """Take the model for ``use``; False if that has to wait a moment longer.
 
         Raises:
@@ -199,17 +211,27 @@ class Access:
             self._end_early(before)
         with self._changed:
             self.require_open()
-            if self._use is None:
+            is_next = not self._queue or self._queue[0] is use
+            if self._use is None and is_next:
                 self._use = use
                 self.closed = closing
                 return True
-            if not self._use.ends_by_itself_for(use.owner):
-                raise BusyError(
-                    "this LocalADED is already generating; let that answer end, close it or cancel() it first, "
-                    "or use one object per thread"
-                )
+            if self._use is None:
+                can_wait = wait or use.owner is not None  # the first of the queue takes it in a moment
+            else:
+                can_wait = self._use.ends_by_itself_for(use.owner, wait=wait)
+            if not can_wait:
+                raise BusyError(BUSY)
+            if use not in self._queue:
+                self._queue.append(use)
             self._changed.wait(WAITING_POLL)
             return False
+
+    def _leave_queue(self, use: Use) -> None:
+        with self._changed:
+            if use in self._queue:
+                self._queue.remove(use)
+                self._changed.notify_all()
 
     def end(self, use: Use) -> None:
         """The use has ended. Nothing happens if it had ended before, or began in another process."""
@@ -284,9 +306,9 @@ class Access:
 
 
 class Cancelling:
-    """Which of a session's answers, in the order in which they were asked for, are cancelled.
+    """Which of a session's answers are cancelled: all that were asked for so far, or single ones.
 
-    ``cancel`` takes no lock: a signal handler may call it at any moment.
+    Cancelling takes no lock: a signal handler may do it at any moment.
     """
 
     def __init__(self) -> None:
@@ -294,17 +316,35 @@ class Cancelling:
         self._asked = 0
         self._cancelled = 0
 
-    def ask(self) -> int:
-        """The number of an answer that is being asked for."""
+    def ask(self) -> Asked:
+        """An answer is being asked for."""
         with self._asking:
             self._asked += 1
-            return self._asked
+            return Asked(self, self._asked)
 
     def cancel(self) -> None:
         """Cancel every answer that was asked for so far."""
         if not is_forked():
             self._cancelled = self._asked
 
-    def is_cancelled(self, number: int) -> bool:
-        """Whether the answer of that number was cancelled."""
+    def reaches(self, number: int) -> bool:
+        """Whether the answer of that number, in the order of asking, was among those."""
         return number <= self._cancelled
+
+
+class Asked:
+    """An answer that was asked for."""
+
+    def __init__(self, session: Cancelling, number: int) -> None:
+        self._session = session
+        self._number = number
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """Cancel this answer alone."""
+        if not is_forked():
+            self._is_cancelled = True
+
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled, alone or with all others of its session."""
+        return self._is_cancelled or self._session.reaches(self._number)

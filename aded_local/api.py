@@ -7,7 +7,7 @@ import itertools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -17,22 +17,35 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from aded_local import request
+from aded_local.asking import Asking
 from aded_local.chat.rendering import read_template
 from aded_local.chat.template import Message
 from aded_local.drafters import SEARCHES, Search
+from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine import DRAFTS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, OptionError
 from aded_local.llama import ALL_LAYERS
 from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
 from aded_local.request import Options
-from aded_local.result import Piece, Reply, Stats
+from aded_local.result import Piece, Reply, Stats, TokenLogprob
 from aded_local.scheduler import Scheduler
 from aded_local.session import Session
 from aded_local.shown import visible
 from aded_local.speed.pricing import SAMES, Same
+from aded_local.stream import AsyncStream, Stream
 
-__all__ = ["LocalADED", "Options", "Piece", "Reply", "Session", "Stats"]
+__all__ = [
+    "AsyncStream",
+    "LocalADED",
+    "Options",
+    "Piece",
+    "Reply",
+    "Session",
+    "Stats",
+    "Stream",
+    "TokenLogprob",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,8 +70,8 @@ def _reading(method: Callable[Concatenate[LocalADED, P], R]) -> Callable[Concate
     return read
 
 
-class LocalADED:
-    """A GGUF that answers, with drafting.
+class LocalADED(Asking):
+    """A GGUF that answers, with drafting: its own calls are those of its first session.
 
     Close it, or use it in a ``with`` block; one that is dropped frees its memory too, with a ``ResourceWarning``. A
     child forked after a model was loaded cannot use llama.cpp (``ForkedError``): start such children with spawn.
@@ -300,42 +313,22 @@ class LocalADED:
         self._access.require_open()
         return Session(self._engine, next(self._numbers), self._seed, like)
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
-        """Continue ``prompt``; see ``Session.stream``, and ``request.Options`` for the options."""
-        return self._first.generate(prompt, **options)
+    def embedder(self, *, longest: int = LONGEST_TEXT, pooling: str | None = None) -> TextEmbedder:
+        """Embeds texts with this model, in a context of its own; see ``TextEmbedder``. Close it before this object."""
+        self._access.require_open()
+        return TextEmbedder(self._engine, longest=longest, pooling=pooling)
 
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Generator[Piece, None, None]:
-        """Continue ``prompt``, piece by piece; see ``Session.stream``.
-
-        Args:
-            prompt: text or token ids.
-            options: ``max_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repeat_penalty``, ``seed``,
-                ``stop``; see ``Options``.
-        """
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
+        """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         return self._first.stream(prompt, **options)
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
-        """Answer a conversation; see ``Session.stream_chat``, and ``request.Options`` for the options."""
-        return self._first.chat(messages, **options)
-
-    def stream_chat(
-        self, messages: Sequence[Message], **options: Unpack[Options]
-    ) -> Generator[Piece, None, None]:
-        """Answer a conversation, piece by piece; see ``Session.stream_chat``.
-
-        Args:
-            messages: ``role`` and ``content`` of each turn, oldest first.
-            options: as for ``stream``.
-        """
+    def stream_chat(self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]) -> Stream:
+        """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
         return self._first.stream_chat(messages, **options)
 
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes; see ``Session.chat_tokens``."""
+        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
         return self._first.chat_tokens(messages)
-
-    def count_chat_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
-        return self._first.count_chat_tokens(messages)
 
     # --- what holds for the loaded model -------------------------------------------------------------
 

@@ -316,6 +316,29 @@ def embeddings(found: Sequence[Any], n_tokens: int, model: str) -> Shape:
 # --- what they have in common --------------------------------------------------------------------
 
 
+def by_token(pieces: Iterable[Piece], piece_of: Callable[[int], bytes]) -> Iterator[Piece]:
+    """The same answer with a piece for each token, or for the few tokens that make up one character.
+
+    Args:
+        pieces: of the answer.
+        piece_of: the bytes of a token id.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    held = ""  # text of tokens of which not all is told yet
+    for piece in pieces:
+        held += piece.text
+        tokens, logprobs, start = piece.tokens, piece.logprobs, 0
+        for end, token in enumerate(tokens, start=1):
+            length = len(decoder.decode(piece_of(token)))
+            if length or not decoder.getstate()[0]:
+                of_these = None if logprobs is None else logprobs[start:end]
+                yield Piece(held[:length], tokens[start:end], logprobs=of_these)
+                held, start = held[length:], end
+        if piece.finish_reason is not None:
+            rest = None if logprobs is None else logprobs[start:]
+            yield Piece(held, tokens[start:], piece.finish_reason, piece.stats, rest)
+
+
 class Spelling:
     """Writes the logprobs of one answer in the shape of OpenAI's completions, token after token.
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from aded_local.llama import Sampler, Sampling, Target
+from aded_local.llama import Sampler, Sampling, Steering, Target
+from aded_local.llama.steering import ENDED, UNSTEERED
+from aded_local.logprobs import TokenLogprob
 from aded_local.speed.planner import Planner
 from aded_local.speed.threads import Threads
 from aded_local.step import Beginning, StepResult
@@ -105,6 +107,7 @@ class Tally:
         threads: of the last pass.
         contended: other programs ran beside it.
         plain_passes: cells before each undisturbed plain pass, and its seconds in llama.cpp.
+        logprobs: of each token that the target chose, where they are wanted; not of one that ended a step unchosen.
         finish_reason: ``stop``, ``length`` or ``cancelled``; empty while unfinished.
     """
 
@@ -126,6 +129,7 @@ class Tally:
     threads: int = 0
     contended: bool = False
     plain_passes: list[tuple[int, float]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str = ""
 
     def add(self, result: StepResult, learn_seconds: float) -> None:
@@ -153,11 +157,12 @@ def generate(
     tally: Tally,
     cancelled: Callable[[], bool],
     started: float | None = None,
+    steering: Steering = UNSTEERED,
 ) -> Generator[list[int], None, None]:
     """Answer ``prompt``, yielding the tokens of each step as the target settles them.
 
     Closing the iterator early leaves the cache as consistent as finishing does: it holds every token
-    yielded but the last.
+    yielded but the last; and that one too where a criterion ended the answer.
 
     Args:
         target: verifies; its cache is reused as far as it agrees with the prompt.
@@ -170,10 +175,21 @@ def generate(
         tally: filled in while running.
         cancelled: asked once per step, and before the first: then nothing is decoded.
         started: when the answer began, by ``clock``; now if None.
+        steering: what else the choice of tokens has to follow.
+
+    Raises:
+        DeviceError: llama.cpp refused.
+        OptionError, GrammarError: see ``SteeredSampler``; what a person's function raised goes through as it is.
     """
     started = clock() if started is None else started
-    sampler = target.sampler(sampling, prompt)
-    is_end = target.model.is_end
+    sampler: Sampler
+    if steering.is_any:
+        sampler = steered = target.steered_sampler(sampling, prompt, steering)
+        tally.logprobs = steered.logprobs
+        is_end, greedy = _or_ended(target.model.is_end), False
+    else:
+        sampler = target.sampler(sampling, prompt)
+        is_end, greedy = target.model.is_end, sampling.is_plain_greedy
     settled = False
     try:
         tally.seed = sampler.seed
@@ -189,26 +205,29 @@ def generate(
             return
         root = _first_token(sampler, planner, beginning, tally, started)
         settled = True
-        yield [root]
+        if root != ENDED:
+            yield [root]
 
         while not (reason := _finished(target, root, max_tokens - tally.generated_tokens, is_end, cancelled)):
             settled = False
             most = min(target.room, max_tokens - tally.generated_tokens)
-            result = step(
-                target, planner, root, most, sampler.sample, is_end, greedy=sampling.is_plain_greedy
-            )
+            result = step(target, planner, root, most, sampler.sample, is_end, greedy=greedy)
             accepted = clock()
-            planner.observe(result)
+            root = result.tokens[-1]
+            if root == ENDED:
+                result = _without_end(result)
+            if result.tokens:
+                planner.observe(result)
             threads.observe(len(result.tree) + 1, result.n_cells, result.verify_seconds)
             if not (len(result.tree) or threads.contended):
                 tally.plain_passes.append((result.n_cells, result.verify_seconds))
             target.set_threads(threads.count)
             ended = clock()
-            root = result.tokens[-1]
             tally.add(result, ended - accepted)
             tally.total = ended - started
             settled = True
-            yield result.tokens
+            if result.tokens:
+                yield result.tokens
         tally.finish_reason = reason
     finally:
         sampler.close()
@@ -227,6 +246,9 @@ def _first_token(
     before = clock()
     root = sampler.sample(-1)
     after = clock()
+    if root == ENDED:
+        tally.first_token = tally.total = after - started
+        return root
     # Learning the prompt belongs to reading it: a few microseconds per token that is new.
     planner.begin(beginning.and_then(root))
     tally.sample += after - before
@@ -234,6 +256,15 @@ def _first_token(
     tally.prefill += tally.first_token - (after - started)
     tally.generated_tokens = 1
     return root
+
+
+def _or_ended(is_end: Callable[[int], bool]) -> Callable[[int], bool]:
+    return lambda token: token == ENDED or is_end(token)
+
+
+def _without_end(result: StepResult) -> StepResult:
+    """The step without the mark that it ended with. The cache keeps the whole path, which says the same tokens."""
+    return replace(result, tokens=result.tokens[:-1], path=result.path[:-1])
 
 
 def _finished(

@@ -9,13 +9,14 @@
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
+    │   └── GrammarError          a grammar or schema cannot be used, or leaves no token to say
     ├── TemplateError         the chat template is missing, broken, or refuses the conversation (also a ValueError)
     │   └── TemplateLimitError    it was stopped, since it took too much time or memory
     ├── DeviceError           memory or backend refused (allocation, decode; also a RuntimeError)
     │   ├── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     │   └── ForkedError           this process was forked from one in which llama.cpp ran, and it would hang
     ├── StoreError            a cache or store file could not be written or read
-    └── BusyError             the object is already generating, or closed, or gave an answer up for another
+    └── BusyError             the object is already generating, or closed, or the answer was ended before its end
 
 Each message is one line: what happened, why, and what to do about it. The built-in classes are those that
 llama-cpp-python raises for the same, so that programs written for it catch ours.
@@ -58,6 +59,10 @@ class OptionError(ADEDError, ValueError):
     """An option is out of range, or two options contradict each other."""
 
 
+class GrammarError(OptionError):
+    """A grammar or a schema cannot be used, or it leaves no token that the model could say."""
+
+
 class TemplateError(ADEDError, ValueError):
     """The chat template is missing, does not compile, or refused the conversation."""
 
@@ -83,4 +88,4 @@ class StoreError(ADEDError):
 
 
 class BusyError(ADEDError):
-    """This object is already generating, or closed, or ended this answer for another: it serves one at a time."""
+    """This object is already generating, or closed, or this answer was ended before all of it was read."""

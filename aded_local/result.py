@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ import numpy as np
 
 from aded_local.decode import FINISHED_CANCELLED, Tally
 from aded_local.errors import DeviceError
+from aded_local.logprobs import TokenLogprob
+
+__all__ = ["Piece", "Reply", "Stats", "TokenLogprob", "cancelled_piece", "joined", "stats_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +74,6 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """How likely a token was.
-
-    Attributes:
-        token: its id.
-        logprob: natural logarithm of its share, by the model's own softmax.
-        top: ids of the likeliest tokens and their logarithms, likeliest first.
-    """
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Piece:
     """A stretch of an answer.
 
@@ -94,6 +82,7 @@ class Piece:
         tokens: ids that were settled since the piece before.
         finish_reason: ``stop``, ``length`` or ``cancelled`` in the last piece, else None.
         stats: in the last piece, else None.
+        logprobs: of each of ``tokens``, where they were asked for.
     """
 
     text: str
@@ -101,6 +90,10 @@ class Piece:
     finish_reason: str | None = None
     stats: Stats | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return _plain(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +105,28 @@ class Reply:
         tokens: ids the target chose, without the one that ended the answer.
         finish_reason: ``stop`` (the model or a stop string ended it), ``length`` or ``cancelled``.
         stats: what it took.
+        logprobs: of each of ``tokens``, where they were asked for.
     """
 
     text: str
     tokens: list[int]
     finish_reason: str
     stats: Stats
+    logprobs: list[TokenLogprob] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return _plain(self)
+
+
+def _plain(found: Piece | Reply) -> dict[str, Any]:
+    return {
+        "text": found.text,
+        "tokens": list(found.tokens),
+        "finish_reason": found.finish_reason,
+        "logprobs": None if found.logprobs is None else [each.to_dict() for each in found.logprobs],
+        "stats": None if found.stats is None else found.stats.to_dict(),
+    }
 
 
 def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool, answer_tokens: int = 0) -> Stats:
@@ -167,13 +176,16 @@ def cancelled_piece() -> Piece:
     return Piece("", (), FINISHED_CANCELLED, stats_of(Tally(), 0.0, "", same_words=True))
 
 
-def joined(pieces: Iterator[Piece]) -> Reply:
+def joined(pieces: Iterable[Piece]) -> Reply:
     """The whole answer of a stream."""
     texts: list[str] = []
     tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
     for piece in pieces:
         texts.append(piece.text)
         tokens.extend(piece.tokens)
+        logprobs.extend(piece.logprobs or ())
         if piece.stats is not None and piece.finish_reason is not None:
-            return Reply("".join(texts), tokens, piece.finish_reason, piece.stats)
+            told = None if piece.logprobs is None else logprobs
+            return Reply("".join(texts), tokens, piece.finish_reason, piece.stats, told)
     raise DeviceError("the answer ended without a result")

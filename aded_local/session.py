@@ -9,14 +9,16 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from typing_extensions import Unpack
 
-from aded_local.access import ENDED, Cancelling
+from aded_local.access import ENDED, Asked, Cancelling
+from aded_local.asking import Asking
 from aded_local.chat.detokenize import TextStream
 from aded_local.chat.segments import text_tokens
 from aded_local.chat.template import Message
@@ -24,10 +26,13 @@ from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
 from aded_local.llama import SavedCells
+from aded_local.logprobs import TokenLogprob
 from aded_local.request import Options, Request, token_ids
-from aded_local.result import Piece, Reply, cancelled_piece, joined, stats_of
+from aded_local.result import Piece, cancelled_piece, stats_of
+from aded_local.speed.planner import PlainPlanner
 from aded_local.speed.tuning import setting_of
 from aded_local.step import NO_TOKENS, Beginning
+from aded_local.stream import Stream
 from aded_local.tree import IntArray
 
 if TYPE_CHECKING:
@@ -51,11 +56,11 @@ def _reading(method: Callable[Concatenate[Session, P], R]) -> Callable[Concatena
     return read
 
 
-class Session:
+class Session(Asking):
     """One conversation. ``LocalADED.session`` makes one; every ``LocalADED`` has a first.
 
-    One thread at a time uses a session. Answers of several sessions of a model take turns: one that is asked for while
-    another session's is computed in another thread waits for it.
+    One thread at a time uses a session, or several that ask with ``wait=True``. Answers of several sessions of a model
+    take turns: one that is asked for while another session's is computed in another thread waits for it.
     """
 
     def __init__(self, engine: Engine, number: int, seed: int | None, like: Session | None = None) -> None:
@@ -84,68 +89,29 @@ class Session:
 
     # --- generating --------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Reply:
-        """Continue ``prompt``; see ``stream``."""
-        return joined(self.stream(prompt, **options))
-
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Reply:
-        """Answer a conversation; see ``stream_chat``."""
-        return joined(self.stream_chat(messages, **options))
-
     @_reading
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Generator[Piece, None, None]:
-        """Continue ``prompt``, piece by piece.
-
-        An answer is computed as it is read. One that is left half read (a ``break``, with the iterator kept) ends when
-        the main thread, having read it, calls something else that needs the model; whoever reads on then meets a
-        BusyError. In other threads it has to be closed or cancelled. Answers of two sessions wait for each other in
-        threads of their own; in a pool, read an answer to its end in one call.
-
-        Args:
-            prompt: text, in which control-token texts stay text; or token ids, which may be anything.
-            options: see ``request.Options``.
-
-        Raises:
-            PromptError, EmptyPromptError, ContextOverflowError, OptionError, BusyError, DeviceError
-        """
-        number, request = self._asked(options)
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
+        """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
+        asked, request = self._asked(options)
         if isinstance(prompt, str):
             tokens = self.text_tokens(prompt)
         else:
             tokens = token_ids(prompt, self._engine.model.n_vocab)
-        return self._run(number, tokens, request, is_chat=False)
+        return self._run(asked, tokens, request, is_chat=False)
 
     @_reading
-    def stream_chat(
-        self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]
-    ) -> Generator[Piece, None, None]:
-        """Answer a conversation, piece by piece, through the model's own chat template.
-
-        Args:
-            messages: ``role`` (system, user, assistant) and ``content`` of each turn, oldest first; a content
-                is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
-                earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
-                answer goes on right behind its content, trailing white space included. Or the token ids that
-                ``chat_tokens`` made of them.
-            options: see ``request.Options``.
-
-        Raises:
-            As ``stream``; and TemplateError.
-        """
-        number, request = self._asked(options)
+    def stream_chat(self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]) -> Stream:
+        """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
+        asked, request = self._asked(options)
         if isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
             tokens = token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab)
         else:
             tokens = self.chat_tokens(cast("Sequence[Message]", messages))
-        return self._run(number, tokens, request, is_chat=True)
+        return self._run(asked, tokens, request, is_chat=True)
 
     @_reading
     def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
-
-        Raises:
-            PromptError, TemplateError, BusyError
-        """
+        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
         template = self._engine.template()
         if isinstance(messages, Sequence) and not messages:
             raise EmptyPromptError("the conversation is empty; add a user message")
@@ -161,18 +127,23 @@ class Session:
         """
         return text_tokens(text, self._engine.model) if text else []
 
-    def count_chat_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""
-        return len(self.chat_tokens(messages))
-
-    def _asked(self, options: Options) -> tuple[int, Request]:
+    def _asked(self, options: Options) -> tuple[Asked, Request]:
         self._engine.access.require_open()
-        number = self._cancelling.ask()
-        return number, Request.of(options, self._engine.model.suggested_sampling(), self._seed)
+        model = self._engine.model
+        asked = self._cancelling.ask()
+        request = Request.of(options, model.suggested_sampling(), self._seed, model.n_vocab)
+        return asked, self._with_grammar(request)
 
-    def _run(
-        self, number: int, tokens: list[int], request: Request, *, is_chat: bool
-    ) -> Generator[Piece, None, None]:
+    def _with_grammar(self, request: Request) -> Request:
+        """The request with its grammar compiled, which says what is wrong with it before anything is decoded."""
+        if request.grammar is None and request.json_schema is None:
+            return request
+        from aded_local.llama.grammar import Grammar
+
+        grammar = Grammar.of(self._engine.model, gbnf=request.grammar, schema=request.json_schema)
+        return replace(request, steering=replace(request.steering, grammar=grammar))
+
+    def _run(self, asked: Asked, tokens: list[int], request: Request, *, is_chat: bool) -> Stream:
         n_ctx = self._engine.n_ctx
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
@@ -181,13 +152,15 @@ class Session:
                 f"the prompt has {len(tokens)} tokens and the context holds {n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        return self._read(number, self._steps(number, tokens, request, is_chat))
+        steps = self._steps(asked, tokens, request, is_chat)
+        return Stream(self._read(asked, steps, request.waits), asked)
 
-    def _read(self, number: int, steps: Generator[Piece, None, None]) -> Generator[Piece, None, None]:
+    def _read(
+        self, asked: Asked, steps: Generator[Piece, None, None], waits: bool
+    ) -> Generator[Piece, None, None]:
         """Hand out what ``steps`` computes, alone with the model until the last piece is there."""
         access = self._engine.access
-        is_cancelled = functools.partial(self._cancelling.is_cancelled, number)
-        use = access.begin(steps, owner=self, is_cancelled=is_cancelled)
+        use = access.begin(steps, owner=self, is_cancelled=asked.is_cancelled, wait=waits)
         if use is None:
             yield cancelled_piece()
             return
@@ -195,7 +168,7 @@ class Session:
             while True:
                 use.is_read_here()
                 piece = next(steps, None)
-                if piece is None and is_cancelled():
+                if piece is None and asked.is_cancelled():
                     piece = cancelled_piece()
                 if piece is None:
                     raise BusyError(ENDED)
@@ -209,7 +182,7 @@ class Session:
         yield piece
 
     def _steps(
-        self, number: int, tokens: list[int], request: Request, is_chat: bool
+        self, asked: Asked, tokens: list[int], request: Request, is_chat: bool
     ) -> Generator[Piece, None, None]:
         engine = self._engine
         started = time.perf_counter()
@@ -218,6 +191,7 @@ class Session:
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
         tally = Tally()
         text = TextStream(model.piece, request.stop)
+        likely: deque[TokenLogprob] | None = None if request.steering.logprobs is None else deque()
         prompt = np.array(tokens, np.int32)
         goes_on = continuation(self._said, prompt)
         n_cached = common_prefix(np.array(engine.target.cached, np.int32), prompt)
@@ -228,32 +202,36 @@ class Session:
         last = ""
         steps = generate(
             engine.target,
-            engine.planner_in_use,
+            PlainPlanner() if request.is_plain else engine.planner_in_use,
             engine.threads_in_use(),
             request.sampling,
             tokens,
             self._beginning(prompt, goes_on),
             limit,
             tally,
-            functools.partial(self._cancelling.is_cancelled, number),
+            asked.is_cancelled,
             started,
+            request.steering,
         )
         try:
             for step in steps:
                 idle += pause  # only now: the time that is told of ends with the last step
                 emitted += step
+                if likely is not None:
+                    likely.extend(tally.logprobs[len(emitted) - len(step) : len(emitted)])
                 last = text.feed([token for token in step if not model.is_end(token)])
                 if text.stopped:
                     tally.finish_reason = FINISHED_STOP
                     break
                 written.append(last)
                 paused = time.perf_counter()
-                yield Piece(last, text.take_tokens())
+                told = text.take_tokens()
+                yield Piece(last, told, logprobs=_taken(likely, len(told)))
                 pause = time.perf_counter() - paused
         finally:
             steps.close()
             if emitted:
-                self._keep(prompt, emitted, goes_on, is_learnt=not engine.plain)
+                self._keep(prompt, emitted, goes_on, is_learnt=not (engine.plain or request.is_plain))
             elif engine.target.n_cells == 0 or not engine.target.is_sure:
                 # It was interrupted while the drafter was told of the prompt.
                 self._is_learnt = False
@@ -262,9 +240,10 @@ class Session:
             answer = tuple(token for token in emitted if not model.is_end(token))
             self._remember("".join(written) + last, answer)
         engine.answered(tally.plain_passes)
+        told = text.take_tokens()
         yield Piece(
             last,
-            text.take_tokens(),
+            told,
             tally.finish_reason,
             stats_of(
                 tally,
@@ -273,6 +252,7 @@ class Session:
                 same_words=engine.is_exact or tally.drafted == 0,
                 answer_tokens=text.n_read,
             ),
+            _taken(likely, len(told)),
         )
 
     # --- what was said -----------------------------------------------------------------------------
@@ -409,3 +389,8 @@ class Session:
                 self._engine.target.forget()
             self._answers.clear()
             self._forget()
+
+
+def _taken(likely: deque[TokenLogprob] | None, n: int) -> tuple[TokenLogprob, ...] | None:
+    """The first ``n`` of what was not told yet."""
+    return None if likely is None else tuple(likely.popleft() for _ in range(n))

@@ -6,6 +6,7 @@ from aded_local.llama.context import CACHE_TYPES, Context, ContextSettings
 from aded_local.llama.model import ALL_LAYERS, Model
 from aded_local.llama.sampler import Sampler
 from aded_local.llama.sampling import Sampling
+from aded_local.llama.steering import Steering
 from aded_local.llama.target import SavedCells, Target
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "Sampler",
     "Sampling",
     "SavedCells",
+    "Steering",
     "Target",
 ]

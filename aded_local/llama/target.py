@@ -15,6 +15,7 @@ from aded_local.llama.layout import Layout
 from aded_local.llama.model import Model
 from aded_local.llama.sampler import Sampler
 from aded_local.llama.sampling import Sampling
+from aded_local.llama.steering import SteeredSampler, Steering
 from aded_local.tree import DraftTree, IntArray
 
 
@@ -195,6 +196,10 @@ class Target:
     def sampler(self, sampling: Sampling, prompt: list[int]) -> Sampler:
         """A fresh sampler chain for one answer."""
         return Sampler(self.context, sampling, prompt)
+
+    def steered_sampler(self, sampling: Sampling, prompt: list[int], steering: Steering) -> SteeredSampler:
+        """The same, steered."""
+        return SteeredSampler(self.context, sampling, prompt, steering)
 
     def logits_after(self, tokens: IntArray) -> npt.NDArray[np.float32]:
         """Logits after ``tokens``, the last of them decoded alone as plain decoding does: float32 ``(n_vocab,)``.
