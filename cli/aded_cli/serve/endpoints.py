@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -21,7 +23,7 @@ from aded_local.errors import ContextOverflowError, EmptyPromptError
 
 from . import openapi
 from .asking import messages_of, options_of, prompts_of, refused, require_few, seeds
-from .fields import Asked, ChatRequest, CompletionRequest
+from .fields import MOST_INPUTS, Asked, ChatRequest, CompletionRequest, EmbeddingRequest
 from .limits import body_of
 from .metrics import CONTENT_TYPE, Metrics
 from .queue import LOADING, READY, Job, Line, Turn
@@ -206,10 +208,7 @@ async def _answer(request: Request, serving: Serving, asked: Asked, answers: Ans
     if not asked.stream:
         if asked.stream_options is not None:
             raise refused("stream_options", "they are for stream=true")
-        job = serving.line.ask(answers.at_once, eager=False)
-        async with _while_connected(request, serving, job):
-            found = [item async for batch in job.batches() for item in batch]
-        return JSONBytes(msgspec.json.encode(found[0]))
+        return await _whole(request, serving, serving.line.ask(answers.at_once, eager=False))
     usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     job = serving.line.ask(functools.partial(answers.step_by_step, usage=usage), eager=True)
     batches = job.batches()
@@ -223,6 +222,13 @@ async def _answer(request: Request, serving: Serving, asked: Asked, answers: Ans
             "X-Accel-Buffering": "no",
         },  # a proxy passes each event on at once
     )
+
+
+async def _whole(request: Request, serving: Serving, job: Job) -> Response:
+    """The one thing that a request yields."""
+    async with _while_connected(request, serving, job):
+        found = [item async for batch in job.batches() for item in batch]
+    return JSONBytes(msgspec.json.encode(found[0]))
 
 
 class JSONBytes(Response):
@@ -276,6 +282,29 @@ async def _events(
 
 def _written(items: Sequence[Shape]) -> bytes:
     return b"".join(b"data: " + msgspec.json.encode(item) + b"\n\n" for item in items)
+
+
+async def embed(request: Request, serving: Serving) -> Response:
+    """/v1/embeddings."""
+    asked = await body_of(request, EmbeddingRequest)
+    serving.line.require_ready()
+    texts = prompts_of(asked.input, "input")
+    if len(texts) > MOST_INPUTS:
+        raise refused("input", f"it has {len(texts)} texts; at most {MOST_INPUTS} are embedded at a time")
+    if not all(isinstance(text, str) for text in texts):
+        raise refused("input", "only texts are embedded; decode the token ids first")
+
+    def work(turn: Turn) -> Iterator[Shape]:
+        found, n_tokens = turn.embed([str(text) for text in texts])
+        vectors = [_base64(each) for each in found] if asked.encoding_format == "base64" else found
+        yield completions.embeddings(vectors, n_tokens, serving.name)
+
+    return await _whole(request, serving, serving.line.ask(work, eager=False))
+
+
+def _base64(vector: Sequence[float]) -> str:
+    """A vector as OpenAI's clients like to get it."""
+    return base64.b64encode(np.array(vector, "<f4").tobytes()).decode()
 
 
 # --- the others ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from .sessions import Pool
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED, Piece, Session, Stats
+    from aded_local.embedding import TextEmbedder
 
 LOADING: Final = "loading"
 READY: Final = "ready"
@@ -36,6 +37,12 @@ MOST_RETRY_SECONDS: Final = 600
 NEW_SHARE: Final = 0.2
 """Weight of the last answer in the mean time that one takes. Chosen."""
 
+POOLING: Final = "mean"
+"""How the vectors of a text's tokens become one: models that write have no way of their own."""
+
+LONGEST_TEXT: Final = 2048
+"""Tokens of a text to embed at most: its context is computed in one pass, which takes memory. Chosen."""
+
 Work = Callable[["Turn"], Iterator[Any]]
 """Answers a request when its turn comes; what it yields goes to the client."""
 
@@ -47,8 +54,9 @@ class Turn:
         stats: of the answers so far.
     """
 
-    def __init__(self, pool: Pool, job: Job) -> None:
+    def __init__(self, pool: Pool, job: Job, embedder: Callable[[], TextEmbedder]) -> None:
         self._pool = pool
+        self._embedder = embedder
         self._job = job
         self._prompt: Sequence[int] = ()
         self._session: Session | None = None
@@ -77,6 +85,20 @@ class Turn:
                 if piece.stats is not None:
                     self.stats.append(piece.stats)
                 yield piece
+
+    def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """A vector for each text, as long as 1, and the tokens of all.
+
+        Raises:
+            PromptError, ContextOverflowError, DeviceError: see ``TextEmbedder.embed``.
+        """
+        vectors, n_tokens = [], 0
+        for text in texts:
+            self._job.require_wanted()
+            found, n = self._embedder().embed([text], normalize=True, truncate=False)
+            vectors += found
+            n_tokens += n
+        return vectors, n_tokens
 
 
 class Job:
@@ -196,6 +218,7 @@ class Line:
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._answer_seconds = 0.0
+        self._embedder: TextEmbedder | None = None
         self._thread = threading.Thread(target=self._run, name="aded-serve answers", daemon=True)
         self.state = LOADING
         self.reason = "loading the model"
@@ -299,6 +322,8 @@ class Line:
                         self._set_state(READY)
                 for job in iter(self._next, None):
                     self._answer(job)
+                if self._embedder is not None:
+                    self._embedder.close()
         except BaseException as error:
             self.failure = error
             self.close()
@@ -315,7 +340,7 @@ class Line:
     def _answer(self, job: Job) -> None:
         assert self.pool is not None
         began = time.monotonic()
-        turn = Turn(self.pool, job)
+        turn = Turn(self.pool, job, self._opened_embedder)
         error: Exception | None = None
         try:
             if not job.is_cancelled:
@@ -333,6 +358,14 @@ class Line:
         took = time.monotonic() - began
         self._answer_seconds += NEW_SHARE * (took - self._answer_seconds) if self._answer_seconds else took
         job.end(error)
+
+    def _opened_embedder(self) -> TextEmbedder:
+        """Embeds; made when first asked for, since it takes memory for a context of its own."""
+        if self._embedder is None:
+            assert self.model is not None
+            longest = min(LONGEST_TEXT, self.model.n_ctx)
+            self._embedder = self.model.embedder(longest=longest, pooling=POOLING)
+        return self._embedder
 
 
 def _generator(items: Iterator[Any]) -> Any:
