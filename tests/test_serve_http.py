@@ -8,10 +8,6 @@ from typing import Any
 
 import pytest
 from fake_serving import FakeModel
-
-pytest.importorskip("starlette")
-pytest.importorskip("msgspec")
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient

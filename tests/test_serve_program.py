@@ -18,69 +18,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from click.testing import CliRunner, Result
-
-pytest.importorskip("uvicorn")
-openai = pytest.importorskip("openai")
 
 from aded_cli.serve import program
 from aded_models import find
 
 COMMAND = [sys.executable, "-c", "from aded_cli.entry import serve; serve()"]
 
+# fmt: off
 WORDS = [
-    "apple",
-    "river",
-    "stone",
-    "cloud",
-    "tiger",
-    "piano",
-    "lemon",
-    "ocean",
-    "maple",
-    "candle",
-    "rabbit",
-    "silver",
-    "window",
-    "garden",
-    "copper",
-    "planet",
-    "ribbon",
-    "bottle",
-    "kitten",
-    "anchor",
-    "button",
-    "castle",
-    "dragon",
-    "engine",
-    "forest",
-    "guitar",
-    "hammer",
-    "island",
-    "jacket",
-    "ladder",
-    "magnet",
-    "needle",
-    "orange",
-    "pencil",
-    "quartz",
-    "rocket",
-    "saddle",
-    "tunnel",
-    "velvet",
-    "walnut",
-    "yellow",
-    "zipper",
-    "basket",
-    "carpet",
-    "donkey",
-    "escape",
-    "feather",
-    "goblet",
-    "helmet",
-    "insect",
+    "apple", "river", "stone", "cloud", "tiger", "piano", "lemon", "ocean", "maple", "candle",
+    "rabbit", "silver", "window", "garden", "copper", "planet", "ribbon", "bottle", "kitten", "anchor",
+    "button", "castle", "dragon", "engine", "forest", "guitar", "hammer", "island", "jacket", "ladder",
+    "magnet", "needle", "orange", "pencil", "quartz", "rocket", "saddle", "tunnel", "velvet", "walnut",
+    "yellow", "zipper", "basket", "carpet", "donkey", "escape", "feather", "goblet", "helmet", "insect",
 ]
+# fmt: on
 """A word for each of fifty clients."""
 
 
