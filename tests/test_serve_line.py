@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from fake_serving import FakeModel
 
-from aded_cli.serve.queue import CLOSING, FAILED, LOADING, READY, Job, Line, Turn
+from aded_cli.serve.queue import CLOSING, FAILED, LOADING, READY, Line
 from aded_cli.serve.refusals import Refusal
+from aded_cli.serve.turn import Job, Turn
 from aded_local.errors import ModelNotFoundError, OptionError
 
 

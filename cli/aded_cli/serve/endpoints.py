@@ -26,8 +26,9 @@ from .asking import messages_of, options_of, prompts_of, refused, require_few, s
 from .fields import MOST_INPUTS, Asked, ChatRequest, CompletionRequest, EmbeddingRequest
 from .limits import body_of
 from .metrics import CONTENT_TYPE, Metrics
-from .queue import LOADING, READY, Job, Line, Turn
+from .queue import LOADING, READY, Line
 from .refusals import BROKEN, NOT_FOUND, UNAVAILABLE, Refusal, refusal_of
+from .turn import Job, Turn
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED, Piece
