@@ -23,7 +23,7 @@ SOAK_SECONDS = float(os.environ.get("ADED_SOAK_SECONDS", "600"))
 CLIENTS = 20
 LOOK_SECONDS = 10.0
 SETTLED = 0.3
-"""Share of the soak after which memory is to stay as it is: copies of sessions, kernels and drafts have come by then."""
+"""Share of the soak after which memory is to stay as it is: sessions, kernels and drafts have come by then."""
 GROWTH = 0.1
 """What resident memory may grow by after that."""
 
