@@ -17,7 +17,8 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from aded_local import request
-from aded_local.asking import Asking
+from aded_local.asking import Asking, ChatPrompt, Tools
+from aded_local.chat.calling import ToolChoice
 from aded_local.chat.rendering import read_template
 from aded_local.chat.template import Message
 from aded_local.drafters import SEARCHES, Search
@@ -322,13 +323,22 @@ class LocalADED(Asking):
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         return self._first.stream(prompt, **options)
 
-    def stream_chat(self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
-        return self._first.stream_chat(messages, **options)
+        return self._first.stream_chat(messages, tools=tools, tool_choice=tool_choice, **options)
 
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        return self._first.chat_tokens(messages)
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
+        return self._first.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
 
     # --- what holds for the loaded model -------------------------------------------------------------
 

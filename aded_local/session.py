@@ -18,13 +18,15 @@ import numpy as np
 from typing_extensions import Unpack
 
 from aded_local.access import ENDED, Asked, Cancelling
-from aded_local.asking import Asking
-from aded_local.chat.detokenize import TextStream
+from aded_local.asking import Asking, ChatPrompt, Tools
+from aded_local.chat.calling import Calling, ToolChoice, call_grammar
+from aded_local.chat.detokenize import TextStream, showing
 from aded_local.chat.segments import text_tokens
+from aded_local.chat.style import AnswerStyle
 from aded_local.chat.template import Message
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
-from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
+from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob
 from aded_local.request import Options, Request, token_ids
@@ -93,30 +95,46 @@ class Session(Asking):
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         asked, request = self._asked(options)
-        if isinstance(prompt, str):
-            tokens = self.text_tokens(prompt)
-        else:
-            tokens = token_ids(prompt, self._engine.model.n_vocab)
-        return self._run(asked, tokens, request, is_chat=False)
+        n_vocab = self._engine.model.n_vocab
+        tokens = self.text_tokens(prompt) if isinstance(prompt, str) else token_ids(prompt, n_vocab)
+        return self._run(asked, tokens, request, None)
 
     @_reading
-    def stream_chat(self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
-        asked, request = self._asked(options)
-        if isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
-            tokens = token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab)
+        if isinstance(messages, ChatPrompt):
+            prompt = messages
+        elif isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
+            prompt = ChatPrompt(token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab))
         else:
-            tokens = self.chat_tokens(cast("Sequence[Message]", messages))
-        return self._run(asked, tokens, request, is_chat=True)
+            prompt = self.chat_prompt(cast("Sequence[Message]", messages), tools=tools, tool_choice=tool_choice)
+        if prompt.grammar is not None:
+            if options.get("grammar") is not None or options.get("json_schema") is not None:
+                raise OptionError(
+                    "tool_choice asks for a call, so no grammar or schema can be asked for beside it"
+                )
+            options["grammar"] = prompt.grammar
+        asked, request = self._asked(options)
+        return self._run(asked, prompt.tokens, request, prompt.style)
 
     @_reading
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        template = self._engine.template()
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
         if isinstance(messages, Sequence) and not messages:
             raise EmptyPromptError("the conversation is empty; add a user message")
-        segments = template.render(messages, known_answers=self._answers)
-        return template.to_tokens(segments, self._engine.model)
+        calling, template = Calling.of(tools, tool_choice), self._engine.template()
+        prompt = template.prompt(messages, tools=calling.tools, known_answers=self._answers)
+        tokens = template.to_tokens(prompt.segments, self._engine.model)
+        return ChatPrompt(tokens, prompt.style, call_grammar(calling, prompt.style))
 
     @_reading
     def text_tokens(self, text: str) -> list[int]:
@@ -143,7 +161,8 @@ class Session(Asking):
         grammar = Grammar.of(self._engine.model, gbnf=request.grammar, schema=request.json_schema)
         return replace(request, steering=replace(request.steering, grammar=grammar))
 
-    def _run(self, asked: Asked, tokens: list[int], request: Request, *, is_chat: bool) -> Stream:
+    def _run(self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None) -> Stream:
+        """Compute an answer, in ``style`` where it is a chat's."""
         n_ctx = self._engine.n_ctx
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
@@ -152,7 +171,7 @@ class Session(Asking):
                 f"the prompt has {len(tokens)} tokens and the context holds {n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        steps = self._steps(asked, tokens, request, is_chat)
+        steps = self._steps(asked, tokens, request, style)
         return Stream(self._read(asked, steps, request.waits), asked)
 
     def _read(
@@ -182,7 +201,7 @@ class Session(Asking):
         yield piece
 
     def _steps(
-        self, asked: Asked, tokens: list[int], request: Request, is_chat: bool
+        self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None
     ) -> Generator[Piece, None, None]:
         engine = self._engine
         started = time.perf_counter()
@@ -190,7 +209,7 @@ class Session(Asking):
         model = engine.model
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
         tally = Tally()
-        text = TextStream(model.piece, request.stop)
+        text = TextStream(model.piece if style is None else showing(model, style.markers), request.stop)
         likely: deque[TokenLogprob] | None = None if request.steering.logprobs is None else deque()
         prompt = np.array(tokens, np.int32)
         goes_on = continuation(self._said, prompt)
@@ -236,7 +255,7 @@ class Session(Asking):
                 # It was interrupted while the drafter was told of the prompt.
                 self._is_learnt = False
         last = last if text.stopped else text.flush()
-        if is_chat and not text.stopped:
+        if style is not None and not text.stopped:
             answer = tuple(token for token in emitted if not model.is_end(token))
             self._remember("".join(written) + last, answer)
         engine.answered(tally.plain_passes)
