@@ -389,6 +389,11 @@ class LocalADED(Asking):
         return *setting, sizes
 
     @_reading
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for in running text; none for control tokens."""
+        return self._model.piece(token)
+
+    @_reading
     def end_tokens(self) -> frozenset[int]:
         """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
         return self._model.end_tokens

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from aded_local.asking import ChatPrompt
+from aded_local.chat.style import PLAIN
 from aded_local.continuation import common_prefix
 from aded_local.decode import Tally
+from aded_local.logprobs import TokenLogprob
 from aded_local.result import Piece, stats_of
 
 WORDS = 5
@@ -35,14 +38,17 @@ class FakeSession:
     def kept_bytes(self) -> int:
         return len(self._held)
 
-    def chat_tokens(self, messages: Any, **_: Any) -> list[int]:
-        return [ord(letter) for message in messages for letter in message["content"]]
+    def chat_prompt(self, messages: Any, *, tools: Any, tool_choice: Any) -> ChatPrompt:
+        self._model.offered.append((tools, tool_choice))
+        return ChatPrompt(
+            [ord(letter) for message in messages for letter in message["content"]], self._model.style
+        )
 
     def text_tokens(self, text: str) -> list[int]:
         return [ord(letter) for letter in text]
 
-    def stream_chat(self, prompt: list[int], **options: Any) -> Iterator[Piece]:
-        return self.stream(prompt, **options)
+    def stream_chat(self, prompt: ChatPrompt, **options: Any) -> Iterator[Piece]:
+        return self.stream(prompt.tokens, **options)
 
     def stream(self, prompt: list[int], **options: Any) -> Iterator[Piece]:
         model = self._model
@@ -51,14 +57,15 @@ class FakeSession:
         if model.failure is not None:
             raise model.failure
         said = 0
-        for number in range(model.words):
+        for number, word in enumerate(model.says or [f"w{n} " for n in range(model.words)]):
             if not model.may_go_on.wait(20):
                 raise AssertionError("nobody let it go on")
             if self._cancelled:
                 break
             said += 1
             model.said.append(number)
-            yield Piece(f"w{number} ", (number,))
+            likely = (TokenLogprob(number, -0.5, ((number, -0.5), (99, -1.0))),)
+            yield Piece(word, (number,), logprobs=likely if "logprobs" in options else None)
             if model.steps:
                 model.may_go_on.clear()
         self._held = prompt
@@ -74,6 +81,8 @@ class FakeModel:
 
     Attributes:
         asked: prompt and options of each answer that began.
+        offered: tools, and the choice among them, of each chat.
+        says: what is said instead of words.
         said: numbers of the words that were said.
         may_go_on: each word waits for it; with ``steps`` each word takes it back.
     """
@@ -85,6 +94,9 @@ class FakeModel:
         self.words = words
         self.steps = False
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.offered: list[tuple[Any, Any]] = []
+        self.says: list[str] | None = None
+        self.style = PLAIN
         self.said: list[int] = []
         self.failure: Exception | None = None
         self.may_go_on = threading.Event()
@@ -99,6 +111,9 @@ class FakeModel:
 
     def session(self, like: Any = None) -> FakeSession:
         return FakeSession(self)
+
+    def piece(self, token: int) -> bytes:
+        return f"w{token} ".encode()
 
     def description(self) -> dict[str, Any]:
         return {"model": "/models/fake-model.gguf"}

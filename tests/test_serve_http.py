@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from fake_serving import FakeModel
 from hypothesis import HealthCheck, given, settings
@@ -15,11 +16,13 @@ from test_serve_line import until
 
 from aded_cli.serve import app, limits
 from aded_cli.serve.app import make_app
+from aded_cli.serve.asking import messages_of
 from aded_cli.serve.endpoints import Serving
-from aded_cli.serve.fields import MOST_CHOICES
+from aded_cli.serve.fields import MOST_CHOICES, ChatRequest
 from aded_cli.serve.metrics import Metrics
 from aded_cli.serve.openapi import description
 from aded_cli.serve.queue import READY, Line
+from aded_local.chat.style import HERMES, PLAIN, AnswerStyle
 
 LOCAL = "http://127.0.0.1:8080"
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
@@ -62,7 +65,9 @@ def shared() -> Iterator[Server]:
 @pytest.fixture
 def server(shared: Server) -> Server:
     shared.model.asked.clear()
-    shared.model.failure = None
+    shared.model.offered.clear()
+    shared.model.failure = shared.model.says = None
+    shared.model.style = PLAIN
     shared.complaints.clear()
     return shared
 
@@ -184,6 +189,54 @@ def test_fields_become_options_of_the_engine(
 ) -> None:
     assert server.chat(**field).status_code == 200
     assert server.model.asked[0][1] == options
+
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+CALL = ['<tool_call>\n{"name": "look", ', '"arguments": {"at": "it"}}\n</tool_call>']
+
+
+def test_calls_are_told_apart_from_the_content(server: Server) -> None:
+    server.model.style = AnswerStyle(calls=HERMES, names=frozenset(["look"]))
+    server.model.says = CALL
+    found = server.chat(tools=TOOLS, tool_choice="auto").json()["choices"][0]
+    assert server.model.offered == [(TOOLS, "auto")]
+    assert found["finish_reason"] == "tool_calls" and found["message"]["content"] is None
+    (call,) = found["message"]["tool_calls"]
+    assert call["function"]["name"] == "look"
+    assert json.loads(call["function"]["arguments"]) == {"at": "it"}
+    chunks = server.events("/v1/chat/completions", **QUESTION, tools=TOOLS)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert [chunk for chunk in chunks if "tool_calls" in chunk["choices"][0]["delta"]]
+
+
+def test_thoughts_are_told_apart_from_the_content(server: Server) -> None:
+    server.model.style = AnswerStyle(reasoning=("<think>", "</think>"))
+    server.model.says = ["<think>hm", "</think>", "yes"]
+    message = server.chat().json()["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("yes", "hm")
+
+
+def test_results_of_calls_go_back_to_the_model(server: Server) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "refusal": None, "annotations": []},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "nothing"}]},
+    ]
+    asked = msgspec.convert({"messages": messages}, ChatRequest)
+    kept = [
+        {key: value for key, value in one.items() if key not in ("refusal", "annotations")}
+        for one in messages
+    ]
+    assert messages_of(asked) == kept
+
+
+def test_likeliest_tokens_are_told(server: Server) -> None:
+    found = server.chat(logprobs=True, top_logprobs=2).json()["choices"][0]["logprobs"]["content"]
+    assert [each["logprob"] for each in found] == [-0.5] * 5
+    assert {each["token"] for each in found[0]["top_logprobs"]} == {"w0 ", "w99 "}
+    found = server.client.post("/v1/completions", json={"prompt": "a", "logprobs": 2}).json()
+    assert found["choices"][0]["logprobs"]["token_logprobs"] == [-0.5] * 5
 
 
 # What is refused

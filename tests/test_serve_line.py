@@ -43,7 +43,7 @@ def until(happened: Callable[[], bool], seconds: float = 10.0) -> None:
 
 def answer(text: str) -> Any:
     def work(turn: Turn) -> Iterator[str]:
-        for piece in turn.stream([ord(letter) for letter in text], is_chat=False):
+        for piece in turn.stream([ord(letter) for letter in text]):
             yield piece.text
 
     return work
@@ -207,7 +207,7 @@ def test_fifty_at_once_each_get_their_own(model: FakeModel) -> None:
 
     def echo(text: str) -> Any:
         def work(turn: Turn) -> Iterator[str]:
-            for piece in turn.stream([ord(letter) for letter in text], is_chat=False):
+            for piece in turn.stream([ord(letter) for letter in text]):
                 yield text + piece.text
 
         return work

@@ -170,9 +170,10 @@ def test_sessions_that_share_answers_make_the_same_tokens_of_a_conversation(llm:
     assert front.chat_tokens(messages) == first.chat_tokens(messages) == second.chat_tokens(messages)
 
 
-def test_a_chat_of_token_ids_is_the_chat_that_they_were_made_of(llm: LocalADED) -> None:
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_a_prompt_that_was_made_before_is_answered_as_its_conversation(llm: LocalADED, as_ids: bool) -> None:
     messages = [{"role": "user", "content": "one two three"}]
     one, two = llm.session(), llm.session()
-    tokens = one.chat_tokens(messages)
-    said = list(two.stream_chat(tokens, max_tokens=8, temperature=0.0))
+    prompt = one.chat_prompt(messages)
+    said = list(two.stream_chat(prompt.tokens if as_ids else prompt, max_tokens=8, temperature=0.0))
     assert "".join(piece.text for piece in said) == one.chat(messages, max_tokens=8, temperature=0.0).text

@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from aded_local import completions
-from aded_local.completions import Heading, Shape
+from aded_local.chat.parsing import AnswerParser
+from aded_local.completions import Heading, Shape, Spelling
 from aded_local.errors import ContextOverflowError, EmptyPromptError
 
 from . import openapi
@@ -27,16 +28,21 @@ from .fields import MOST_INPUTS, Asked, ChatRequest, CompletionRequest, Embeddin
 from .limits import body_of
 from .metrics import CONTENT_TYPE, Metrics
 from .queue import LOADING, READY, Line
-from .refusals import BROKEN, NOT_FOUND, UNAVAILABLE, Refusal, refusal_of
-from .turn import Job, Turn
+from .refusals import BROKEN, NOT_FOUND, UNAVAILABLE, Cancelled, Refusal, refusal_of
+from .turn import Job, Turn, tokens_of
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED, Piece
+
+    from .turn import Prompt
 
 LEFT: Final = 499
 """nginx's status for a client that did not wait; nobody sees it but whoever counts."""
 
 END_OF_STREAM: Final = b"data: [DONE]\n\n"
+
+STREAMED: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""A proxy passes each event on at once."""
 
 OFF: Final = "off"
 
@@ -96,6 +102,8 @@ def answering(route: str, handler: Handler, serving: Serving) -> Callable[[Reque
             refusal = refusal_of(error)
             if refusal.status == BROKEN:
                 serving.complain(f"{route}: {refusal.message}")
+            if isinstance(error, Cancelled) and serving.line.state == READY:
+                refusal.status = LEFT
             response = JSONResponse(refusal.body(), refusal.status, refusal.headers)
         serving.metrics.requested(route, response.status_code)
         return response
@@ -112,13 +120,11 @@ class Answers:
 
     Attributes:
         wanted: prompt and options of each.
-        is_chat: the prompts were made of conversations.
         whole: makes a result of pieces and a choice's index.
         chunks: makes chunks of them.
     """
 
-    wanted: Sequence[tuple[list[int], dict[str, Any]]]
-    is_chat: bool
+    wanted: Sequence[tuple[Prompt, dict[str, Any]]]
     whole: Callable[[Iterator[Piece], int], Shape]
     chunks: Callable[[Iterator[Piece], int], Iterator[Shape]]
 
@@ -143,12 +149,13 @@ class Answers:
 
     def _pieces(self, turn: Turn) -> Iterator[tuple[int, Iterator[Piece]]]:
         for index, (prompt, options) in enumerate(self.wanted):
-            yield index, turn.stream(prompt, is_chat=self.is_chat, **options)
+            yield index, turn.stream(prompt, **options)
 
     def _usage(self, turn: Turn) -> Shape:
         """A prompt counts once, however many answers it gets."""
-        prompts = {id(prompt): len(prompt) for prompt, _ in self.wanted}
-        read, written = sum(prompts.values()), sum(stats.answer_tokens for stats in turn.stats)
+        prompts = {id(prompt): tokens_of(prompt) for prompt, _ in self.wanted}
+        read = sum(map(len, prompts.values()))
+        written = sum(stats.answer_tokens for stats in turn.stats)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
@@ -157,18 +164,23 @@ async def chat(request: Request, serving: Serving) -> Response:
     asked = await body_of(request, ChatRequest)
     model, pool = serving.line.require_ready()
     options = options_of(asked)
-    prompt = await run_in_threadpool(pool.chat_tokens, messages_of(asked))
-    _require_room(prompt, model)
+    prompt = await run_in_threadpool(pool.chat_prompt, messages_of(asked), asked.tools, asked.tool_choice)
+    _require_room(prompt.tokens, model)
     heading = Heading.of_chat(serving.name)
 
+    def reading() -> dict[str, Any]:
+        """What reads one answer."""
+        spelling = Spelling(model.piece) if "logprobs" in options else None
+        return {"parser": AnswerParser(prompt.style), "spelling": spelling, "timed": True}
+
     def whole(pieces: Iterator[Piece], index: int) -> Shape:
-        return completions.chat_completion(pieces, heading, index=index, timed=True)
+        return completions.chat_completion(pieces, heading, index=index, **reading())
 
     def chunks(pieces: Iterator[Piece], index: int) -> Iterator[Shape]:
-        return completions.chat_chunks(pieces, heading, index=index, timed=True)
+        return completions.chat_chunks(pieces, heading, index=index, **reading())
 
     wanted = [(prompt, each) for each in seeds(options, asked.n or 1)]
-    return await _answer(request, serving, asked, Answers(wanted, True, whole, chunks))
+    return await _answer(request, serving, asked, Answers(wanted, whole, chunks))
 
 
 async def complete(request: Request, serving: Serving) -> Response:
@@ -185,14 +197,17 @@ async def complete(request: Request, serving: Serving) -> Response:
         _require_room(prompt, model)
     heading = Heading.of_completion(serving.name)
 
+    def spelling() -> Spelling | None:
+        return Spelling(model.piece) if "logprobs" in options else None
+
     def whole(pieces: Iterator[Piece], index: int) -> Shape:
-        return completions.completion(pieces, heading, index=index, timed=True)
+        return completions.completion(pieces, heading, index=index, spelling=spelling(), timed=True)
 
     def chunks(pieces: Iterator[Piece], index: int) -> Iterator[Shape]:
-        return completions.completion_chunks(pieces, heading, index=index, timed=True)
+        return completions.completion_chunks(pieces, heading, index=index, spelling=spelling(), timed=True)
 
     wanted = [(prompt, each) for prompt in prompts for each in seeds(options, asked.n or 1)]
-    return await _answer(request, serving, asked, Answers(wanted, False, whole, chunks))
+    return await _answer(request, serving, asked, Answers(wanted, whole, chunks))
 
 
 def _require_room(prompt: Sequence[int], model: LocalADED) -> None:
@@ -218,10 +233,7 @@ async def _answer(request: Request, serving: Serving, asked: Asked, answers: Ans
     return StreamingResponse(
         _events(serving, job, first, batches),
         media_type="text/event-stream",
-        headers={
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-        },  # a proxy passes each event on at once
+        headers=STREAMED,
     )
 
 

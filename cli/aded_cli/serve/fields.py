@@ -51,14 +51,14 @@ class Part(Struct, frozen=True, omit_defaults=True):
     text: str | None = None
 
 
-class Function(Struct, frozen=True, omit_defaults=True):
+class Function(Struct, frozen=True):
     """A call that the model made."""
 
     name: str
     arguments: str = ""
 
 
-class ToolCall(Struct, frozen=True, omit_defaults=True):
+class ToolCall(Struct, frozen=True):
     """A call of an earlier answer."""
 
     function: Function

@@ -208,10 +208,10 @@ class Line:
         turn = Turn(self.pool, job, self._opened_embedder)
         error: Exception | None = None
         try:
-            if not job.is_cancelled:
-                with contextlib.closing(_generator(job.work(turn))) as items:
-                    for item in items:
-                        job.put(item)
+            job.require_wanted()
+            with contextlib.closing(_generator(job.work(turn))) as items:
+                for item in items:
+                    job.put(item)
         except Exception as failure:
             error = failure
         finally:

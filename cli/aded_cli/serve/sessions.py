@@ -7,12 +7,15 @@ copies in memory, which is bounded; the session that was used least recently is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.continuation import ENDING
+
+if TYPE_CHECKING:
+    from aded_local.asking import ChatPrompt
 
 MOST_SESSIONS: Final = 256
 """Sessions at most, however little memory each takes: every one is compared with each prompt. Chosen, not tuned."""
@@ -45,7 +48,7 @@ class Model(Protocol):
 
 
 class Pool:
-    """The sessions of one model. All but ``chat_tokens`` and ``text_tokens`` belongs to the thread that answers.
+    """The sessions of one model. All but ``chat_prompt`` and ``text_tokens`` belongs to the thread that answers.
 
     Args:
         model: makes sessions.
@@ -59,14 +62,14 @@ class Pool:
         self._front = model.session()  # answers nothing; the others share its answers' tokens
         self._sessions: list[Any] = []  # the one that was used least recently comes first
 
-    def chat_tokens(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> list[int]:
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Any, tool_choice: Any) -> ChatPrompt:
         """The prompt a conversation becomes, whichever session it goes to; any thread may ask.
 
         Raises:
-            PromptError, TemplateError, BusyError
+            PromptError, OptionError, TemplateError, BusyError
         """
-        tokens: list[int] = self._front.chat_tokens(messages, **more)
-        return tokens
+        prompt: ChatPrompt = self._front.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
+        return prompt
 
     def text_tokens(self, text: str) -> list[int]:
         """The prompt a text becomes; any thread may ask."""

@@ -13,8 +13,12 @@ from .refusals import Cancelled
 from .sessions import Pool
 
 if TYPE_CHECKING:
-    from aded_local.api import Piece, Session, Stats
+    from aded_local.api import Piece, Session, Stats, Stream
+    from aded_local.asking import ChatPrompt
     from aded_local.embedding import TextEmbedder
+
+    Prompt = list[int] | ChatPrompt
+    """What an answer goes on from."""
 
 Work = Callable[["Turn"], Iterator[Any]]
 """Answers a request when its turn comes; what it yields goes to the client."""
@@ -31,26 +35,24 @@ class Turn:
         self._pool = pool
         self._embedder = embedder
         self._job = job
-        self._prompt: Sequence[int] = ()
+        self._prompt: Prompt | None = None
         self._session: Session | None = None
         self.stats: list[Stats] = []
 
-    def stream(self, prompt: Sequence[int], *, is_chat: bool, **options: Any) -> Iterator[Piece]:
-        """An answer, piece by piece.
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Piece]:
+        """An answer, piece by piece. Answers to one and the same prompt, one after the other, are of one session.
 
         Args:
-            prompt: token ids.
-            is_chat: ``chat_tokens`` made them of a conversation.
+            prompt: token ids, or what ``chat_prompt`` made of a conversation.
             options: see ``request.Options``.
 
         Raises:
             Cancelled: nobody waits for it any more.
         """
         if self._session is None or self._prompt is not prompt:
-            self._prompt, self._session = prompt, self._pool.take(prompt)
+            self._prompt, self._session = prompt, self._pool.take(tokens_of(prompt))
         session = self._session
-        start = session.stream_chat if is_chat else session.stream
-        with self._job.answering(session), contextlib.closing(start(prompt, **options)) as pieces:
+        with self._job.answering(session), contextlib.closing(_started(session, prompt, options)) as pieces:
             # Cancelling a session stops what it was asked for, so one that came too early for that is met here.
             self._job.require_wanted()
             for piece in pieces:
@@ -72,6 +74,17 @@ class Turn:
             vectors += found
             n_tokens += n
         return vectors, n_tokens
+
+
+def tokens_of(prompt: Prompt) -> list[int]:
+    """The token ids of a prompt."""
+    return prompt if isinstance(prompt, list) else prompt.tokens
+
+
+def _started(session: Session, prompt: Prompt, options: Any) -> Stream:
+    if isinstance(prompt, list):
+        return session.stream(prompt, **options)
+    return session.stream_chat(prompt, **options)
 
 
 class Job:
