@@ -150,6 +150,17 @@ def test_texts_and_token_ids_are_continued(server: Server, prompt: Any, asked: l
     assert all(options == {"max_tokens": 16} for _, options in server.model.asked)
 
 
+@pytest.mark.parametrize("prompt", ["w7 ", [7]])
+def test_a_completion_begins_with_its_prompt_where_that_is_wanted(server: Server, prompt: Any) -> None:
+    asked = {"prompt": prompt, "echo": True}
+    found = server.client.post("/v1/completions", json=asked).json()
+    assert found["choices"][0]["text"] == "w7 w0 w1 w2 w3 w4 "
+    assert "".join(chunk["choices"][0]["text"] for chunk in server.events("/v1/completions", **asked)) == (
+        "w7 w0 w1 w2 w3 w4 "
+    )
+    refused(server.client.post("/v1/completions", json={**asked, "logprobs": 1}), 400, param="echo")
+
+
 def test_a_completion_is_streamed(server: Server) -> None:
     chunks = server.events("/v1/completions", prompt="ab")
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "w0 w1 w2 w3 w4 "
@@ -274,7 +285,7 @@ def test_a_field_that_cannot_be_followed_is_named(server: Server, field: dict[st
     assert server.model.asked == []
 
 
-@pytest.mark.parametrize("prompt", [5, [], ["a", 1], [[1], 2], {"a": 1}, [True], [-1]])
+@pytest.mark.parametrize("prompt", [5, [], [""], [[]], ["a", 1], [[1], 2], {"a": 1}, [True], [-1]])
 def test_a_prompt_that_is_none_is_refused(server: Server, prompt: Any) -> None:
     refused(server.client.post("/v1/completions", json={"prompt": prompt}), 400)
 
@@ -319,7 +330,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_its_turn(server: Server) -
     response = server.chat(messages=[{"role": "user", "content": "a" * 512}])
     refused(response, 400, "512 tokens")
     assert response.json()["error"]["code"] == "context_length_exceeded"
-    refused(server.client.post("/v1/completions", json={"prompt": ""}), 400, "empty")
+    refused(server.client.post("/v1/completions", json={"prompt": ""}), 400, param="prompt")
     assert server.model.asked == []
 
 

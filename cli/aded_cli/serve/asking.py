@@ -138,8 +138,8 @@ def messages_of(asked: ChatRequest) -> list[dict[str, Any]]:
     return found
 
 
-def prompts_of(given: str | Sequence[str | int | list[int]], param: str = "prompt") -> list[Prompt]:
-    """The prompts of a completion, or the inputs of embeddings: a text, token ids, or a list of either.
+def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
+    """The prompts of a completion: a text, token ids, or a list of either.
 
     Raises:
         Refusal: texts and ids are mixed.
@@ -149,7 +149,7 @@ def prompts_of(given: str | Sequence[str | int | list[int]], param: str = "promp
     if all(isinstance(each, int) for each in given):
         return [[int(each) for each in given]]  # type: ignore[arg-type]
     if any(isinstance(each, int) for each in given):
-        raise refused(param, "texts and token ids stand side by side; give a list of one kind")
+        raise refused("prompt", "texts and token ids stand side by side; give a list of one kind")
     return [each for each in given if not isinstance(each, int)]
 
 

@@ -34,6 +34,7 @@ Seed = Annotated[int, Meta(ge=-1, le=LARGEST_SEED)]
 Stop = str | Annotated[list[str], Meta(max_length=MOST_STOPS)]
 Bias = Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MOST_BIASES)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Ids = Annotated[list[TokenId], Meta(min_length=1, max_length=MOST_TOKENS)]
 Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -138,8 +139,8 @@ class ChatRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class CompletionRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of /v1/completions. ``prompt`` is a text, token ids, or a list of either."""
 
-    prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=MOST_TOKENS)]
-    suffix: str | None = None
+    prompt: Text | Annotated[list[Text | TokenId | Ids], Meta(min_length=1, max_length=MOST_TOKENS)]
+    suffix: None = None
     echo: bool | None = None
     best_of: Annotated[int, Meta(ge=1, le=1)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MOST_LIKELIEST)] | None = None
@@ -148,7 +149,7 @@ class CompletionRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=
 class EmbeddingRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of /v1/embeddings."""
 
-    input: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=MOST_TOKENS)]
+    input: Text | Annotated[list[Text], Meta(min_length=1, max_length=MOST_INPUTS)]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
