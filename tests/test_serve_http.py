@@ -275,7 +275,14 @@ def test_likeliest_tokens_are_told(server: Server) -> None:
         ({"temperatur": 1}, "temperatur"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": "look"}, "tools"),
+        ({"tool_choice": "always"}, "tool_choice"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "grammar"),
     ],
@@ -318,12 +325,22 @@ def test_a_large_body_is_refused_with_and_without_a_length(
     refused(server.client.post("/v1/chat/completions", content=pieces, headers=headers), 413)
 
 
-@pytest.mark.parametrize("depth", [100, 100_000])
-def test_a_deep_body_is_refused(server: Server, depth: int) -> None:
-    deep = b'{"messages": [{"role": "user", "content": "a"}], "json_schema": {"a": ' + b"[" * depth
-    body = deep + b"]" * depth + b"}}"
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        (b'"json_schema": {"a": ', b"}"),
+        (b'"tools": [{"type": "function", "function": {"name": "a", "parameters": {"a": ', b"}}}]"),
+        (b'"response_format": {"type": "json_object", "schema": {"a": ', b"}}"),
+        (b'"nonsense": ', b""),
+    ],
+)
+def test_a_deep_body_is_refused(server: Server, depth: int, before: bytes, behind: bytes) -> None:
+    start = b'{"messages": [{"role": "user", "content": "a"}], ' + before
+    body = start + b"[" * depth + b"]" * depth + behind + b"}"
     headers = {"Content-Type": "application/json"}
-    refused(server.client.post("/v1/chat/completions", content=body, headers=headers), 400, "deep")
+    refused(server.client.post("/v1/chat/completions", content=body, headers=headers), 400)
+    assert server.model.asked == []
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_its_turn(server: Server) -> None:

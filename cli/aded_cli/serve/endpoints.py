@@ -23,7 +23,7 @@ from aded_local.completions import Heading, Shape, Spelling
 from aded_local.errors import ContextOverflowError, EmptyPromptError
 
 from . import openapi
-from .asking import messages_of, options_of, prompts_of, refused, require_few, seeds
+from .asking import messages_of, options_of, prompts_of, refused, require_few, seeds, tools_of
 from .fields import Asked, ChatRequest, CompletionRequest, EmbeddingRequest
 from .limits import body_of
 from .metrics import CONTENT_TYPE, Metrics
@@ -165,7 +165,7 @@ async def chat(request: Request, serving: Serving) -> Response:
     asked = await body_of(request, ChatRequest)
     model, pool = serving.line.require_ready()
     options = options_of(asked)
-    prompt = await run_in_threadpool(pool.chat_prompt, messages_of(asked), asked.tools, asked.tool_choice)
+    prompt = await run_in_threadpool(pool.chat_prompt, messages_of(asked), *tools_of(asked))
     _require_room(prompt.tokens, model)
     heading = Heading.of_chat(serving.name)
 

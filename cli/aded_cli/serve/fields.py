@@ -78,6 +78,49 @@ class Message(Struct, frozen=True, omit_defaults=True):
     reasoning_content: str | None = None
 
 
+class ToolFunction(Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call; ``parameters`` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct, frozen=True):
+    """What the model may use: functions alone."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class FunctionName(Struct, frozen=True):
+    """Names a function."""
+
+    name: str
+
+
+class NamedTool(Struct, frozen=True):
+    """The function that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class JSONSchema(Struct, frozen=True):
+    """``response_format.json_schema``. The schema is always held to, ``strict`` or not."""
+
+    schema: dict[str, Any]
+    name: str | None = None
+
+
+class ResponseFormat(Struct, frozen=True):
+    """What an answer has to look like. ``json_object`` may have a schema too, as llama.cpp's server has it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+    schema: dict[str, Any] | None = None
+
+
 class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What chats and completions have in common. A field that is null counts as left out."""
 
@@ -112,7 +155,7 @@ class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logit_bias: Bias | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
     # OpenAI's, for a server with accounts and several machines. They mean nothing here.
     user: str | None = None
@@ -131,8 +174,8 @@ class ChatRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LIKELIEST)] | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=MOST_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
 
 
