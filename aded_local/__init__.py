@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Stream,
         TokenLogprob,
     )
+    from aded_local.llama_compat import Llama
 
 __all__ = [
     "ADEDError",
@@ -53,6 +54,7 @@ __all__ = [
     "EmptyPromptError",
     "ForkedError",
     "GrammarError",
+    "Llama",
     "LocalADED",
     "ModelError",
     "ModelFormatError",
@@ -75,6 +77,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Llama":
+        from aded_local.llama_compat import Llama
+
+        return Llama
     if name in __all__:
         from aded_local import api
 

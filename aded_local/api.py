@@ -17,12 +17,13 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from aded_local import request
-from aded_local.asking import Asking, Tools
+from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import ToolChoice
 from aded_local.chat.messages import Message
 from aded_local.chat.rendering import read_template
 from aded_local.chat.style import AnswerStyle
 from aded_local.drafters import SEARCHES, Search
+from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine import DRAFTS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, OptionError
 from aded_local.llama import ALL_LAYERS
@@ -303,10 +304,21 @@ class LocalADED(Asking):
 
     # --- generating --------------------------------------------------------------------------------
 
-    def session(self) -> Session:
-        """Another conversation on the same model, which takes turns with the others and keeps its own cache."""
+    def session(self, like: Session | None = None) -> Session:
+        """Another conversation on the same model, which takes turns with the others and keeps its own cache.
+
+        Args:
+            like: another session of this object, which the new one shares its answers' tokens with, so that both make
+                the same tokens of a conversation. The new one begins with a copy of its cells too, where there is one:
+                a prompt that begins like the other's is not decoded again as far as they agree.
+        """
         self._access.require_open()
-        return Session(self._engine, next(self._numbers), self._seed)
+        return Session(self._engine, next(self._numbers), self._seed, like)
+
+    def embedder(self, *, longest: int = LONGEST_TEXT, pooling: str | None = None) -> TextEmbedder:
+        """Embeds texts with this model, in a context of its own; see ``TextEmbedder``. Close it before this object."""
+        self._access.require_open()
+        return TextEmbedder(self._engine, longest=longest, pooling=pooling)
 
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
@@ -314,7 +326,7 @@ class LocalADED(Asking):
 
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
         *,
         tools: Tools = None,
         tool_choice: ToolChoice | None = None,
@@ -323,15 +335,11 @@ class LocalADED(Asking):
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
         return self._first.stream_chat(messages, tools=tools, tool_choice=tool_choice, **options)
 
-    def chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
-        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        return self._first.chat_tokens(messages, tools)
-
-    def answer_style(
+    def chat_prompt(
         self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
-    ) -> AnswerStyle:
-        """What to look for in an answer's text; see ``Asking.answer_style``."""
-        return self._first.answer_style(messages, tools=tools, tool_choice=tool_choice)
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
+        return self._first.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
 
     # --- what holds for the loaded model -------------------------------------------------------------
 
@@ -380,6 +388,11 @@ class LocalADED(Asking):
         """
         setting, sizes = self._engine.foreseen(n_prompt, max_tokens)
         return *setting, sizes
+
+    @_reading
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for in running text; none for control tokens."""
+        return self._model.piece(token)
 
     @_reading
     def end_tokens(self) -> frozenset[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import Unpack
 
 from aded_local.chat.calling import ToolChoice
 from aded_local.chat.messages import Message
-from aded_local.chat.style import AnswerStyle
+from aded_local.chat.style import PLAIN, AnswerStyle
 from aded_local.request import Options
 from aded_local.result import Reply, joined
 from aded_local.stream import AsyncStream, Stream
@@ -18,6 +19,21 @@ from aded_local.stream import AsyncStream, Stream
 Tools = Sequence[Mapping[str, Any]] | None
 """Functions that may be called, in OpenAI's shape: ``type`` is function, ``function`` has ``name``, ``description`` and
 ``parameters``, a JSON schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation, ready to be answered by any session of the model that made it.
+
+    Attributes:
+        tokens: the whole prompt.
+        style: what to look for in the answer's text.
+        grammar: what the answer keeps to where it must be a call; None where the model is free.
+    """
+
+    tokens: list[int]
+    style: AnswerStyle = PLAIN
+    grammar: str | None = None
 
 
 class Asking(ABC):
@@ -45,7 +61,7 @@ class Asking(ABC):
     @abstractmethod
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
         *,
         tools: Tools = None,
         tool_choice: ToolChoice | None = None,
@@ -61,7 +77,8 @@ class Asking(ABC):
                 is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
                 earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
                 answer goes on right behind its content, trailing white space included. Calls are OpenAI's
-                ``tool_calls``, and their results messages of the role tool.
+                ``tool_calls``, and their results messages of the role tool. Or what ``chat_prompt`` made of them; or
+                the token ids alone.
             tools: functions that may be called, in OpenAI's shape.
             tool_choice: ``auto``, ``none`` (they stay out of the prompt), ``required``, or a function that must be
                 called; a grammar sees to the last two.
@@ -72,22 +89,24 @@ class Asking(ABC):
         """
 
     @abstractmethod
-    def chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
-        """The prompt a conversation becomes, as token ids, up to where the answer begins or goes on.
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes, up to where the answer begins or goes on; arguments as in ``stream_chat``.
 
         Raises:
             PromptError, OptionError, TemplateError, BusyError
         """
 
-    @abstractmethod
+    def chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
+        """The token ids of ``chat_prompt``."""
+        return self.chat_prompt(messages, tools=tools).tokens
+
     def answer_style(
         self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
     ) -> AnswerStyle:
-        """What to look for in the text of the answer to a conversation; arguments as in ``stream_chat``.
-
-        Raises:
-            PromptError, OptionError, TemplateError, BusyError
-        """
+        """What to look for in the text of the answer to a conversation; arguments and errors as in ``chat_prompt``."""
+        return self.chat_prompt(messages, tools=tools, tool_choice=tool_choice).style
 
     def count_chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> int:
         """Tokens a conversation takes as a prompt; errors as in ``chat_tokens``."""

@@ -1,7 +1,7 @@
 """Every exception the package raises on purpose, in one hierarchy.
 
     ADEDError
-    ├── ModelError            the GGUF cannot be used
+    ├── ModelError            the GGUF cannot be used (also a ValueError)
     │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
     │   ├── ModelFormatError      not a GGUF, truncated, inconsistent, or llama.cpp crashes on it
     │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
@@ -10,15 +10,16 @@
     │   └── ContextOverflowError  the prompt is longer than the context
     ├── OptionError           an option is out of range or contradicts another (also a ValueError)
     │   └── GrammarError          a grammar or schema cannot be used, or leaves no token to say
-    ├── TemplateError         the chat template is missing, broken, or refuses the conversation
+    ├── TemplateError         the chat template is missing, broken, or refuses the conversation (also a ValueError)
     │   └── TemplateLimitError    it was stopped, since it took too much time or memory
-    ├── DeviceError           memory or backend refused (allocation, decode)
+    ├── DeviceError           memory or backend refused (allocation, decode; also a RuntimeError)
     │   ├── BrokenBuildError      llama.cpp, as it was built, dies or hangs on this processor
     │   └── ForkedError           this process was forked from one in which llama.cpp ran, and it would hang
     ├── StoreError            a cache or store file could not be written or read
     └── BusyError             the object is already generating, or closed, or the answer was ended before its end
 
-Each message is one line: what happened, why, and what to do about it.
+Each message is one line: what happened, why, and what to do about it. The built-in classes are those that
+llama-cpp-python raises for the same, so that programs written for it catch ours.
 """
 
 
@@ -26,7 +27,7 @@ class ADEDError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class ModelError(ADEDError):
+class ModelError(ADEDError, ValueError):
     """The model file cannot be used."""
 
 
@@ -62,7 +63,7 @@ class GrammarError(OptionError):
     """A grammar or a schema cannot be used, or it leaves no token that the model could say."""
 
 
-class TemplateError(ADEDError):
+class TemplateError(ADEDError, ValueError):
     """The chat template is missing, does not compile, or refused the conversation."""
 
 
@@ -70,7 +71,7 @@ class TemplateLimitError(TemplateError):
     """The chat template was stopped, since it took too much time or memory."""
 
 
-class DeviceError(ADEDError):
+class DeviceError(ADEDError, RuntimeError):
     """The machine or llama.cpp's backend refused: out of memory, a failed decode."""
 
 

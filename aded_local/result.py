@@ -42,6 +42,8 @@ class Stats:
             decoding says after the same cells. (Cells of earlier answers may have been written otherwise.)
         pass_sizes: of each pass after prefill, in order: tokens in its batch (drafts and padding among them), and
             how many of them stayed in the cache.
+        answer_tokens: tokens of the answer as a client is told of them: without the end token and without what a step
+            brought beyond a stop text, whose own tokens count.
     """
 
     prompt_tokens: int
@@ -62,6 +64,7 @@ class Stats:
     setting: str
     same_words: bool
     pass_sizes: tuple[tuple[int, int], ...] = ()
+    answer_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; without ``pass_sizes``, which is as long as the answer."""
@@ -126,13 +129,13 @@ def _plain(found: Piece | Reply) -> dict[str, Any]:
     }
 
 
-def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool) -> Stats:
+def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool, answer_tokens: int = 0) -> Stats:
     """Statistics of a finished answer.
 
     Args:
         tally: what it took.
         idle: seconds that passed in the caller's hands, not ours.
-        setting, same_words: see ``Stats``.
+        setting, same_words, answer_tokens: see ``Stats``.
     """
     total = tally.total - idle
     known = tally.prefill + tally.draft + tally.verify + tally.sample
@@ -164,6 +167,7 @@ def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool) -> St
         setting=setting,
         same_words=same_words,
         pass_sizes=tuple(tally.pass_sizes),
+        answer_tokens=answer_tokens,
     )
 
 

@@ -12,13 +12,13 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from typing_extensions import Unpack
 
 from aded_local.access import ENDED, Asked, Cancelling
-from aded_local.asking import Asking, Tools
+from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import Calling, ToolChoice, call_grammar
 from aded_local.chat.detokenize import TextStream, showing
 from aded_local.chat.messages import Message
@@ -66,20 +66,22 @@ class Session(Asking):
     take turns: one that is asked for while another session's is computed in another thread waits for it.
     """
 
-    def __init__(self, engine: Engine, number: int, seed: int | None) -> None:
+    def __init__(self, engine: Engine, number: int, seed: int | None, like: Session | None = None) -> None:
         """An empty conversation.
 
         Args:
             engine: the loaded model.
             number: names it among the model's sessions.
             seed: of the random draws where a call gives none; None draws one per answer.
+            like: see ``LocalADED.session``.
         """
         self._engine = engine
         self._number = number
         self._seed = seed
         self._cancelling = Cancelling()
-        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict() if like is None else like._answers
         self._saved: SavedCells | None = None
+        self._like = like
         self._forget()
 
     def _forget(self) -> None:
@@ -94,53 +96,55 @@ class Session(Asking):
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         asked, request = self._asked(options)
-        model = self._engine.model
-        if isinstance(prompt, str):
-            tokens = text_tokens(prompt, model) if prompt else []
-        else:
-            tokens = token_ids(prompt, model.n_vocab)
+        n_vocab = self._engine.model.n_vocab
+        tokens = self.text_tokens(prompt) if isinstance(prompt, str) else token_ids(prompt, n_vocab)
         return self._run(asked, tokens, request, None)
 
     @_reading
     def stream_chat(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
         *,
         tools: Tools = None,
         tool_choice: ToolChoice | None = None,
         **options: Unpack[Options],
     ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
-        calling = Calling.of(tools, tool_choice)
-        prompt = self._prompt(messages, calling.tools)
-        grammar = call_grammar(calling, prompt.style)
-        if grammar is not None:
+        if isinstance(messages, ChatPrompt):
+            prompt = messages
+        elif isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
+            prompt = ChatPrompt(token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab))
+        else:
+            prompt = self.chat_prompt(cast("Sequence[Message]", messages), tools=tools, tool_choice=tool_choice)
+        if prompt.grammar is not None:
             if options.get("grammar") is not None or options.get("json_schema") is not None:
                 raise OptionError(
                     "tool_choice asks for a call, so no grammar or schema can be asked for beside it"
                 )
-            options["grammar"] = grammar
+            options["grammar"] = prompt.grammar
         asked, request = self._asked(options)
-        tokens = self._engine.template().to_tokens(prompt.segments, self._engine.model)
-        return self._run(asked, tokens, request, prompt.style)
+        return self._run(asked, prompt.tokens, request, prompt.style)
 
     @_reading
-    def chat_tokens(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
-        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        prompt = self._prompt(messages, tools)
-        return self._engine.template().to_tokens(prompt.segments, self._engine.model)
-
-    @_reading
-    def answer_style(
+    def chat_prompt(
         self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
-    ) -> AnswerStyle:
-        """What to look for in an answer's text; see ``Asking.answer_style``."""
-        return self._prompt(messages, Calling.of(tools, tool_choice).tools).style
-
-    def _prompt(self, messages: Sequence[Message], tools: Tools) -> Prompt:
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
         if isinstance(messages, Sequence) and not messages:
             raise EmptyPromptError("the conversation is empty; add a user message")
-        return self._engine.template().prompt(messages, tools=tools, known_answers=self._answers)
+        calling, template = Calling.of(tools, tool_choice), self._engine.template()
+        prompt = template.prompt(messages, tools=calling.tools, known_answers=self._answers)
+        tokens = template.to_tokens(prompt.segments, self._engine.model)
+        return ChatPrompt(tokens, prompt.style, call_grammar(calling, prompt.style))
+
+    @_reading
+    def text_tokens(self, text: str) -> list[int]:
+        """The prompt a text becomes, as token ids; control-token texts in it stay text.
+
+        Raises:
+            BusyError: it is closed.
+        """
+        return text_tokens(text, self._engine.model) if text else []
 
     def _asked(self, options: Options) -> tuple[Asked, Request]:
         self._engine.access.require_open()
@@ -266,6 +270,7 @@ class Session(Asking):
                 idle,
                 setting_of(engine.target.settings).name,
                 same_words=engine.is_exact or tally.drafted == 0,
+                answer_tokens=text.n_read,
             ),
             _taken(likely, len(told)),
         )
@@ -308,7 +313,69 @@ class Session(Asking):
         while len(self._answers) > REMEMBERED_ANSWERS:
             self._answers.popitem(last=False)
 
+    # --- what its cells hold -----------------------------------------------------------------------
+
+    def overlap(self, prompt: IntArray) -> tuple[int, int]:
+        """How far a prompt says again what this session's cells, or the copy of them, hold.
+
+        Call it between answers.
+
+        Args:
+            prompt: all its token ids, int32 ``(n,)``.
+
+        Returns:
+            Tokens that both begin with, and tokens in the cells: none where no copy of them could be kept.
+        """
+        if self._engine.has_seat(self):
+            held = len(self._engine.target.cached)
+        else:
+            held = 0 if self._saved is None else len(self._saved.tokens)
+        return min(common_prefix(self._said, prompt), held), held
+
+    def kept_bytes(self) -> int:
+        """Bytes that the copy of its cells takes, or would take were another session to answer next.
+
+        Raises:
+            BusyError: a generation is running.
+        """
+        if self._engine.has_seat(self):
+            with self._engine.access.alone():
+                return self._engine.target.saved_size()
+        return 0 if self._saved is None else self._saved.state.nbytes
+
+    @property
+    def said(self) -> list[int]:
+        """Token ids of the last prompt and of what was answered, an end token included; empty before the first."""
+        tokens: list[int] = self._said.tolist()
+        return tokens
+
     # --- leaving and coming back -------------------------------------------------------------------
+
+    def save(self) -> SavedCells:
+        """A copy of what its cells hold, to go on from later; for this model, in this process or another.
+
+        Raises:
+            BusyError: a generation is running.
+        """
+        engine = self._engine
+        with engine.access.alone():
+            engine.seat(self)
+            return engine.target.save()
+
+    def load(self, saved: SavedCells) -> None:
+        """Go on from what ``save`` gave. Where cells and settings do not fit, the next prompt is decoded whole.
+
+        Raises:
+            BusyError: a generation is running.
+            PromptError: its tokens are none of this model's.
+        """
+        engine = self._engine
+        said = token_ids(saved.tokens, engine.model.n_vocab)
+        with engine.access.alone():
+            engine.seat(self)
+            engine.put_back(saved)
+            self._forget()
+            self._said = np.array(said, np.int32)
 
     def leave(self) -> None:
         """Another session takes the cells: keep a copy of them, where there is memory for it."""
@@ -317,7 +384,8 @@ class Session(Asking):
     def come_back(self) -> None:
         """Take the cells again."""
         saved, self._saved = self._saved, None
-        self._engine.put_back(saved)
+        like, self._like = self._like, None
+        self._engine.put_back(like._saved if saved is None and like is not None else saved)
 
     # --- ending ------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ class TextStream:
 
     Attributes:
         stopped: a stop string was found; tokens fed afterwards are dropped.
+        n_read: tokens up to the end of the answer, those of a stop string among them.
     """
 
     def __init__(self, piece_of: Callable[[int], bytes], stop: Sequence[str] = ()) -> None:
@@ -33,6 +34,7 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
+        self.n_read = 0
         # Tokens whose text is not emitted yet: (token, characters decoded up to its end).
         self._waiting: deque[tuple[int, int]] = deque()
         self._settled: list[int] = []
@@ -50,12 +52,14 @@ class TextStream:
             except UnicodeDecodeError:
                 pass
             else:
+                self.n_read += len(tokens)
                 self._decoded += len(text)
                 self._emitted += len(text)
                 self._settled += tokens
                 return text
         pieces: list[str] = []
         for token in tokens:
+            self.n_read += 1
             text = self._decoder.decode(self._piece_of(token))
             self._decoded += len(text)
             # A token that ends inside a character is emitted with that character.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -191,6 +192,10 @@ class Model:
         return int(lib.llama_model_size(self.handle))
 
     @cached_property
+    def n_embd(self) -> int:
+        return int(lib.llama_model_n_embd(self.handle))
+
+    @cached_property
     def n_layer(self) -> int:
         return int(lib.llama_model_n_layer(self.handle))
 
@@ -263,6 +268,21 @@ class Model:
     def eos(self) -> int:
         """Id of the end-of-text token, -1 without one."""
         return int(lib.llama_vocab_eos(self._vocab))
+
+    @cached_property
+    def newline(self) -> int:
+        """Id of the line break's token, -1 without one."""
+        return int(lib.llama_vocab_nl(self._vocab))
+
+    @cached_property
+    def infill(self) -> tuple[int, int, int] | None:
+        """Ids of the tokens before a prefix, before a suffix and before what fills them in; None without them."""
+        found = (
+            int(lib.llama_vocab_fim_pre(self._vocab)),
+            int(lib.llama_vocab_fim_suf(self._vocab)),
+            int(lib.llama_vocab_fim_mid(self._vocab)),
+        )
+        return None if min(found) < 0 else found
 
     @cached_property
     def adds_bos(self) -> bool:
@@ -338,9 +358,29 @@ class Model:
             known = self._pieces[token] = piece_of(self._vocab, token, False)
         return known
 
+    def spelling(self, token: int) -> bytes:
+        """The bytes a token stands for; the text of a control token too."""
+        return piece_of(self._vocab, token, True)
+
+    def metadata_texts(self) -> dict[str, str]:
+        """What the file says of itself, arrays left out, as llama.cpp writes it."""
+        found: dict[str, str] = {}
+        for index in range(int(lib.llama_model_meta_count(self.handle))):
+            name = _text_of(lib.llama_model_meta_key_by_index, self.handle, index)
+            found[name] = _text_of(lib.llama_model_meta_val_str_by_index, self.handle, index)
+        return found
+
     def random_tokens(self, n: int, seed: int) -> IntArray:
         """``n`` varied ordinary tokens, int32 ``(n,)``: what the cost probe feeds.
 
         Varied, because a mixture of experts costs more the fewer experts the tokens share.
         """
         return np.random.default_rng(seed).integers(0, self.n_vocab, n, dtype=np.int32)
+
+
+def _text_of(read: Callable[..., int], handle: Any, index: int) -> str:
+    """A text that llama.cpp copies into a buffer and tells the length of, like ``snprintf``."""
+    length = read(handle, index, None, 0)
+    buffer = ctypes.create_string_buffer(length + 1)
+    read(handle, index, buffer, length + 1)
+    return buffer.value.decode("utf-8", errors="replace")

@@ -1,0 +1,242 @@
+"""The part of ``Llama`` that answers: completions and chats, whole or chunk by chunk."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from aded_local.completions import (
+    Heading,
+    Shape,
+    Spelling,
+    by_token,
+    chat_chunks,
+    chat_completion,
+    completion,
+    completion_chunks,
+)
+from aded_local.errors import EmptyPromptError, OptionError
+from aded_local.llama_compat import functions as functions_of
+from aded_local.llama_compat.arguments import answering, response_schema
+from aded_local.llama_compat.loop import LlamaLoop
+from aded_local.request import token_ids
+from aded_local.result import Piece
+from aded_local.stream import Stream
+
+Chunks = Generator[Shape, None, None]
+
+
+class LlamaAnswers(LlamaLoop):
+    """See ``Llama``, which makes it.
+
+    Attributes:
+        model_path: as given; the name in results.
+        spm_infill: fill in with the suffix before the prefix.
+    """
+
+    model_path: str
+    spm_infill: bool
+
+    def _name(self, model: str | None) -> str:
+        return self.model_path if model is None else model
+
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | Sequence[str] | None = (),
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Any = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[int, float] | None = None,
+    ) -> Shape | Chunks:
+        """Continue a text.
+
+        Args:
+            prompt: text, in which control-token texts become control tokens, or token ids.
+            suffix: what comes behind: filled in between where the vocabulary has tokens for that, else put behind.
+            max_tokens: tokens at most; None, 0 and less for as many as the context holds.
+            logprobs: so many likeliest tokens beside each.
+            echo: begin the text with the prompt.
+            stream: chunk by chunk.
+            model: its name in the result; None for ``model_path``.
+            tfs_z: passed over, as there.
+            temperature, top_p, min_p, typical_p, stop, frequency_penalty, presence_penalty, repeat_penalty, top_k,
+                seed, mirostat_mode, mirostat_tau, mirostat_eta, stopping_criteria, logits_processor, logit_bias: see
+                ``request.Options``. A negative temperature draws from the model's own softmax.
+            grammar: GBNF text, or a ``llama_cpp.LlamaGrammar``.
+
+        Returns:
+            The completion, or with ``stream`` its chunks.
+
+        Raises:
+            PromptError, ContextOverflowError, OptionError, BusyError, DeviceError
+        """
+        options = answering(locals())
+        heading = Heading.of_completion(self._name(model))
+        tokens, is_filled_in = self._prompt_tokens(prompt, suffix)
+        if echo and logprobs is not None:
+            raise OptionError(
+                "echo with logprobs cannot be done: a prompt's own tokens have none; leave one out"
+            )
+        spelling = None
+        if logprobs is not None:
+            options["logprobs"] = logprobs
+            spelling = Spelling(self._engine.model.piece, len(prompt))
+        pieces = self._answer(self._session.stream, tokens, max_tokens, seed, stop, options)
+        if stream:
+            return self._chunks(pieces, functools.partial(completion_chunks, spelling=spelling), heading)
+        return completion(
+            pieces,
+            heading,
+            before=self._echoed(prompt) if echo else "",
+            after="" if suffix is None or is_filled_in else suffix,
+            spelling=spelling,
+        )
+
+    __call__ = create_completion
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        functions: Sequence[Mapping[str, Any]] | None = None,
+        function_call: Any = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Any = None,
+        temperature: float = 0.2,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        stream: bool = False,
+        stop: str | Sequence[str] | None = (),
+        seed: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[int, float] | Mapping[str, float] | None = None,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+    ) -> Shape | Chunks:
+        """Answer a conversation through the model's own chat template.
+
+        Args:
+            messages: see ``Session.stream_chat``. What they say never becomes a control token.
+            functions, function_call: OpenAI's older words for ``tools`` and ``tool_choice``.
+            tools: functions that the model may call.
+            tool_choice: ``none``, ``auto``, ``required``, or a function that is to be called.
+            response_format: ``json_object``, with a ``schema`` or without; ``json_schema``.
+            logprobs: tell how likely each token was.
+            top_logprobs: so many likeliest tokens beside each.
+            max_tokens: None, 0 and less for as many as the context holds.
+            temperature, top_p, top_k, min_p, typical_p, stream, stop, seed, presence_penalty, frequency_penalty,
+                repeat_penalty, tfs_z, mirostat_mode, mirostat_tau, mirostat_eta, model, logits_processor, grammar,
+                logit_bias: see ``create_completion``.
+
+        Returns:
+            The answer, or with ``stream`` its chunks.
+
+        Raises:
+            PromptError, ContextOverflowError, TemplateError, OptionError, BusyError, DeviceError
+        """
+        options = answering(locals())
+        tools, tool_choice = functions_of.as_tools(functions, function_call, tools, tool_choice)
+        function = functions_of.chosen_function(tools, tool_choice)
+        schema = response_schema(response_format) if function is None else function.get("parameters", {})
+        if schema is not None:
+            options["json_schema"] = schema
+            options.pop("grammar", None)
+        spelling = None
+        if logprobs:
+            options["logprobs"] = top_logprobs or 0
+            spelling = Spelling(self._engine.model.piece)
+        heading = Heading.of_chat(self._name(model))
+        tokens = self._session.chat_tokens(messages)
+        pieces = self._answer(self._session.stream_chat, tokens, max_tokens, seed, stop, options)
+        if function is None:
+            whole, chunked = chat_completion, chat_chunks
+            named: dict[str, Any] = {"spelling": spelling}
+        else:
+            whole, chunked = functions_of.function_completion, functions_of.function_chunks
+            named = {"spelling": spelling, "name": function["name"]}
+        if stream:
+            return self._chunks(pieces, functools.partial(chunked, **named), heading)
+        return whole(pieces, heading, **named)
+
+    def create_chat_completion_openai_v1(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``create_chat_completion``, in the types of the ``openai`` package.
+
+        Raises:
+            OptionError: the package is not installed.
+        """
+        try:
+            from openai.types.chat import ChatCompletion, ChatCompletionChunk
+        except ImportError:
+            raise OptionError(
+                "create_chat_completion_openai_v1 needs OpenAI's client; install it with pip install openai"
+            ) from None
+        found = self.create_chat_completion(*args, **kwargs)
+        if isinstance(found, dict):
+            return ChatCompletion(**found)
+        return (ChatCompletionChunk(**chunk) for chunk in found)
+
+    def _chunks(
+        self,
+        pieces: Stream,
+        chunked: Callable[[Iterable[Piece], Heading], Iterator[Shape]],
+        heading: Heading,
+    ) -> Chunks:
+        """A chunk for each token, as there. This object stays open until the last one."""
+        with contextlib.closing(pieces):
+            yield from chunked(by_token(pieces, self._engine.model.piece), heading)
+
+    def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], bool]:
+        """A prompt's token ids; and whether the suffix is in them."""
+        model = self._engine.model
+        with self._engine.access.reading():
+            infill = None if suffix is None else model.infill
+            if isinstance(prompt, str):
+                tokens = model.tokenize(prompt, add_special=infill is None, parse_special=infill is None)
+            else:
+                tokens = token_ids(prompt, model.n_vocab)
+            if infill is not None and suffix is not None:
+                before, behind, middle = infill
+                rest = [behind, *model.tokenize(suffix, add_special=False, parse_special=False)]
+                start = [model.bos] if model.adds_bos and isinstance(prompt, str) else []
+                first = [before, *tokens]
+                tokens = [*start, *(rest + first if self.spm_infill else first + rest), middle]
+        if not tokens:
+            raise EmptyPromptError("the prompt is empty; write something to go on from")
+        return tokens, infill is not None
+
+    def _echoed(self, prompt: str | Sequence[int]) -> str:
+        return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", errors="ignore")
