@@ -134,7 +134,9 @@ def context_cells(model_path: Any, n_ctx: Any) -> Any:
                 None  # a model's name, or a file with which something is wrong, as is said when it is opened
             )
         found = header.metadata.get(f"{header.architecture}.context_length")
-        return found if isinstance(found, int) and found > 0 else None
+        if not isinstance(found, int) or found <= 0:
+            return None
+        n_ctx = found
     return -(-n_ctx // SMALLEST_CONTEXT) * SMALLEST_CONTEXT
 
 
