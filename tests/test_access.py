@@ -198,10 +198,11 @@ def test_cancelling_reaches_what_was_asked_for_and_nothing_later() -> None:
     cancelling = Cancelling()
     cancelling.cancel()
     first, second = cancelling.ask(), cancelling.ask()
-    assert not cancelling.is_cancelled(first)
+    assert not first.is_cancelled()
     cancelling.cancel()
-    third = cancelling.ask()
-    assert [cancelling.is_cancelled(number) for number in (first, second, third)] == [True, True, False]
+    third, fourth = cancelling.ask(), cancelling.ask()
+    third.cancel()
+    assert [each.is_cancelled() for each in (first, second, third, fourth)] == [True, True, True, False]
 
 
 def test_a_session_waits_for_the_answer_that_another_thread_reads(access: Access) -> None:
@@ -241,3 +242,64 @@ def test_a_session_that_waits_can_give_up(access: Access) -> None:
     use = elsewhere(lambda: access.begin(steps(), owner=object()))
     assert access.begin(steps(), owner=object(), is_cancelled=lambda: True) is None
     access.end(use)
+
+
+def test_who_waits_begins_in_the_order_of_coming(access: Access) -> None:
+    running = elsewhere(lambda: access.begin(steps(), owner=1))
+    order: list[int] = []
+    waiters = []
+    for number in range(5):
+
+        def wait(number: int = number) -> None:
+            use = access.begin(steps(), owner=number % 2, wait=True)
+            order.append(number)
+            assert use is not None
+            access.end(use)
+
+        waiters.append(threading.Thread(target=wait))
+        waiters[-1].start()
+        until = time.monotonic() + 20
+        while len(access._queue) <= number and time.monotonic() < until:
+            time.sleep(0.001)
+    assert order == []
+    access.end(running)
+    for waiter in waiters:
+        waiter.join(20)
+    assert order == list(range(5))
+
+
+def test_who_does_not_wait_does_not_go_before_those_who_do(access: Access) -> None:
+    access._queue.append(Use(steps()))
+    with pytest.raises(BusyError, match="already generating"):
+        access.begin()
+    assert len(access._queue) == 1
+
+
+def test_an_interrupt_takes_a_waiter_out_of_the_queue(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere(lambda: access.begin(steps(), owner=1))
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(access._changed, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        access.begin(steps(), owner=2, wait=True)
+    assert not access._queue
+
+
+def test_whoever_waits_while_it_is_closed_is_told(access: Access) -> None:
+    use = elsewhere(lambda: access.begin(steps(), owner=1))
+    seen: list[object] = []
+    waiter = threading.Thread(
+        target=lambda: seen.append(elsewhere(lambda: access.begin(steps(), owner=1, wait=True)))
+    )
+    waiter.start()
+    until = time.monotonic() + 20
+    while not access._queue and time.monotonic() < until:
+        time.sleep(0.001)
+    access.closed = True
+    access.end(use)
+    waiter.join(20)
+    assert [type(each) for each in seen] == [BusyError]

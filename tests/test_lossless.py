@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samplings import checked, samplings
 from steps import beginning
 from trees import draft_trees
 
@@ -62,14 +64,14 @@ def llama(tiny: dict[str, Path]) -> Target:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(draft_trees(max_nodes=12, n_tokens=60), min_size=1, max_size=4),
-    st.sampled_from(sorted(SAMPLINGS)),
+    st.one_of(st.sampled_from(list(SAMPLINGS.values())), samplings(60)),
     st.integers(1, 40),
 )
 def test_no_tree_whatever_it_holds_changes_the_answer(
-    llama: Target, trees: list[DraftTree], how: str, n: int
+    llama: Target, trees: list[DraftTree], how: dict[str, Any], n: int
 ) -> None:
-    """Trees of random tokens, and the cache they leave behind, against plain decoding."""
-    sampling = Sampling(**SAMPLINGS[how])
+    """Trees of random tokens, and the cache they leave behind, against plain decoding with any samplers."""
+    sampling = checked(how)
     prompt = llama.model.tokenize(PROMPT, add_special=True, parse_special=False)
     llama.forget()
     plain = answer(llama, AnyPlanner([]), sampling, prompt, n)

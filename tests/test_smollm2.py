@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from forking import in_child, outcome
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samplings import samplings
 
 from aded_bench.run.arms import LlamaArm, LocalArm
 from aded_bench.run.beside import spinning
@@ -104,6 +107,20 @@ def answers(llm: LocalADED, draft: str, prompts: list[str], sampling: dict[str, 
 def test_exact_drafts_change_no_token(exact: LocalADED, sampling: dict[str, Any]) -> None:
     prompts = list(PROMPTS)
     assert answers(exact, "auto", prompts, sampling) == answers(exact, "off", prompts, sampling)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_exact_drafts_change_no_token_with_any_samplers(exact: LocalADED, data: st.DataObject) -> None:
+    options = data.draw(samplings(exact._engine.model.n_vocab))
+    prompt = data.draw(st.sampled_from(PROMPTS))
+    found = []
+    for draft in ("off", "auto"):
+        exact.reset()
+        found.append(exact.chat([turn(prompt)], max_tokens=48, draft=draft, logprobs=2, **options))
+    plain, drafted = found
+    assert drafted.tokens == plain.tokens
+    assert drafted.logprobs == plain.logprobs, "the logits are the same to the last bit"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Sampler:
         return max(self._looks_back(sampling.repeat_last_n), self._looks_back(sampling.dry_penalty_last_n))
 
     def _looks_back(self, n: int) -> int:
-        return self._context.n_ctx if n < 0 else n
+        return self._context.n_ctx if n < 0 else int(n)
 
     def _logit_bias(self, pairs: tuple[tuple[int, float], ...]) -> Any:
         listed = (lib.llama_logit_bias * len(pairs))(*pairs)
