@@ -97,7 +97,7 @@ class TextStream:
             self._held = ""
             self._waiting_after_stop(cut)
             return held[:cut]
-        keep = max((_overlap(held, stop) for stop in self._stop), default=0)
+        keep = max((overlap(held, stop) for stop in self._stop), default=0)
         emitted = held[: len(held) - keep]
         self._held = held[len(held) - keep :]
         self._emitted += len(emitted)
@@ -114,7 +114,7 @@ class TextStream:
         self._waiting.clear()
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Characters at the end of ``text`` that may be the beginning of ``stop``."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):

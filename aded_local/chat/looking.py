@@ -45,12 +45,14 @@ class Looking:
         source: the template with parameters in place of those constants.
         parameters: the constant of each parameter.
         names: short constants that it compares with, among them roles.
+        words: all its short constants, and the keys that it looks up.
     """
 
     original: str
     source: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
 
 
 def analysed(source: str, given: Mapping[str, str]) -> Looking:
@@ -73,7 +75,8 @@ def analysed(source: str, given: Mapping[str, str]) -> Looking:
 
 def _analysed(original: str, environment: jinja2.Environment, given: Mapping[str, str]) -> Looking:
     source = _LINE_END.sub("\n", original)
-    constant = _constant_variables(environment.parse(source), given)
+    tree = environment.parse(source)
+    constant = _constant_variables(tree, given)
     spans: list[tuple[int, int, str]] = []
     for kind, start, end in _tokens(source, environment):
         text = source[start:end]
@@ -93,7 +96,16 @@ def _analysed(original: str, environment: jinja2.Environment, given: Mapping[str
         elif not value.isspace() and value:
             parameters[f"{_PARAMETER}{number}"] = value
             changed.append((start, end, f" {_PARAMETER}{number} "))
-    return Looking(original, _replaced(source, changed), parameters, frozenset(names))
+    return Looking(
+        original, _replaced(source, changed), parameters, frozenset(names), frozenset(_words(tree))
+    )
+
+
+def _words(tree: nodes.Template) -> Iterator[str]:
+    for node in tree.find_all((nodes.Const, nodes.Getattr)):
+        word = node.value if isinstance(node, nodes.Const) else node.attr  # type: ignore[attr-defined]
+        if isinstance(word, str) and NAME.fullmatch(word):
+            yield word
 
 
 def _constant_variables(tree: nodes.Template, given: Mapping[str, str]) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from aded_local.errors import PromptError
 from aded_local.llama.controls import Controls
@@ -18,7 +19,58 @@ _WRITTEN_SPECIALLY: Final = frozenset("\"'\\")
 
 _ESCAPED_TWIN: Final = re.compile(r"\\u(d8[4-6][0-9a-f])\\u(d[c-f][0-9a-f]{2})")
 
-Twins = dict[int, str]
+KNOWN_WORDS: Final = frozenset(
+    [
+        "$defs", "$ref", "additionalProperties", "allOf", "anyOf", "array", "boolean", "const", "default",
+        "definitions", "description", "enum", "examples", "exclusiveMaximum", "exclusiveMinimum", "format",
+        "function", "integer", "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum",
+        "name", "null", "nullable", "number", "object", "oneOf", "parameters", "pattern", "properties", "required",
+        "strict", "string", "title", "type", "uniqueItems",
+    ]
+)  # fmt: skip
+"""Names of JSON schemas and of OpenAI's functions: a template looks them up."""
+
+_Replacements = dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Which characters are replaced in one rendering.
+
+    Attributes:
+        inside: wherever they stand.
+        ends: where a word begins or ends. A template may write its own brackets around a word, so that a control text
+            is put together; then the word's first and last character belong to it.
+        words: which stay as they are, since a template looks them up.
+    """
+
+    inside: _Replacements
+    ends: _Replacements
+    words: frozenset[str]
+
+    def of_text(self, text: str) -> str:
+        """A text of which the template writes parts."""
+        return text.translate(self.inside)
+
+    def of_word(self, text: str) -> str:
+        """A name, a key or another text that a template may write into its own brackets."""
+        if text in self.words:
+            return text
+        marked = text.translate(self.inside)
+        if self.inside is self.ends or not (bare := marked.strip()):
+            return marked
+        at = marked.find(bare)
+        first, middle, last = bare[0], bare[1:-1], bare[1:][-1:]
+        bare = first.translate(self.ends) + middle + last.translate(self.ends)
+        return marked[:at] + bare + marked[at + len(first + middle + last) :]
+
+    def of_value(self, value: Any) -> Any:
+        """A plain value with all its texts, keys among them."""
+        if isinstance(value, str):
+            return self.of_word(value)
+        if isinstance(value, dict):
+            return {self.of_word(key): self.of_value(inner) for key, inner in value.items()}
+        return [self.of_value(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _escaped(found: re.Match[str]) -> int:
@@ -35,17 +87,18 @@ class Marks:
     Args:
         controls: texts whose characters get twins.
         texts: texts whose characters are not used as twins.
+        words: that stay as they are.
 
     Attributes:
         full: a twin for each character of a control text.
-        edges: twins only for the characters that control texts begin or end with.
+        edges: twins only for the characters that control texts begin or end with, and for the ends of words.
         answer, end: two more unused characters.
 
     Raises:
         PromptError: the conversation uses too many rare characters.
     """
 
-    def __init__(self, controls: Controls, texts: Iterable[str]) -> None:
+    def __init__(self, controls: Controls, texts: Iterable[str], words: frozenset[str] = frozenset()) -> None:
         used: set[int] = set()
         for text in texts:
             used.update(ord(c) for c in set(text) if c >= chr(_TWINS.start))
@@ -60,9 +113,10 @@ class Marks:
         if len(chosen) < len(originals) + 2:
             raise PromptError("the conversation uses all rare ideographs; leave some out")
         self.answer, self.end, *twins = chosen
-        self.full: Twins = dict(zip(map(ord, originals), twins, strict=True))
-        self.edges: Twins = {ord(c): self.full[ord(c)] for c in edges}
-        self._back: Twins = dict(zip(map(ord, twins), originals, strict=True))
+        full = dict(zip(map(ord, originals), twins, strict=True))
+        self.full = Twins(full, full, words)
+        self.edges = Twins({ord(c): full[ord(c)] for c in edges}, full, words)
+        self._back: _Replacements = dict(zip(map(ord, twins), originals, strict=True))
 
     def unescaped(self, marked: str) -> str:
         """A rendered text where twins that JSON wrote as escapes are twins again."""

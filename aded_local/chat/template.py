@@ -18,7 +18,9 @@ around what a person said. If this does not help either, the rendering with all 
 found what it looked for, but nothing typed becomes a control token.
 
 A template may put a role in brackets, ``<|user|>``. Well-known roles, and those that the template compares with, count
-as the template's own words; other roles get twins as contents do.
+as the template's own words; other roles get twins as contents do. The same holds for everything in tools and calls,
+keys and values: names of JSON schemas, and words that stand in the template, stay as they are, so that it finds what it
+looks up. A word that control texts are made of (``im_end``) is never one of these.
 
 An answer's own token ids go into the prompt unchanged. Its text, tokenized again, may give other ids, and what the
 cache holds of the turn before would be lost.
@@ -26,14 +28,27 @@ cache holds of the turn before would be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
-from aded_local.chat.looking import NAME, Looking, analysed
-from aded_local.chat.marks import Marks, Twins
+from aded_local.chat.habits import CALLED, Habits, habits_of
+from aded_local.chat.looking import Looking, analysed
+from aded_local.chat.marks import KNOWN_WORDS, Marks, Twins
+from aded_local.chat.messages import (
+    Message,
+    Plain,
+    checked_messages,
+    checked_tools,
+    texts_of,
+    without_system,
+)
+from aded_local.chat.placing import before_last, place, without_spaces
 from aded_local.chat.rendering import Renderer
 from aded_local.chat.sandbox import MAX_SOURCE
 from aded_local.chat.segments import Segment, Tokenizer, segment_tokens
+from aded_local.chat.style import AnswerStyle, CallSyntax, declared_texts, reasoning_of, syntax_of
 from aded_local.errors import PromptError, TemplateError, TemplateLimitError
 from aded_local.llama.controls import Controls, used_as_marker
 
@@ -50,10 +65,28 @@ KNOWN_ROLES: Final = frozenset(
 )
 """Roles that programs which talk to chat models agree upon."""
 
-Message = Mapping[str, Any]
-"""``role``, and ``content``: text, or a list of OpenAI's text parts."""
-
 Parameters = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation as the model reads it.
+
+    Attributes:
+        segments: in order; ``ChatTemplate.to_tokens`` makes ids of them.
+        style: what to look for in the answer.
+    """
+
+    segments: list[Segment]
+    style: AnswerStyle
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """What is rendered."""
+
+    messages: list[Plain]
+    tools: list[Plain] | None
 
 
 class ChatTemplate:
@@ -99,6 +132,8 @@ class ChatTemplate:
         markers = [text for text in defined_texts if used_as_marker(text, self._source)]
         self._controls = Controls([*control_texts, *markers])
         self._roles = KNOWN_ROLES | self._looking.names
+        self._words = (KNOWN_WORDS | self._looking.words) - self._controls.words
+        self._reasoning = reasoning_of(self._source, (*control_texts, *defined_texts))
         self._renderer = renderer or Renderer(self._looking.source, self._source)
         self._renderer.compile()
 
@@ -113,70 +148,134 @@ class ChatTemplate:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         known_answers: Mapping[str, Sequence[int]] | None = None,
     ) -> list[Segment]:
-        """The conversation as segments, in order; ``to_tokens`` makes ids of them.
+        """The segments of ``prompt``."""
+        return self.prompt(messages, add_generation_prompt, tools=tools, known_answers=known_answers).segments
+
+    def answer_style(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> AnswerStyle:
+        """What to look for in the answer to a conversation; arguments and errors as for ``prompt``."""
+        return self.prompt(messages, tools=tools).style
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        known_answers: Mapping[str, Sequence[int]] | None = None,
+    ) -> Prompt:
+        """A conversation as the model reads it, and how it will answer.
 
         Without control texts in the contents and without known answers this is one segment. The text begins with the
         BOS token's text where the template writes it.
 
         Args:
-            messages: ``role`` and ``content`` of each turn. A model that knows no system role gets the
-                system prompt in front of the first user message.
+            messages: see ``messages.Message``. A model that knows no system role gets the system prompt in front of
+                the first user message; the role ``developer`` is the system's, unless the template knows it.
             add_generation_prompt: end where the model is to go on: where the answer begins, or, if the last message is
                 the assistant's, right behind its content.
+            tools: functions that may be called, in OpenAI's shape.
             known_answers: token ids of assistant messages, by their text. An id list is used where the
                 template writes the answer out whole, save white space at its ends.
 
         Raises:
-            PromptError: a message without role or content, or with content that is no text.
-            TemplateError: the template refused the conversation, failed, took too much, or leaves out the message that
-                is to be continued.
+            PromptError: a message without role or content, or with content that is no text; calls without results.
+            OptionError: tools that are none.
+            TemplateError: the template refused the conversation, failed, took too much, or leaves out tools, calls,
+                results, or the message that is to be continued.
         """
-        if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
-            kind = type(messages).__name__
-            raise PromptError(
-                f"a conversation is a list of messages, not {kind}; put one message into a list"
-            )
-        plain = [_checked(message) for message in messages]
+        said = self._wanted(checked_messages(messages), checked_tools(tools))
+        plain, offered = said.messages, said.tools
         known = [self._known(message, known_answers or {}) for message in plain]
-        marks = Marks(self._controls, [self._source, *(text for one in plain for text in one.values())])
-        is_continued = add_generation_prompt and bool(plain) and plain[-1]["role"] == "assistant"
-        after_last = marks.end if is_continued else ""
-        if is_continued:
-            plain[-1] = {**plain[-1], "content": plain[-1]["content"] + after_last}
+        texts = texts_of([*plain, *(offered or [])])
+        marks = Marks(self._controls, [self._source, *texts], self._words)
+        goes_on = add_generation_prompt and bool(plain) and plain[-1]["role"] == "assistant"
+        if goes_on and "tool_calls" in plain[-1]:
+            raise PromptError("the conversation ends with tool calls; add their results, with the role tool")
+        after_last = marks.end if goes_on else ""
+        begun = plain[-1]["content"] if goes_on else ""
+        if goes_on:
+            plain[-1] = {**plain[-1], "content": begun + after_last}
             add_generation_prompt = False
-        twins, parameters, whole = self._marked_rendering(plain, marks, add_generation_prompt)
-        whole = _before_last(after_last, whole)
+        twins, parameters, whole = self._marked_rendering(said, marks, add_generation_prompt)
+        whole = before_last(after_last, whole)
+        style = self._style(whole, begun, offered)
         if not any(known):
-            return self._segments([whole], marks)
-        marked = [self._marked(message, twins) for message in plain]
+            return Prompt(self._segments([whole], marks), style)
+        marked = self._marked(said, twins)
         with_sentinels = [
-            {**message, "content": marks.answer + after_last * (message is marked[-1])} if tokens else message
-            for message, tokens in zip(marked, known, strict=True)
+            {**message, "content": marks.answer + after_last * (message is marked.messages[-1])}
+            if tokens
+            else message
+            for message, tokens in zip(marked.messages, known, strict=True)
         ]
-        rendered = self._rendered(with_sentinels, add_generation_prompt, parameters)
-        outline = _before_last(after_last, rendered).split(marks.answer)
+        outlined = _Conversation(with_sentinels, marked.tools)
+        rendered = self._rendered(outlined, add_generation_prompt, parameters)
+        outline = before_last(after_last, rendered).split(marks.answer)
         answers = [
             (message["content"].removesuffix(after_last), tokens)
-            for message, tokens in zip(marked, known, strict=True)
+            for message, tokens in zip(marked.messages, known, strict=True)
             if tokens
         ]
-        parts = _place(whole, outline, answers)
+        parts = place(whole, outline, answers)
         if outline[0].endswith(" "):
             first = next(i for i, tokens in enumerate(known) if tokens)
-            parts = _without_spaces(parts, self._added_spaces(outline[0], marked[:first], parameters))
-        return self._segments(parts, marks)
+            before = _Conversation(marked.messages[:first], marked.tools)
+            parts = without_spaces(parts, self._added_spaces(outline[0], before, parameters))
+        return Prompt(self._segments(parts, marks), style)
+
+    def _wanted(self, messages: list[Plain], tools: list[Plain] | None) -> _Conversation:
+        """The conversation as this template wants it."""
+        if "developer" not in self._source:
+            messages = [
+                {**message, "role": "system"} if message["role"] == "developer" else message
+                for message in messages
+            ]
+        if tools or any("tool_calls" in message or message["role"] == "tool" for message in messages):
+            messages = self._habits.applied(messages, tools)
+        return _Conversation(messages, tools)
+
+    @cached_property
+    def _habits(self) -> Habits:
+        """What the template does with tools and calls, found when it first matters."""
+        return habits_of(
+            lambda messages, tools: self._run(_Conversation(messages, tools), True, self._looking.parameters)
+        )
+
+    @cached_property
+    def _syntax(self) -> CallSyntax | None:
+        return syntax_of(self._source, self._habits.example, CALLED)
+
+    def _style(self, prompt: str, begun: str, tools: list[Plain] | None) -> AnswerStyle:
+        """What to look for in an answer.
+
+        Args:
+            prompt: as marked, so that nothing typed looks like the template's own.
+            begun: the beginning of the answer, where it is given.
+            tools: that may be called.
+        """
+        is_open = False
+        if self._reasoning is not None:
+            opening, closing = self._reasoning
+            is_open = prompt.rstrip().endswith(opening) or begun.rfind(opening) > begun.rfind(closing)
+        if not tools:
+            return AnswerStyle(self._reasoning, is_open)
+        names = frozenset(tool["function"]["name"] for tool in tools)
+        return AnswerStyle(self._reasoning, is_open, self._syntax, names, declared_texts(tools))
 
     @staticmethod
-    def _known(message: dict[str, str], answers: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    def _known(message: Plain, answers: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
         # A blank answer cannot be told from the template's own spaces.
-        if message["role"] != "assistant" or not message["content"].strip():
+        if message["role"] != "assistant" or not (message["content"] or "").strip():
             return ()
         return tuple(answers.get(message["content"], ()))
 
     def _marked_rendering(
-        self, messages: list[dict[str, str]], marks: Marks, add_generation_prompt: bool
+        self, said: _Conversation, marks: Marks, add_generation_prompt: bool
     ) -> tuple[Twins, Parameters, str]:
         """The conversation with twins in place of foreign characters, and with which it was rendered.
 
@@ -185,13 +284,13 @@ class ChatTemplate:
         """
         plain = safest = refusal = None
         try:
-            plain = self._rendered(messages, add_generation_prompt, self._looking.parameters)
+            plain = self._rendered(said, add_generation_prompt, self._looking.parameters)
         except TemplateLimitError:
             raise  # another try would take as long
         except TemplateError as error:
             refusal = error  # it may have found in a content what it does not find among twins
-        for twins, parameters in self._ways(messages, marks):
-            marked = [self._marked(message, twins) for message in messages]
+        for twins, parameters in self._ways(marks):
+            marked = self._marked(said, twins)
             try:
                 text = marks.unescaped(self._rendered(marked, add_generation_prompt, parameters))
             except TemplateLimitError:
@@ -207,57 +306,59 @@ class ChatTemplate:
             raise refusal
         return safest
 
-    def _ways(self, messages: list[dict[str, str]], marks: Marks) -> Iterator[tuple[Twins, Parameters]]:
+    def _ways(self, marks: Marks) -> Iterator[tuple[Twins, Parameters]]:
         """Which characters get twins, and what the template looks for; the safest first."""
         wanted = self._looking.parameters
         for twins in (marks.full, marks.edges):
-            yield twins, {name: text.translate(twins) for name, text in wanted.items()}
+            yield twins, {name: twins.of_text(text) for name, text in wanted.items()}
             yield twins, wanted
-            if any(message["role"] not in self._roles for message in messages):
-                return  # such a role has its twins in the middle of a control text
 
-    def _marked(self, message: dict[str, str], twins: Twins) -> dict[str, str]:
-        role = message["role"]
-        return {
-            "role": role if role in self._roles else role.translate(twins),
-            "content": message["content"].translate(twins),
-        }
+    def _marked(self, said: _Conversation, twins: Twins) -> _Conversation:
+        messages = [self._marked_message(message, twins) for message in said.messages]
+        return _Conversation(messages, None if said.tools is None else twins.of_value(said.tools))
 
-    def _added_spaces(self, before: str, messages: list[dict[str, str]], parameters: Parameters) -> int:
+    def _marked_message(self, message: Plain, twins: Twins) -> Plain:
+        marked: Plain = {}
+        for key, value in message.items():
+            if key == "role":
+                marked[key] = value if value in self._roles else twins.of_word(value)
+            elif key in ("content", "reasoning_content"):
+                marked[key] = None if value is None else twins.of_text(value)
+            else:
+                marked[key] = twins.of_value(value)
+        return marked
+
+    def _added_spaces(self, before: str, said: _Conversation, parameters: Parameters) -> int:
         """Spaces the template writes before an answer that its generation prompt does not end with.
 
         Args:
             before: what it writes up to the first answer.
-            messages: those before that answer.
+            said: the conversation before that answer.
             parameters: what the template looks for.
         """
         try:
-            prompt = self._rendered(messages, True, parameters)
+            prompt = self._rendered(said, True, parameters)
         except TemplateError:
             return 0
         spaces = len(before) - len(prompt)
         return spaces if spaces > 0 and before == prompt + " " * spaces else 0
 
-    def _rendered(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool, parameters: Parameters
-    ) -> str:
+    def _rendered(self, said: _Conversation, add_generation_prompt: bool, parameters: Parameters) -> str:
         try:
-            return self._run(messages, add_generation_prompt, parameters)
+            return self._run(said, add_generation_prompt, parameters)
         except TemplateLimitError:
             raise  # another try would take as long
         except TemplateError:
-            merged = _without_system(messages)
+            merged = without_system(said.messages)
             if merged is None:
                 raise
-            return self._run(merged, add_generation_prompt, parameters)
+            return self._run(_Conversation(merged, said.tools), add_generation_prompt, parameters)
 
-    def _run(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool, parameters: Parameters
-    ) -> str:
+    def _run(self, said: _Conversation, add_generation_prompt: bool, parameters: Parameters) -> str:
         variables: dict[str, Any] = {
-            "messages": messages,
+            "messages": said.messages,
             "add_generation_prompt": add_generation_prompt,
-            "tools": None,
+            "tools": said.tools,
             "documents": None,
             **self._given,
             **parameters,
@@ -283,104 +384,3 @@ class ChatTemplate:
     def to_tokens(self, segments: Sequence[Segment], tokenizer: Tokenizer) -> list[int]:
         """Token ids of what ``render`` gave; see ``segment_tokens``."""
         return segment_tokens(segments, tokenizer)
-
-
-def _before_last(end: str, text: str) -> str:
-    """The text up to where ``end`` stands last; all of it where ``end`` is empty."""
-    if not end:
-        return text
-    before, found, _ = text.rpartition(end)
-    if not found:
-        raise TemplateError(
-            "the model's chat template leaves out the assistant's last message, so it cannot be continued; "
-            "end the conversation with a user message"
-        )
-    return before
-
-
-def _place(
-    whole: str, outline: list[str], answers: list[tuple[str, tuple[int, ...]]]
-) -> list[str | tuple[int, ...]]:
-    """Put answers' ids where they stand in the rendered text.
-
-    Args:
-        whole: the conversation rendered with the answers' texts.
-        outline: what stands around the answers, from a rendering with sentinels; ``len(answers) + 1``
-            stretches, unless the template dropped or doubled one.
-        answers: text and ids, in order.
-
-    Returns:
-        ``whole`` in parts, ids in place of the answers whose text is there, all of it otherwise.
-    """
-    if len(outline) != len(answers) + 1 or not whole.startswith(outline[0]):
-        return [whole]
-    parts: list[str | tuple[int, ...]] = []
-    text = outline[0]
-    at = len(outline[0])
-    for (answer, tokens), after in zip(answers, outline[1:], strict=True):
-        forms = (answer, answer.strip(), answer.rstrip(), answer.lstrip())
-        form = next((form for form in forms if whole.startswith(form + after, at)), None)
-        if form is not None:
-            parts += [text, tokens]
-            text = after
-            at += len(form) + len(after)
-            continue
-        found = whole.find(after, at) if after else -1
-        if found < 0:
-            break
-        text += whole[at : found + len(after)]
-        at = found + len(after)
-    return [*parts, text + whole[at:]]
-
-
-def _without_spaces(parts: list[str | tuple[int, ...]], n: int) -> list[str | tuple[int, ...]]:
-    """The parts without ``n`` spaces right before each answer: in the cache there are none."""
-    fixed: list[str | tuple[int, ...]] = []
-    for part in parts:
-        if isinstance(part, tuple) and fixed and isinstance(fixed[-1], str):
-            fixed[-1] = fixed[-1].removesuffix(" " * n)
-        fixed.append(part)
-    return fixed
-
-
-def _checked(message: Message) -> dict[str, str]:
-    try:
-        role, content = message["role"], message["content"]
-        calls = message.get("tool_calls")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PromptError("a message needs 'role' and 'content'") from error
-    if not isinstance(role, str) or not NAME.fullmatch(role):
-        raise PromptError(
-            f"a message's role is {str(role)[:40]!r}; it must be a name such as user or assistant"
-        )
-    if calls:
-        raise PromptError(
-            "a message has tool_calls, which are not passed on; write the call into its content"
-        )
-    if isinstance(content, (list, tuple)):
-        content = "\n".join(map(_part_text, content))
-    if content is None:
-        raise PromptError("a message's content is None; give its text, '' for none")
-    if not isinstance(content, str):
-        raise PromptError(f"a message's content must be text, not {type(content).__name__}")
-    # What the tokenizer would do to lone surrogates, done before anything is looked for.
-    return {"role": role, "content": content.encode("utf-8", errors="replace").decode("utf-8")}
-
-
-def _part_text(part: Any) -> str:
-    """The text of one of OpenAI's content parts."""
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    if kind != "text":
-        raise PromptError(f"a message has a part of type {str(kind)[:40]!r}; only text parts can be read")
-    if not isinstance(part.get("text"), str):
-        raise PromptError("a text part of a message has no text")
-    text: str = part["text"]
-    return text
-
-
-def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]] | None:
-    """The system prompt in front of the first user message; None where there is none to move."""
-    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
-        return None
-    first = {**messages[1], "content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
-    return [first, *messages[2:]]

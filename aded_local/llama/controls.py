@@ -14,6 +14,7 @@ from typing import Final
 
 _DOUBLE_BRACKETS: Final = re.compile(r"<[|｜].+>|<.+[|｜]>", re.DOTALL)
 _LETTER_OR_DIGIT: Final = re.compile(r"[^\W_]")
+_SIGNS_AROUND: Final = re.compile(r"^[\W_]+|[\W_]+$")
 
 
 def is_bracketed_twice(text: str) -> bool:
@@ -48,12 +49,14 @@ class Controls:
     Attributes:
         characters: all characters of control texts.
         edges: the characters that control texts begin or end with.
+        words: control texts without the signs around them, such as ``im_end``.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = frozenset(text for text in texts if len(text) > 1 and not text.isspace())
         self.characters = frozenset("".join(self.texts))
         self.edges = frozenset(text[place] for text in self.texts for place in (0, -1))
+        self.words = frozenset(_SIGNS_AROUND.sub("", text) for text in self.texts)
         self._lengths: dict[str, set[int]] = defaultdict(set)
         for text in self.texts:
             self._lengths[text[:2]].add(len(text))
