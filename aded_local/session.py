@@ -26,7 +26,7 @@ from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
 from aded_local.llama import SavedCells
-from aded_local.logprobs import TokenLogprob
+from aded_local.logprobs import TokenLogprob, token_logprob
 from aded_local.request import Options, Request, token_ids
 from aded_local.result import Piece, cancelled_piece, stats_of
 from aded_local.speed.planner import PlainPlanner
@@ -134,6 +134,11 @@ class Session(Asking):
         return replace(request, steering=replace(request.steering, grammar=grammar))
 
     def _run(self, asked: Asked, tokens: list[int], request: Request, *, is_chat: bool) -> Stream:
+        self._require_fitting(tokens)
+        steps = self._steps(asked, tokens, request, is_chat)
+        return Stream(self._read(asked, steps, request.waits), asked)
+
+    def _require_fitting(self, tokens: list[int]) -> None:
         n_ctx = self._engine.n_ctx
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
@@ -142,8 +147,6 @@ class Session(Asking):
                 f"the prompt has {len(tokens)} tokens and the context holds {n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        steps = self._steps(asked, tokens, request, is_chat)
-        return Stream(self._read(asked, steps, request.waits), asked)
 
     def _read(
         self, asked: Asked, steps: Generator[Piece, None, None], waits: bool
@@ -244,6 +247,27 @@ class Session(Asking):
             ),
             _taken(likely, len(told)),
         )
+
+    def prompt_logprobs(self, prompt: Sequence[int], n_top: int) -> list[TokenLogprob]:
+        """How likely the model found the tokens of a prompt, all but the first; its cells hold them afterwards.
+
+        Args:
+            prompt: at least one token id.
+            n_top: the number of likeliest tokens to tell beside each.
+
+        Raises:
+            PromptError, EmptyPromptError, ContextOverflowError, BusyError, DeviceError
+        """
+        engine = self._engine
+        tokens = token_ids(prompt, engine.model.n_vocab)
+        self._require_fitting(tokens)
+        found: list[TokenLogprob] = []
+        with engine.access.alone():
+            engine.seat(self)
+            for end, logits in engine.target.read(tokens):
+                if end < len(tokens):
+                    found.append(token_logprob(logits, tokens[end], n_top))
+        return found
 
     # --- what was said -----------------------------------------------------------------------------
 

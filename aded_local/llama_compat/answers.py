@@ -22,7 +22,7 @@ from aded_local.llama_compat import functions as functions_of
 from aded_local.llama_compat.arguments import answering, response_schema
 from aded_local.llama_compat.loop import LlamaLoop
 from aded_local.request import token_ids
-from aded_local.result import Piece
+from aded_local.result import Piece, TokenLogprob
 from aded_local.stream import Stream
 
 Chunks = Generator[Shape, None, None]
@@ -95,24 +95,26 @@ class LlamaAnswers(LlamaLoop):
         options = answering(locals())
         heading = Heading.of_completion(self._name(model))
         tokens, is_filled_in = self._prompt_tokens(prompt, suffix)
-        if echo and logprobs is not None:
-            raise OptionError(
-                "echo with logprobs cannot be done: a prompt's own tokens have none; leave one out"
-            )
-        spelling = None
+        spelling = told = None
         if logprobs is not None:
             options["logprobs"] = logprobs
-            spelling = Spelling(self._engine.model.piece, len(prompt))
+            is_echoed = echo and not stream
+            spelling = Spelling(self._engine.model.piece, 0 if is_echoed else len(prompt))
+            told = self._echoed_logprobs(tokens, spelling, logprobs) if is_echoed else None
         pieces = self._answer(self._session.stream, tokens, max_tokens, seed, stop, options)
         if stream:
             return self._chunks(pieces, functools.partial(completion_chunks, spelling=spelling), heading)
-        return completion(
+        found = completion(
             pieces,
             heading,
             before=self._echoed(prompt) if echo else "",
             after="" if suffix is None or is_filled_in else suffix,
             spelling=spelling,
         )
+        if told is not None:
+            choice = found["choices"][0]
+            choice["logprobs"] = {name: told[name] + values for name, values in choice["logprobs"].items()}
+        return found
 
     __call__ = create_completion
 
@@ -180,7 +182,7 @@ class LlamaAnswers(LlamaLoop):
             options["logprobs"] = top_logprobs or 0
             spelling = Spelling(self._engine.model.piece)
         heading = Heading.of_chat(self._name(model))
-        tokens = self._session.chat_tokens(messages)
+        tokens = self._chat_tokens(messages, None if tool_choice == "none" else tools, function)
         pieces = self._answer(self._session.stream_chat, tokens, max_tokens, seed, stop, options)
         if function is None:
             whole, chunked = chat_completion, chat_chunks
@@ -219,6 +221,23 @@ class LlamaAnswers(LlamaLoop):
         with contextlib.closing(pieces):
             yield from chunked(by_token(pieces, self._engine.model.piece), heading)
 
+    def _chat_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        function: Mapping[str, Any] | None,
+    ) -> list[int]:
+        """The prompt a conversation becomes."""
+        if not tools:
+            return self._session.chat_tokens(messages)
+        try:
+            return self._session.chat_tokens(messages, tools=tools)
+        except TemplateError:
+            if function is None:
+                raise
+            # The template may have no place for tools. The answer keeps to the function's schema all the same.
+            return self._session.chat_tokens(messages)
+
     def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], bool]:
         """A prompt's token ids; and whether the suffix is in them."""
         model = self._engine.model
@@ -237,6 +256,16 @@ class LlamaAnswers(LlamaLoop):
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to go on from")
         return tokens, infill is not None
+
+    def _echoed_logprobs(self, tokens: list[int], spelling: Spelling, n_top: int) -> Shape:
+        """Those of a prompt's own tokens, which the answer's come behind; nothing came before the first."""
+        found = self._session.prompt_logprobs(tokens, n_top)
+        if tokens[0] != self.token_bos():
+            found.insert(0, TokenLogprob(tokens[0], 0.0))
+        told = spelling.of(found)
+        for name in ("token_logprobs", "top_logprobs"):
+            told[name][:1] = [None] * len(told[name][:1])
+        return told
 
     def _echoed(self, prompt: str | Sequence[int]) -> str:
         return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", errors="ignore")

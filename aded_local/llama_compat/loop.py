@@ -53,6 +53,7 @@ class LlamaLoop(LlamaVocabulary):
             stop=stop,
             repeat_last_n=self.last_n_tokens_size,
             penalize_prompt=False,  # as there
+            wait=True,
             **options,
         )
 
