@@ -17,7 +17,7 @@ from aded_local.completions import (
     completion,
     completion_chunks,
 )
-from aded_local.errors import EmptyPromptError, OptionError
+from aded_local.errors import EmptyPromptError, OptionError, TemplateError
 from aded_local.llama_compat import functions as functions_of
 from aded_local.llama_compat.arguments import answering, response_schema
 from aded_local.llama_compat.loop import LlamaLoop
