@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from aded_local.llama import Sampler, Sampling, Steering, Target
+from aded_local.llama.forced import GrammarConstraint
 from aded_local.llama.steering import ENDED, UNSTEERED
 from aded_local.logprobs import TokenLogprob
 from aded_local.speed.planner import Planner
@@ -190,6 +191,8 @@ def generate(
     else:
         sampler = target.sampler(sampling, prompt)
         is_end, greedy = target.model.is_end, sampling.is_plain_greedy
+    if steering.grammar is not None:
+        beginning = replace(beginning, constraint=GrammarConstraint(steering.grammar))
     settled = False
     try:
         tally.seed = sampler.seed
@@ -217,6 +220,8 @@ def generate(
             if root == ENDED:
                 result = _without_end(result)
             if result.tokens:
+                if beginning.constraint is not None:
+                    beginning.constraint.advance(result.tokens)
                 planner.observe(result)
             threads.observe(len(result.tree) + 1, result.n_cells, result.verify_seconds)
             if not (len(result.tree) or threads.contended):
@@ -249,6 +254,8 @@ def _first_token(
     if root == ENDED:
         tally.first_token = tally.total = after - started
         return root
+    if beginning.constraint is not None:
+        beginning.constraint.advance([root])
     # Learning the prompt belongs to reading it: a few microseconds per token that is new.
     planner.begin(beginning.and_then(root))
     tally.sample += after - before

@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """Tokens that come next as far as a constraint knows, one after the other.
+
+    Attributes:
+        tokens: int32 ``(n,)``.
+        chances: of each behind the one before, float32 ``(n,)``.
+    """
+
+    tokens: IntArray
+    chances: FloatArray
+
+    def tree(self, most: int) -> DraftTree:
+        """Them alone as a draft, ``most`` at most."""
+        return chain(self.tokens[:most], np.cumprod(self.chances[:most], dtype=np.float32))
+
+
+NO_TOKENS: Final[IntArray] = np.zeros(0, np.int32)
+
+NOTHING_FORCED: Final = Forced(NO_TOKENS, np.zeros(0, np.float32))
+
+
+class Constraint(Protocol):
+    """What an answer has to keep to, as far as drafts are concerned: they should not be what the target may not say.
+
+    It is told of every token of the answer, in order, whoever drafts.
+    """
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """The answer goes on with ``tokens``."""
+        ...
+
+    def forced(self, most: int) -> Forced:
+        """What comes next as far as that is known, ``most`` tokens at most."""
+        ...
+
+    def allowed(self, after: IntArray, tree: DraftTree) -> npt.NDArray[np.bool_]:
+        """Which nodes of a tree below the tokens ``after`` may come, bool ``(n,)``; none below one that may not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +65,14 @@ class Beginning:
         new: what follows, int32 ``(m,)``: once the target has said its first token, that is the last of them.
         undone: so many of the tokens that the drafter learnt last in this conversation hold no longer: an answer that
             is asked for again, a message that was changed.
+        constraint: what the answer has to keep to; None where that is nothing.
     """
 
     session: int
     past: IntArray
     new: IntArray
     undone: int = 0
+    constraint: Constraint | None = None
 
     def and_then(self, token: int) -> Beginning:
         """The same with the target's first token."""
@@ -82,9 +128,6 @@ class StepResult:
     def n_drafted(self) -> int:
         """Nodes that were proposed; padding is not."""
         return len(self.tree) - self.tree.padding
-
-
-NO_TOKENS: IntArray = np.zeros(0, np.int32)
 
 
 def said(tokens: list[int], n_cells: int = 0) -> StepResult:

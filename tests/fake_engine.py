@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from aded_local.chat.style import AnswerStyle
 from aded_local.errors import ContextOverflowError
 
 
@@ -93,6 +94,9 @@ class FakeEngine:
         if self.count_chat_tokens(messages) > self.n_ctx:
             raise ContextOverflowError("the prompt is longer than the context")
         return self._pieces(self.says or ["you", " said ", messages[-1]["content"]])
+
+    def answer_style(self, messages: Any) -> AnswerStyle:
+        return AnswerStyle(reasoning=("<think>", "</think>"))
 
     def count_chat_tokens(self, messages: Any) -> int:
         return sum(len(m["content"].split()) for m in messages)

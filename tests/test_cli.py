@@ -149,11 +149,22 @@ def test_json_is_one_object(engine: FakeEngine) -> None:
     result = run("--json", "-p", "grüß dich")
     assert result.stdout.count("\n") == 1
     reply = json.loads(result.stdout)
-    assert set(reply) == {"text", "token_ids", "finish_reason", "stats"}
-    assert reply["text"] == "you said grüß dich"
+    assert set(reply) == {"text", "reasoning", "token_ids", "finish_reason", "stats"}
+    assert (reply["text"], reply["reasoning"]) == ("you said grüß dich", None)
     assert reply["token_ids"] == [0, 1, 2]
     assert reply["finish_reason"] == "stop"
     assert reply["stats"] == FakeStats().to_dict()
+
+
+def test_json_tells_thoughts_apart(engine: FakeEngine) -> None:
+    engine.says = ["<thi", "nk>\nhm\n</think>\n\n", "yes"]
+    reply = json.loads(run("--json", "-p", "q").stdout)
+    assert (reply["text"], reply["reasoning"]) == ("yes", "hm")
+
+
+def test_a_pipe_gets_the_answer_as_it_came(engine: FakeEngine) -> None:
+    engine.says = ["<think>hm</think>", " yes"]
+    assert run("-p", "q").stdout == "<think>hm</think> yes\n"
 
 
 def test_json_holds_nothing_that_a_terminal_obeys(engine: FakeEngine) -> None:

@@ -420,7 +420,6 @@ def test_text_parts_become_lines() -> None:
         ({"content": [{"type": "text", "text": 3}]}, "no text"),
         ({"content": {"type": "text", "text": "x"}}, "dict"),
         ({"content": None}, "None"),
-        ({"content": "", "tool_calls": [{"function": {"name": "f"}}]}, "tool_calls"),
     ],
 )
 def test_what_is_no_text_is_refused_by_name(message: dict[str, Any], complaint: str) -> None:

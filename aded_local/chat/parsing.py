@@ -240,7 +240,7 @@ class AnswerParser:
         family = self._style.calls.family
         if self._rest[:1] in ("{", "["):
             self._begin_value()
-        elif family == "mistral":
+        elif family in ("mistral", "mistral-new"):
             return self._named_call()
         elif family in ("hermes", "qwen3-coder"):
             if self._rest.startswith(_XML):

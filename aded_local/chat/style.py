@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Family = Literal["hermes", "llama3", "mistral", "qwen3-coder"]
+Family = Literal["hermes", "llama3", "mistral", "mistral-new", "qwen3-coder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,10 @@ LLAMA3: Final = CallSyntax("llama3", "<|python_tag|>", arguments="parameters", i
 """``{"name": …, "parameters": {…}}`` as the whole answer, with or without ``<|python_tag|>``: Llama 3.1 to 3.3."""
 
 MISTRAL: Final = CallSyntax("mistral", "[TOOL_CALLS]", markers=("[CALL_ID]", "[ARGS]"))
-"""``[TOOL_CALLS][{"name": …, "arguments": {…}}]``, and the later ``[TOOL_CALLS]name[ARGS]{…}``."""
+"""``[TOOL_CALLS][{"name": …, "arguments": {…}}]``. Either kind of Mistral's is understood where the other is usual."""
+
+MISTRAL_NEW: Final = CallSyntax("mistral-new", "[TOOL_CALLS]", markers=("[CALL_ID]", "[ARGS]"))
+"""``[TOOL_CALLS]name[ARGS]{…}``: since 2025."""
 
 REASONING: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 """What stands around thoughts: nearly everywhere, and in Mistral's reasoning models."""
@@ -89,7 +92,8 @@ def reasoning_of(source: str, texts: Iterable[str]) -> tuple[str, str] | None:
 
 
 _WRITTEN: Final = (
-    (MISTRAL, r"\[TOOL_CALLS\]\s*(\[\s*\{{[^{{}}]*)?{0}"),
+    (MISTRAL, r"\[TOOL_CALLS\]\s*\[\s*\{{[^{{}}]*{0}"),
+    (MISTRAL_NEW, r"\[TOOL_CALLS\]{0}"),
     (QWEN3_CODER, r"<tool_call>\s*<function={0}"),
     (HERMES, r"<tool_call>\s*\{{\s*\"name\":\s*\"{0}"),
     (LLAMA3, r"\{{\s*\"name\":\s*\"{0}\",\s*\"parameters\""),
@@ -109,7 +113,9 @@ def syntax_of(source: str, example: str, name: str) -> CallSyntax | None:
         return next((one for one, form in _WRITTEN if re.search(form.format(name), example)), None)
     if HERMES.opening in source and '"arguments"' in source:
         return HERMES
-    return MISTRAL if MISTRAL.opening in source else None
+    if MISTRAL.opening not in source:
+        return None
+    return MISTRAL_NEW if "[ARGS]" in source else MISTRAL
 
 
 def declared_texts(tools: Sequence[Mapping[str, Any]]) -> frozenset[tuple[str, str]]:

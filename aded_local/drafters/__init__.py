@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.errors import OptionError
-from aded_local.step import Beginning, StepResult
+from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
 PRESETS: Final[Mapping[str, str]] = {
@@ -55,13 +55,17 @@ class Drafter(Protocol):
         """A turn begins. Only what is new is learnt; of a session that the drafter does not know, all."""
         ...
 
-    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
         """Candidates below the last token, at most ``max_nodes``, likeliest path first.
 
         Args:
             max_nodes: upper bound of the tree's size.
             cost: seconds of a pass over i tokens, float64 ``(m,)``, index 0 unused: a drafter may stop
                 where no further node can pay.
+            forced: known to come first: the tree begins with as many of these as ``max_nodes`` allows, as a chain, and
+                goes on below them where the drafter can.
         """
         ...
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.errors import GrammarError, OptionError
 from aded_local.llama.context import Context
+from aded_local.llama.grammar import CANDIDATE, Grammar, GrammarState
 from aded_local.llama.loading import lib
 from aded_local.llama.sampler import Sampler
 from aded_local.llama.sampling import FORBIDDEN, Sampling
@@ -34,33 +35,6 @@ ENDED: Final = -1
 LOOKED_AT: Final = 128
 """Likeliest tokens that a grammar is asked about before the whole vocabulary is. Chosen: it nearly always allows one of
 them, and asking about 50,000 takes milliseconds."""
-
-_CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-"""``llama_token_data`` (llama.h)."""
-
-
-class GrammarState(Protocol):
-    """A grammar, some way into a text; see ``llama.grammar``."""
-
-    def allows(self, token: int) -> bool:
-        """Whether the text may go on with ``token``."""
-        ...
-
-    def allowed(self, tokens: IntArray) -> npt.NDArray[np.bool_]:
-        """Of each of ``tokens``, whether the text may go on with it."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """The text goes on with ``token``, which it allows."""
-        ...
-
-
-class Grammar(Protocol):
-    """What an answer must keep to, compiled for a model; see ``llama.grammar``."""
-
-    def state(self) -> GrammarState:
-        """At the beginning of an answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +78,7 @@ class SteeredSampler(Sampler):
         self._steering = steering
         self._grammar = None if steering.grammar is None else steering.grammar.state()
         self._said = list(prompt) if steering.processors or steering.criteria else None
-        self._candidates: npt.NDArray[Any] = np.empty(0, _CANDIDATE)
+        self._candidates: npt.NDArray[Any] = np.empty(0, CANDIDATE)
         self._forbidden = [token for token, bias in sampling.logit_bias if bias == FORBIDDEN]
         self.logprobs: list[TokenLogprob] = []
 
@@ -200,7 +174,7 @@ class SteeredSampler(Sampler):
             return int(scores.argmax()) if among is None else int(among[scores[among].argmax()])
         n = len(scores) if among is None else len(among)
         if len(self._candidates) < n:
-            self._candidates = np.empty(len(scores), _CANDIDATE)
+            self._candidates = np.empty(len(scores), CANDIDATE)
         candidates = self._candidates[:n]
         candidates["id"] = np.arange(n) if among is None else among
         candidates["logit"] = scores if among is None else scores[among]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from aded_local.speed.planner import Limits, PlainPlanner, Planner
-from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
+from aded_local.step import NO_TOKENS, Beginning, Constraint, Likely, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
 
@@ -24,6 +24,7 @@ class JoiningPlanner:
         self._is_plain = True
         self._waiting: Planner | None = None
         self._session = 0
+        self._constraint: Constraint | None = None
         self._said: list[IntArray] = []
 
     def join(self, planner: Planner) -> None:
@@ -40,14 +41,15 @@ class JoiningPlanner:
         if planner is not None:
             self._active, self._waiting, self._is_plain = planner, None, False
             if self._said:
-                planner.begin(Beginning(self._session, NO_TOKENS, np.concatenate(self._said)))
+                said = np.concatenate(self._said)
+                planner.begin(Beginning(self._session, NO_TOKENS, said, constraint=self._constraint))
             self._said = []
 
     def begin(self, beginning: Beginning) -> None:
         self._said = []
         self._take_over()
         if self._is_plain:
-            self._session = beginning.session
+            self._session, self._constraint = beginning.session, beginning.constraint
             self._said = [beginning.past, beginning.new]
         self._active.begin(beginning)
 

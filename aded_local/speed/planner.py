@@ -17,6 +17,7 @@ import numpy as np
 from aded_local.drafters import Drafter
 from aded_local.kernels.top_k import NO_ROW, new_rows, top_k_rows, warm_up
 from aded_local.speed.budget import Guard, PassPrices, choose, price
+from aded_local.speed.constrained import under
 from aded_local.speed.cost_curve import LARGEST_BATCH, CostCurve
 from aded_local.speed.top_k_switch import TopKSwitch
 from aded_local.step import Beginning, Likely, StepResult, said
@@ -122,10 +123,11 @@ class WholePlanner:
     """
 
     def __init__(self, drafter: Drafter, limits: Limits) -> None:
-        self._drafter = drafter
+        self._free = self._drafter = drafter
         self._limits = limits
 
     def begin(self, beginning: Beginning) -> None:
+        self._drafter = under(beginning.constraint, self._free)
         self._drafter.begin(beginning)
 
     def plan(self, n_cells: int, most: int) -> DraftTree:
@@ -185,7 +187,7 @@ class AutoPlanner:
         top_k: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._drafter = drafter
+        self._free = self._drafter = drafter
         self._costs = costs
         self._curve: CostCurve | None = None
         self._limits = limits
@@ -207,6 +209,7 @@ class AutoPlanner:
 
     def begin(self, beginning: Beginning) -> None:
         self._learn()
+        self._drafter = under(beginning.constraint, self._free)
         self._drafter.begin(beginning)
 
     def _learn(self) -> None:

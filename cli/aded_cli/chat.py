@@ -23,6 +23,7 @@ from .program import CONTEXT, OneLine
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED
+    from aded_local.chat.style import AnswerStyle
 
     from .answer import Answer
 
@@ -146,10 +147,12 @@ def _answer_once(settings: Settings, prompt: str) -> int:
     from .answer import relay
     from .conversation import Conversation
 
+    messages = Conversation(settings.system).messages(prompt)
+
     def start() -> Any:
         if settings.raw:
             return llm.stream(prompt, **settings.sampling)
-        return llm.stream_chat(Conversation(settings.system).messages(prompt), **settings.sampling)
+        return llm.stream_chat(messages, **settings.sampling)
 
     with Keyboard(edited=False), contextlib.ExitStack() as at_last:
         with display.loading("loading the model…", quiet=settings.verbose) as say:
@@ -157,11 +160,12 @@ def _answer_once(settings: Settings, prompt: str) -> int:
             llm = open_model(settings, say if display.is_terminal(sys.stderr) else _note_if_exact(settings))
         with llm:
             with display.notices.kept():
+                style = None if settings.raw else llm.answer_style(messages)
                 if settings.as_json:
                     answer = relay(llm, start, _keep_silent)
-                    _print_json(answer)
+                    _print_json(answer, style)
                 else:
-                    with display.answering() as write:
+                    with display.answering(style) as write:
                         answer = relay(llm, start, write)
             if not settings.as_json and display.is_terminal(sys.stderr):
                 display.note(display.closing_line(answer))
@@ -206,9 +210,14 @@ def _keep_silent(_text: str) -> None:
     """The writer of an answer that is printed whole at its end."""
 
 
-def _print_json(answer: Answer) -> None:
+def _print_json(answer: Answer, style: AnswerStyle | None) -> None:
+    from aded_local.chat.parsing import parsed
+    from aded_local.chat.style import PLAIN
+
+    parts = parsed(answer.text, style or PLAIN)
     fields = {
-        "text": answer.text,
+        "text": parts.content,
+        "reasoning": parts.reasoning or None,
         "token_ids": answer.tokens,
         "finish_reason": answer.finish_reason,
         "stats": answer.stats.to_dict() if answer.stats is not None else None,

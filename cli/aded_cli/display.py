@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aded_local.api import Stats
+    from aded_local.chat.parsing import AnswerDelta, AnswerParser
+    from aded_local.chat.style import AnswerStyle
 
     from .answer import Answer
 
@@ -56,30 +58,69 @@ def tolerate_narrow_encodings() -> None:
 
 
 @contextmanager
-def answering() -> Iterator[Callable[[str], None]]:
+def answering(style: AnswerStyle | None = None) -> Iterator[Callable[[str], None]]:
     """Yields what writes an answer to standard output, piece by piece and at once.
 
     Its last line is ended with the block, also where the answer fails in the middle: what comes next stands below it.
+
+    Args:
+        style: of the answer; where standard output is styled, its thoughts are dim, else all is written as it came.
     """
-    is_shown = is_terminal(sys.stdout)
-    last = ""
-
-    def write(text: str) -> None:
-        nonlocal last
-        said = visible(text) if is_shown else text
-        sys.stdout.write(said)
-        sys.stdout.flush()
-        last = said[-1:] or last
-
+    said = _Said(_parser(style))
     try:
-        yield write
+        yield said.write
+        said.finish()
     except OSError:  # nobody takes what is written
         raise
     except BaseException:
-        if last:
-            _end_line(last)
+        if said.last:
+            _end_line(said.last)
         raise
-    _end_line(last)
+    _end_line(said.last)
+
+
+def _parser(style: AnswerStyle | None) -> AnswerParser | None:
+    if style is None or style.reasoning is None or not is_styled(sys.stdout):
+        return None
+    from aded_local.chat.parsing import AnswerParser
+
+    return AnswerParser(style)
+
+
+class _Said:
+    """What of an answer is on standard output; ``last`` is its last character."""
+
+    def __init__(self, parser: AnswerParser | None) -> None:
+        self._parser = parser
+        self._is_shown = is_terminal(sys.stdout)
+        self._is_thought = False  # thoughts, and nothing else yet
+        self.last = ""
+
+    def write(self, text: str) -> None:
+        """Write what comes next."""
+        if self._parser is None:
+            self._put(text)
+        else:
+            self._show(self._parser.feed(text))
+
+    def finish(self) -> None:
+        """Write what was held back, since it might have been the beginning of a marker."""
+        if self._parser is not None:
+            self._show(self._parser.finish())
+
+    def _show(self, delta: AnswerDelta) -> None:
+        if delta.reasoning:
+            self._put(delta.reasoning, dim=True)
+            self._is_thought = True
+        if delta.content:
+            self._put("\n\n" * self._is_thought + delta.content)
+            self._is_thought = False
+
+    def _put(self, text: str, *, dim: bool = False) -> None:
+        said = visible(text) if self._is_shown else text
+        sys.stdout.write(click.style(said, dim=True) if dim else said)
+        sys.stdout.flush()
+        self.last = said[-1:] or self.last
 
 
 def _end_line(last: str) -> None:

@@ -133,7 +133,7 @@ class Repl:
                 f"the context of {llm.n_ctx:,} tokens is full: {what} dropped, and the rest is read again"
             )
         messages = conversation.messages(text)
-        with display.answering() as write:
+        with display.answering(llm.answer_style(messages)) as write:
             answer = relay(llm, lambda: llm.stream_chat(messages, **self._sampling), write)
         conversation.record(text, answer.text, stopped=answer.stopped)
         if answer.stats is not None:

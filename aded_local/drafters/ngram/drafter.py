@@ -25,7 +25,7 @@ from aded_local.drafters.ngram.state import (
     Tables,
 )
 from aded_local.ngrams.table import Table, claim_pages, new_table
-from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
+from aded_local.step import NO_TOKENS, NOTHING_FORCED, Beginning, Forced, Likely, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 MEMORY_BITS: Final = 23
@@ -171,20 +171,32 @@ class NgramDrafter:
         """Learn a text that the target did not choose, such as a prompt."""
         learn(self._block, self.tables, text, READ, *NOTHING)
 
-    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
         """Candidates after the last token, likeliest path first.
 
         Args:
             max_nodes: at most this many; beyond ``MOST_NODES`` it is cut.
             cost: seconds of a target pass over i tokens, float64 ``(m,)``, index 0 unused, falling nowhere.
                 With it the search stops where no further node could pay.
+            forced: what comes first; ``puct`` drafts nothing behind it.
         """
         max_nodes = min(max_nodes, MOST_NODES)
         if self.search == "puct":
+            if len(forced.tokens):
+                return forced.tree(max_nodes)
             iterations = PUCT_ITERATIONS_PER_NODE * max_nodes
             n = puct(self._block, self.tables, max_nodes, iterations, PUCT_ROLLOUT_DEPTH, self._rng)
         else:
-            n = best_first(self._block, self.tables, max_nodes, NO_COST if cost is None else cost)
+            n = best_first(
+                self._block,
+                self.tables,
+                max_nodes,
+                NO_COST if cost is None else cost,
+                forced.tokens[:max_nodes],
+                forced.chances[:max_nodes],
+            )
         if n == 0:
             return EMPTY_TREE
         tokens, parents, depths = self._tree[:, :n].copy()

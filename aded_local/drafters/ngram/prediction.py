@@ -36,6 +36,9 @@ from aded_local.ngrams.table import ORDERS, SEED_KEY, UNIT, WIDE_ORDERS, add, ex
 LEAST_CONDITIONAL = 0.004
 """Candidates less likely than this are dropped: even a pass that costs 0.5% more per token has no use."""
 
+UNJUDGED: Final = -1
+"""Kind of a node that is not a prediction of this drafter's."""
+
 LEAST_PATH = 0.001
 """Nor is anything done for paths less likely than this, save a copied passage, which may be long."""
 
@@ -235,7 +238,7 @@ def judge_draft(model: Predictor, tokens: npt.NDArray[np.int32]) -> None:
         found = -1
         for child in range(first, first + nodes[node].n_children):
             hit = nodes[child].token == token
-            if node > 0:
+            if node > 0 and nodes[child].kind != UNJUDGED:
                 teach(model.finals, nodes[child].kind, nodes[child].mixed, hit)
             if hit:
                 found = child

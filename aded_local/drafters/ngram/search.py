@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafters.ngram.prediction import expand
+from aded_local.drafters.ngram.prediction import UNJUDGED, copied_token, expand
 from aded_local.drafters.ngram.state import Block, Predictor, Tables, plant_root
 from aded_local.drafters.puct import best_child, draw
 from aded_local.kernels.compiling import entry, kernel
@@ -123,13 +123,44 @@ def export(model: Predictor, n: int) -> None:
         node.visits = i  # where this node went, for its children
 
 
+@kernel
+def plant_chain(model: Predictor, tokens: Integers, chances: npt.NDArray[np.float32]) -> int:
+    """Put tokens below the root, each as the only child of the one before; returns the number of nodes."""
+    nodes = model.nodes
+    for i in range(tokens.shape[0]):
+        parent, child = nodes[i], nodes[i + 1]
+        parent.first_child = i + 1
+        parent.n_children = 1
+        copies = copied_token(model, i) == tokens[i]
+        child.token = tokens[i]
+        child.parent = i
+        child.depth = i + 1
+        child.n_children = -1
+        child.visits = 0
+        child.kind = UNJUDGED
+        child.mixed = 0.0
+        child.copy_at = parent.copy_at + 1 if copies else -1
+        child.copy_length = parent.copy_length + 1 if copies else 0
+        child.conditional = chances[i]
+        child.path = child.rank = parent.path * chances[i]
+    return 1 + int(tokens.shape[0])
+
+
 @entry
-def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles) -> int:
+def best_first(
+    block: Block,
+    tables: Tables,
+    max_nodes: int,
+    cost: Doubles,
+    forced: Integers,
+    chances: npt.NDArray[np.float32],
+) -> int:
     """Choose the ``max_nodes`` likeliest nodes; fewer when no further one can pay.
 
     Args:
         block: its ``tree`` and ``probabilities`` receive the draft.
         cost: see ``may_pay``; shorter than 2 to choose without regard to cost.
+        forced, chances: of what comes first, see ``step.Forced``.
 
     Returns:
         The number of nodes chosen.
@@ -137,7 +168,7 @@ def best_first(block: Block, tables: Tables, max_nodes: int, cost: Doubles) -> i
     model = block[0]
     if plant_root(model) == 0:
         return 0
-    n = take(model, tables, 1, max_nodes, cost)
+    n = take(model, tables, plant_chain(model, forced, chances), max_nodes, cost)
     export(model, n)
     return n
 

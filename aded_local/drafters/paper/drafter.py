@@ -20,7 +20,7 @@ from aded_local.drafters.paper.search import MOST_NODES, new_search, start
 from aded_local.drafters.paper.tree import search_tree
 from aded_local.kernels.compiling import entry
 from aded_local.ngrams.table import SEED_KEY, claim_pages, extend_hash
-from aded_local.step import NO_TOKENS, Beginning, StepResult
+from aded_local.step import NO_TOKENS, NOTHING_FORCED, Beginning, Forced, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
 WINDOW_TOKENS: Final = 16
@@ -75,8 +75,12 @@ class PaperDrafter:
         self._last = NO_TOKENS
         self._learn(np.concatenate((beginning.past[-WINDOW_TOKENS:], beginning.new))[-WINDOW_TOKENS:])
 
-    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
-        """The paper's tree, cut to ``max_nodes`` nodes; ``cost`` is not looked at."""
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
+        """The paper's tree, cut to ``max_nodes`` nodes, whatever the ``cost``; or ``forced`` tokens alone."""
+        if len(forced.tokens):
+            return forced.tree(max_nodes)
         if max_nodes < 1 or len(self._last) < 2:
             return EMPTY_TREE
         before, last = self._last[-2:]
