@@ -122,13 +122,6 @@ def ids_to_the_end(llm: Any) -> Any:
     return found
 
 
-def ids_with_words_sent(llm: Any) -> Any:
-    stream = llm.generate(tale_tokens(llm), temp=0.0)
-    found = [next(stream) for _ in range(4)]
-    found.append(stream.send(llm.tokenize(b" But then", add_bos=False)))
-    return found + [next(stream) for _ in range(8)]
-
-
 def step_by_step(llm: Any) -> Any:
     llm.eval(tale_tokens(llm))
     found = []
@@ -240,7 +233,6 @@ CALLS: dict[str, Call] = {
     # tokens
     "generate": ids_of_generate,
     "generate to the end": ids_to_the_end,
-    "generate with words sent": ids_with_words_sent,
     "eval and sample": step_by_step,
     "save and load": left_and_come_back_to,
     "facts": facts,

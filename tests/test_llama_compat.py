@@ -435,6 +435,17 @@ def test_infill_puts_the_suffix_where_the_vocabulary_says_so_else_behind(small: 
         assert (tokens[:4], tokens[-2:], is_filled_in) == ([4, 1, 2, 3], [5, 6], True)
 
 
+def test_ids_that_are_sent_come_behind_the_last_one(small: Path) -> None:
+    with quiet(small) as llm:
+        stream = llm.generate([1, 2, 3], temp=0.0)
+        first = next(stream)
+        second = stream.send([7, 8])
+        stream.close()
+        llm.reset()
+        llm.eval([1, 2, 3, first, 7, 8])
+        assert second == llm.sample(temp=0.0)
+
+
 def test_ours_answers_like_localaded(small: Path) -> None:
     with quiet(small) as llm, LocalADED(small, draft="off", n_ctx=256) as local:
         assert llm([1, 2, 3], max_tokens=8, temperature=0.0)["choices"][0]["text"] == (
