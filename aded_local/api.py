@@ -17,7 +17,8 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from aded_local import request
-from aded_local.asking import Asking
+from aded_local.asking import Asking, ChatPrompt, Tools
+from aded_local.chat.calling import ToolChoice
 from aded_local.chat.rendering import read_template
 from aded_local.chat.template import Message
 from aded_local.drafters import SEARCHES, Search
@@ -302,10 +303,16 @@ class LocalADED(Asking):
 
     # --- generating --------------------------------------------------------------------------------
 
-    def session(self) -> Session:
-        """Another conversation on the same model, which takes turns with the others and keeps its own cache."""
+    def session(self, like: Session | None = None) -> Session:
+        """Another conversation on the same model, which takes turns with the others and keeps its own cache.
+
+        Args:
+            like: another session of this object, which the new one shares its answers' tokens with, so that both make
+                the same tokens of a conversation. The new one begins with a copy of its cells too, where there is one:
+                a prompt that begins like the other's is not decoded again as far as they agree.
+        """
         self._access.require_open()
-        return Session(self._engine, next(self._numbers), self._seed)
+        return Session(self._engine, next(self._numbers), self._seed, like)
 
     def embedder(self, *, longest: int = LONGEST_TEXT, pooling: str | None = None) -> TextEmbedder:
         """Embeds texts with this model, in a context of its own; see ``TextEmbedder``. Close it before this object."""
@@ -316,13 +323,22 @@ class LocalADED(Asking):
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         return self._first.stream(prompt, **options)
 
-    def stream_chat(self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
-        return self._first.stream_chat(messages, **options)
+        return self._first.stream_chat(messages, tools=tools, tool_choice=tool_choice, **options)
 
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        return self._first.chat_tokens(messages)
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
+        return self._first.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
 
     # --- what holds for the loaded model -------------------------------------------------------------
 
@@ -371,6 +387,11 @@ class LocalADED(Asking):
         """
         setting, sizes = self._engine.foreseen(n_prompt, max_tokens)
         return *setting, sizes
+
+    @_reading
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for in running text; none for control tokens."""
+        return self._model.piece(token)
 
     @_reading
     def end_tokens(self) -> frozenset[int]:

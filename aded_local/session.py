@@ -18,13 +18,15 @@ import numpy as np
 from typing_extensions import Unpack
 
 from aded_local.access import ENDED, Asked, Cancelling
-from aded_local.asking import Asking
-from aded_local.chat.detokenize import TextStream
+from aded_local.asking import Asking, ChatPrompt, Tools
+from aded_local.chat.calling import Calling, ToolChoice, call_grammar
+from aded_local.chat.detokenize import TextStream, showing
 from aded_local.chat.segments import text_tokens
+from aded_local.chat.style import AnswerStyle
 from aded_local.chat.template import Message
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
-from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError
+from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob, token_logprob
 from aded_local.request import Options, Request, token_ids
@@ -63,20 +65,22 @@ class Session(Asking):
     take turns: one that is asked for while another session's is computed in another thread waits for it.
     """
 
-    def __init__(self, engine: Engine, number: int, seed: int | None) -> None:
+    def __init__(self, engine: Engine, number: int, seed: int | None, like: Session | None = None) -> None:
         """An empty conversation.
 
         Args:
             engine: the loaded model.
             number: names it among the model's sessions.
             seed: of the random draws where a call gives none; None draws one per answer.
+            like: see ``LocalADED.session``.
         """
         self._engine = engine
         self._number = number
         self._seed = seed
         self._cancelling = Cancelling()
-        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict() if like is None else like._answers
         self._saved: SavedCells | None = None
+        self._like = like
         self._forget()
 
     def _forget(self) -> None:
@@ -91,31 +95,57 @@ class Session(Asking):
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         asked, request = self._asked(options)
-        model = self._engine.model
-        if isinstance(prompt, str):
-            tokens = text_tokens(prompt, model) if prompt else []
-        else:
-            tokens = token_ids(prompt, model.n_vocab)
-        return self._run(asked, tokens, request, is_chat=False)
+        n_vocab = self._engine.model.n_vocab
+        tokens = self.text_tokens(prompt) if isinstance(prompt, str) else token_ids(prompt, n_vocab)
+        return self._run(asked, tokens, request, None)
 
     @_reading
-    def stream_chat(self, messages: Sequence[Message] | Sequence[int], **options: Unpack[Options]) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        *,
+        tools: Tools = None,
+        tool_choice: ToolChoice | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
-        asked, request = self._asked(options)
-        if isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
-            tokens = token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab)
+        if isinstance(messages, ChatPrompt):
+            prompt = messages
+        elif isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
+            prompt = ChatPrompt(token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab))
         else:
-            tokens = self.chat_tokens(cast("Sequence[Message]", messages))
-        return self._run(asked, tokens, request, is_chat=True)
+            prompt = self.chat_prompt(
+                cast("Sequence[Message]", messages), tools=tools, tool_choice=tool_choice
+            )
+        if prompt.grammar is not None:
+            if options.get("grammar") is not None or options.get("json_schema") is not None:
+                raise OptionError(
+                    "tool_choice asks for a call, so no grammar or schema can be asked for beside it"
+                )
+            options["grammar"] = prompt.grammar
+        asked, request = self._asked(options)
+        return self._run(asked, prompt.tokens, request, prompt.style)
 
     @_reading
-    def chat_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt a conversation becomes; see ``Asking.chat_tokens``."""
-        template = self._engine.template()
+    def chat_prompt(
+        self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
         if isinstance(messages, Sequence) and not messages:
             raise EmptyPromptError("the conversation is empty; add a user message")
-        segments = template.render(messages, known_answers=self._answers)
-        return template.to_tokens(segments, self._engine.model)
+        calling, template = Calling.of(tools, tool_choice), self._engine.template()
+        prompt = template.prompt(messages, tools=calling.tools, known_answers=self._answers)
+        tokens = template.to_tokens(prompt.segments, self._engine.model)
+        return ChatPrompt(tokens, prompt.style, call_grammar(calling, prompt.style))
+
+    @_reading
+    def text_tokens(self, text: str) -> list[int]:
+        """The prompt a text becomes, as token ids; control-token texts in it stay text.
+
+        Raises:
+            BusyError: it is closed.
+        """
+        return text_tokens(text, self._engine.model) if text else []
 
     def _asked(self, options: Options) -> tuple[Asked, Request]:
         self._engine.access.require_open()
@@ -133,9 +163,10 @@ class Session(Asking):
         grammar = Grammar.of(self._engine.model, gbnf=request.grammar, schema=request.json_schema)
         return replace(request, steering=replace(request.steering, grammar=grammar))
 
-    def _run(self, asked: Asked, tokens: list[int], request: Request, *, is_chat: bool) -> Stream:
+    def _run(self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None) -> Stream:
+        """Compute an answer, in ``style`` where it is a chat's."""
         self._require_fitting(tokens)
-        steps = self._steps(asked, tokens, request, is_chat)
+        steps = self._steps(asked, tokens, request, style)
         return Stream(self._read(asked, steps, request.waits), asked)
 
     def _require_fitting(self, tokens: list[int]) -> None:
@@ -175,7 +206,7 @@ class Session(Asking):
         yield piece
 
     def _steps(
-        self, asked: Asked, tokens: list[int], request: Request, is_chat: bool
+        self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None
     ) -> Generator[Piece, None, None]:
         engine = self._engine
         started = time.perf_counter()
@@ -183,7 +214,7 @@ class Session(Asking):
         model = engine.model
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
         tally = Tally()
-        text = TextStream(model.piece, request.stop)
+        text = TextStream(model.piece if style is None else showing(model, style.markers), request.stop)
         likely: deque[TokenLogprob] | None = None if request.steering.logprobs is None else deque()
         prompt = np.array(tokens, np.int32)
         goes_on = continuation(self._said, prompt)
@@ -229,7 +260,7 @@ class Session(Asking):
                 # It was interrupted while the drafter was told of the prompt.
                 self._is_learnt = False
         last = last if text.stopped else text.flush()
-        if is_chat and not text.stopped:
+        if style is not None and not text.stopped:
             answer = tuple(token for token in emitted if not model.is_end(token))
             self._remember("".join(written) + last, answer)
         engine.answered(tally.plain_passes)
@@ -307,6 +338,36 @@ class Session(Asking):
         while len(self._answers) > REMEMBERED_ANSWERS:
             self._answers.popitem(last=False)
 
+    # --- what its cells hold -----------------------------------------------------------------------
+
+    def overlap(self, prompt: IntArray) -> tuple[int, int]:
+        """How far a prompt says again what this session's cells, or the copy of them, hold.
+
+        Call it between answers.
+
+        Args:
+            prompt: all its token ids, int32 ``(n,)``.
+
+        Returns:
+            Tokens that both begin with, and tokens in the cells: none where no copy of them could be kept.
+        """
+        if self._engine.has_seat(self):
+            held = len(self._engine.target.cached)
+        else:
+            held = 0 if self._saved is None else len(self._saved.tokens)
+        return min(common_prefix(self._said, prompt), held), held
+
+    def kept_bytes(self) -> int:
+        """Bytes that the copy of its cells takes, or would take were another session to answer next.
+
+        Raises:
+            BusyError: a generation is running.
+        """
+        if self._engine.has_seat(self):
+            with self._engine.access.alone():
+                return self._engine.target.saved_size()
+        return 0 if self._saved is None else self._saved.state.nbytes
+
     @property
     def said(self) -> list[int]:
         """Token ids of the last prompt and of what was answered, an end token included; empty before the first."""
@@ -348,7 +409,8 @@ class Session(Asking):
     def come_back(self) -> None:
         """Take the cells again."""
         saved, self._saved = self._saved, None
-        self._engine.put_back(saved)
+        like, self._like = self._like, None
+        self._engine.put_back(like._saved if saved is None and like is not None else saved)
 
     # --- ending ------------------------------------------------------------------------------------
 

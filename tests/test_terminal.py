@@ -112,6 +112,13 @@ def test_a_chat(tmp_path: Path) -> None:
     assert "+hello" in (tmp_path / "history").read_text()
 
 
+def test_thoughts_are_dim_and_stand_apart() -> None:
+    with at_terminal(FAKE_SAYS="<thi|nk>\nhm|, so\n</think>\n|\nyes") as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"q\r")
+        terminal.wait_for(b"\x1b[2mhm\x1b[0m\x1b[2m, so\x1b[0m\r\n\r\nyes\r\n")
+
+
 def test_what_is_typed_or_pasted_meets_the_next_prompt_as_it_is() -> None:
     with at_terminal(FAKE_PAUSE="0.2") as terminal:
         terminal.type(b"typed while the model loads\r")

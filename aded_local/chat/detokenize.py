@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+from aded_local.chat.segments import Tokenizer
 
 
 class TextStream:
@@ -112,6 +114,18 @@ class TextStream:
         self._emitted += cut
         self._settle()
         self._waiting.clear()
+
+
+def showing(tokenizer: Tokenizer, texts: Iterable[str]) -> Callable[[int], bytes]:
+    """What gives the bytes of a token id, those of control tokens too where their texts are among ``texts``."""
+    shown: dict[int, bytes] = {}
+    for text in texts:
+        tokens = tokenizer.tokenize(text, add_special=False, parse_special=True)
+        if len(tokens) == 1 and not tokenizer.piece(tokens[0]):
+            shown[tokens[0]] = text.encode()
+    if not shown:
+        return tokenizer.piece
+    return lambda token: shown.get(token) or tokenizer.piece(token)
 
 
 def overlap(text: str, stop: str) -> int:

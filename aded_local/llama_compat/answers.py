@@ -7,6 +7,10 @@ import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from aded_local.asking import ChatPrompt
+from aded_local.chat.detokenize import showing
+from aded_local.chat.parsing import AnswerParser
+from aded_local.chat.style import PLAIN
 from aded_local.completions import (
     Heading,
     Shape,
@@ -101,9 +105,12 @@ class LlamaAnswers(LlamaLoop):
             is_echoed = echo and not stream
             spelling = Spelling(self._engine.model.piece, 0 if is_echoed else len(prompt))
             told = self._echoed_logprobs(tokens, spelling, logprobs) if is_echoed else None
-        pieces = self._answer(self._session.stream, tokens, max_tokens, seed, stop, options)
+        pieces = self._answer(tokens, max_tokens, seed, stop, options)
         if stream:
-            return self._chunks(pieces, functools.partial(completion_chunks, spelling=spelling), heading)
+            by_tokens = by_token(pieces, self._engine.model.piece)
+            return self._chunks(
+                by_tokens, pieces, functools.partial(completion_chunks, spelling=spelling), heading
+            )
         found = completion(
             pieces,
             heading,
@@ -182,16 +189,20 @@ class LlamaAnswers(LlamaLoop):
             options["logprobs"] = top_logprobs or 0
             spelling = Spelling(self._engine.model.piece)
         heading = Heading.of_chat(self._name(model))
-        tokens = self._chat_tokens(messages, None if tool_choice == "none" else tools, function)
-        pieces = self._answer(self._session.stream_chat, tokens, max_tokens, seed, stop, options)
+        prompt = self._chat_prompt(messages, tools, tool_choice, function)
+        pieces = self._answer(prompt, max_tokens, seed, stop, options)
         if function is None:
             whole, chunked = chat_completion, chat_chunks
-            named: dict[str, Any] = {"spelling": spelling}
+            parser = None if prompt.style == PLAIN else AnswerParser(prompt.style)
+            named: dict[str, Any] = {"spelling": spelling, "parser": parser}
         else:
             whole, chunked = functions_of.function_completion, functions_of.function_chunks
             named = {"spelling": spelling, "name": function["name"]}
         if stream:
-            return self._chunks(pieces, functools.partial(chunked, **named), heading)
+            spelled = showing(self._engine.model, prompt.style.markers)
+            return self._chunks(
+                by_token(pieces, spelled), pieces, functools.partial(chunked, **named), heading
+            )
         return whole(pieces, heading, **named)
 
     def create_chat_completion_openai_v1(self, *args: Any, **kwargs: Any) -> Any:
@@ -213,30 +224,29 @@ class LlamaAnswers(LlamaLoop):
 
     def _chunks(
         self,
-        pieces: Stream,
+        pieces: Iterable[Piece],
+        stream: Stream,
         chunked: Callable[[Iterable[Piece], Heading], Iterator[Shape]],
         heading: Heading,
     ) -> Chunks:
         """A chunk for each token, as there. This object stays open until the last one."""
-        with contextlib.closing(pieces):
-            yield from chunked(by_token(pieces, self._engine.model.piece), heading)
+        with contextlib.closing(stream):
+            yield from chunked(pieces, heading)
 
-    def _chat_tokens(
+    def _chat_prompt(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
+        tools: functions_of.Tools | None,
+        tool_choice: Any,
         function: Mapping[str, Any] | None,
-    ) -> list[int]:
-        """The prompt a conversation becomes."""
-        if not tools:
-            return self._session.chat_tokens(messages)
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; where a function is to be called, its schema alone binds the answer."""
+        if function is None:
+            return self._session.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
         try:
-            return self._session.chat_tokens(messages, tools=tools)
-        except TemplateError:
-            if function is None:
-                raise
-            # The template may have no place for tools. The answer keeps to the function's schema all the same.
-            return self._session.chat_tokens(messages)
+            return self._session.chat_prompt(messages, tools=tools)
+        except TemplateError:  # the template may have no place for tools
+            return self._session.chat_prompt(messages)
 
     def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], bool]:
         """A prompt's token ids; and whether the suffix is in them."""

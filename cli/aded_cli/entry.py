@@ -16,3 +16,8 @@ def store() -> None:
 def doctor() -> None:
     """aded-doctor."""
     start("aded_cli.doctor")
+
+
+def serve() -> None:
+    """aded-serve."""
+    start("aded_cli.serve.program")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,7 +99,7 @@ class Settings:
         """
         prompt = tuple(_utf8("-p", part) for part in given["prompt"])
         system = _utf8("--system", given["system"] or "")
-        model = _model(given["models"], given["model_option"])
+        model = model_of(given)
         if prompt.count(STDIN) > 1:
             raise click.UsageError("-p - reads all of standard input, so it can be given only once")
         for name, is_given in (("--raw", given["raw"]), ("--json", given["as_json"])):
@@ -113,29 +113,10 @@ class Settings:
             )
         if given["raw"] and given["chat_template"] is not None:
             raise click.UsageError("--raw uses no chat template, so leave out --raw or --chat-template")
-        if given["store"] is not None and given["draft"] != "auto":
-            raise click.UsageError(
-                f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
-            )
-        if given["search"] is not None and given["draft"] != "auto":
-            raise click.UsageError(
-                f"--draft {given['draft']} has no search to choose: leave out --search, or take --draft auto"
-            )
-        if given["exact"] and given["same"] not in (None, "exact"):
-            raise click.UsageError(
-                f"--exact is --same exact, and --same {given['same']} was given too: leave one out"
-            )
-        engine = {
-            name: given[name] for name in ("draft", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
-        }
-        engine["same"] = "exact" if given["exact"] else given["same"] or "cheap"
+        engine = engine_of(given)
         from aded_local.files import memory_is_off
 
         engine["memory"] = not (given["no_memory"] or memory_is_off())
-        if given["search"] is not None:
-            engine["search"] = given["search"]
-        if given["chat_template"] is not None:
-            engine["chat_template"] = Path(given["chat_template"])
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
             model=model,
@@ -152,15 +133,61 @@ class Settings:
         )
 
 
+ENGINE = (
+    "models",
+    "model_option",
+    "chat_template",
+    "n_ctx",
+    "n_threads",
+    "n_gpu_layers",
+    "draft",
+    "search",
+    "same",
+    "exact",
+    "store",
+    "verbose",
+    "version",
+)
+"""What says which model to open and how, by the names of their parameters."""
+
 SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
 
 
-def _model(arguments: Sequence[str], option: str | None) -> str | None:
+def engine_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of LocalADED besides the model's path and what it remembers.
+
+    Raises:
+        click.UsageError: two options contradict each other.
+    """
+    if given["store"] is not None and given["draft"] != "auto":
+        raise click.UsageError(
+            f"--draft {given['draft']} does not draft from a store: leave out --store, or take --draft auto"
+        )
+    if given["search"] is not None and given["draft"] != "auto":
+        raise click.UsageError(
+            f"--draft {given['draft']} has no search to choose: leave out --search, or take --draft auto"
+        )
+    if given["exact"] and given["same"] not in (None, "exact"):
+        raise click.UsageError(
+            f"--exact is --same exact, and --same {given['same']} was given too: leave one out"
+        )
+    names = ("draft", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
+    engine = {name: given[name] for name in names}
+    engine["same"] = "exact" if given["exact"] else given["same"] or "cheap"
+    if given["search"] is not None:
+        engine["search"] = given["search"]
+    if given["chat_template"] is not None:
+        engine["chat_template"] = Path(given["chat_template"])
+    return engine
+
+
+def model_of(given: Mapping[str, Any]) -> str | None:
     """The one model that was named.
 
     Raises:
         click.UsageError: there are several, or the name is empty.
     """
+    arguments, option = given["models"], given["model_option"]
     named = [*arguments, *([] if option is None else [option])]
     if len(arguments) > 1:
         raise click.UsageError(
@@ -218,14 +245,17 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
         except PackageNotFoundError:
             return "not installed"
 
-    click.echo(f"aded-chat {installed('aded-local')} (llama-cpp-python {installed('llama-cpp-python')})")
+    program = getattr(ctx.command, "program", ctx.info_name)
+    click.echo(f"{program} {installed('aded-local')} (llama-cpp-python {installed('llama-cpp-python')})")
     ctx.exit()
 
 
-_DECLARATIONS: list[Callable[[Any], Any]] = [
-    click.argument("models", nargs=-1, metavar="[MODEL]"),
-    click.option("-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."),
-    click.option(
+_DECLARATIONS: dict[str, Callable[[Any], Any]] = {
+    "models": click.argument("models", nargs=-1, metavar="[MODEL]"),
+    "model_option": click.option(
+        "-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."
+    ),
+    "prompt": click.option(
         "-p",
         "--prompt",
         multiple=True,
@@ -233,7 +263,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         help="Answer TEXT once and exit. May be repeated: the parts are joined by line ends, and the part '-'"
         " is standard input, which is otherwise not read when -p or -f is given.",
     ),
-    click.option(
+    "files": click.option(
         "-f",
         "--file",
         "files",
@@ -241,19 +271,19 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         metavar="FILE",
         help="The same with the text of FILE, without the line end that closes it; behind all of -p.",
     ),
-    click.option(
+    "conversation": click.option(
         "-cnv",
         "--conversation",
         is_flag=True,
         help="Chat at the terminal, as without -p and -f; these give the first message.",
     ),
-    click.option(
+    "as_json": click.option(
         "--json",
         "as_json",
         is_flag=True,
         help="Print one JSON object; with -p, -f or standard input only.",
     ),
-    click.option(
+    "raw": click.option(
         "--raw",
         "-no-cnv",
         "--no-conversation",
@@ -261,7 +291,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         is_flag=True,
         help="Complete the prompt's text itself, to the last byte, without the chat template.",
     ),
-    click.option(
+    "chat_template": click.option(
         "--chat-template",
         "--chat-template-file",
         "chat_template",
@@ -269,8 +299,10 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         metavar="FILE",
         help="Use the Jinja template in FILE instead of the model's own.",
     ),
-    click.option("-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."),
-    click.option(
+    "system": click.option(
+        "-sys", "--system", "--system-prompt", "system", metavar="TEXT", help="The system prompt."
+    ),
+    "max_tokens": click.option(
         "-n",
         "--predict",
         "--n-predict",
@@ -279,7 +311,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         metavar="N",
         help="Tokens in an answer at most (-1: until it ends).",
     ),
-    click.option(
+    "n_ctx": click.option(
         "-c",
         "--ctx-size",
         "n_ctx",
@@ -287,7 +319,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         metavar="N",
         help="Context in tokens (0: what the model was trained with and memory allows, at most 8,192, the default).",
     ),
-    click.option(
+    "n_threads": click.option(
         "-t",
         "--threads",
         "n_threads",
@@ -295,7 +327,7 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         metavar="N",
         help="CPU threads (-1: one per physical core, the default).",
     ),
-    click.option(
+    "n_gpu_layers": click.option(
         "-ngl",
         "--gpu-layers",
         "--n-gpu-layers",
@@ -304,23 +336,23 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         metavar="N",
         help="Layers on the GPU (-1: all, the default where the build has one).",
     ),
-    click.option(
+    "temperature": click.option(
         "--temp", "temperature", type=FiniteRange(0, 100), metavar="T", help="Temperature; 0 is greedy."
     ),
-    click.option("--top-k", type=Whole(0), metavar="N", help="Keep the N likeliest (0: all)."),
-    click.option(
+    "top_k": click.option("--top-k", type=Whole(0), metavar="N", help="Keep the N likeliest (0: all)."),
+    "top_p": click.option(
         "--top-p", type=FiniteRange(0, 1), metavar="P", help="Keep the likeliest up to a mass of P."
     ),
-    click.option(
+    "min_p": click.option(
         "--min-p", type=FiniteRange(0, 1), metavar="P", help="Drop what is P times less likely than the best."
     ),
-    click.option(
+    "repeat_penalty": click.option(
         "--repeat-penalty",
         type=FiniteRange(0, 10, min_open=True),
         metavar="R",
         help="Penalty on repetition (1: none).",
     ),
-    click.option(
+    "seed": click.option(
         "-s",
         "--seed",
         type=Whole(0, largest=MAX_SEED, auto=CHOSEN_BY_ENGINE),
@@ -329,42 +361,42 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         " same answer once this machine is measured. Else how much is drafted follows measured times, wider passes"
         " round differently, and where two tokens are nearly as likely the answer may go on with the other.",
     ),
-    click.option(
+    "draft": click.option(
         "--draft",
         type=click.Choice(["auto", "paper", "off"]),
         default="auto",
         show_default=True,
         help="Which drafts to verify: measured for this device, the paper's fixed tree, or none.",
     ),
-    click.option(
+    "search": click.option(
         "--search",
         type=click.Choice(["best-first", "puct"]),
         help="How --draft auto grows its tree: likeliest first (the default), or by Monte Carlo tree search.",
     ),
-    click.option(
+    "same": click.option(
         "--same",
         type=click.Choice(["exact", "cheap", "off"]),
         help="The words of plain decoding: always, where they cost at most 5% of the speed (cheap, the default), or as"
         " speed has it. Where they are not kept, two tokens that are nearly as likely may change places.",
     ),
-    click.option("--exact", is_flag=True, help="The same as --same exact."),
-    click.option(
+    "exact": click.option("--exact", is_flag=True, help="The same as --same exact."),
+    "no_memory": click.option(
         "--no-memory",
         is_flag=True,
         help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, which"
         " makes later answers faster, nor the history of typed lines. `aded-store inspect` and `erase` look after it;"
         " ADED_NO_MEMORY=1 does without for good.",
     ),
-    click.option(
+    "store": click.option(
         "--store",
         type=click.Path(),
         metavar="FILE",
         help="Draft from a static store too, made by `aded-store build` for this model's tokenizer.",
     ),
-    click.option(
+    "verbose": click.option(
         "--verbose", is_flag=True, help="Show llama.cpp's log, and tracebacks of unexpected errors."
     ),
-    click.option(
+    "version": click.option(
         "--version",
         is_flag=True,
         is_eager=True,
@@ -372,11 +404,20 @@ _DECLARATIONS: list[Callable[[Any], Any]] = [
         callback=_show_version,
         help="Show the version.",
     ),
-]
+}
 
 
 def chat_options(command: F) -> F:
     """Give a click command's function every argument and option of aded-chat, in the order of --help."""
-    for declaration in reversed(_DECLARATIONS):
-        command = declaration(command)
+    return _declared(command, _DECLARATIONS)
+
+
+def engine_options(command: F) -> F:
+    """Give a command's function what names a model and says how to open it, as aded-chat has it."""
+    return _declared(command, ENGINE)
+
+
+def _declared(command: F, names: Iterable[str]) -> F:
+    for name in reversed([*names]):
+        command = _DECLARATIONS[name](command)
     return command

@@ -1,0 +1,1 @@
+"""aded-serve: one model behind OpenAI's HTTP interface (docs/serve.md)."""
