@@ -191,19 +191,18 @@ class LlamaAnswers(LlamaLoop):
         heading = Heading.of_chat(self._name(model))
         prompt = self._chat_prompt(messages, tools, tool_choice, function)
         pieces = self._answer(prompt, max_tokens, seed, stop, options)
-        if function is None:
-            whole, chunked = chat_completion, chat_chunks
-            parser = None if prompt.style == PLAIN else AnswerParser(prompt.style)
-            named: dict[str, Any] = {"spelling": spelling, "parser": parser}
-        else:
+        whole: Callable[..., Shape] = chat_completion
+        chunked: Callable[..., Iterator[Shape]] = chat_chunks
+        named: dict[str, Any] = {"spelling": spelling}
+        if function is not None:
             whole, chunked = functions_of.function_completion, functions_of.function_chunks
-            named = {"spelling": spelling, "name": function["name"]}
-        if stream:
-            spelled = showing(self._engine.model, prompt.style.markers)
-            return self._chunks(
-                by_token(pieces, spelled), pieces, functools.partial(chunked, **named), heading
-            )
-        return whole(pieces, heading, **named)
+            named["name"] = function["name"]
+        elif prompt.style != PLAIN:
+            named["parser"] = AnswerParser(prompt.style)
+        if not stream:
+            return whole(pieces, heading, **named)
+        tokens = by_token(pieces, showing(self._engine.model, prompt.style.markers))
+        return self._chunks(tokens, pieces, functools.partial(chunked, **named), heading)
 
     def create_chat_completion_openai_v1(self, *args: Any, **kwargs: Any) -> Any:
         """As ``create_chat_completion``, in the types of the ``openai`` package.
