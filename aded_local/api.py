@@ -21,7 +21,6 @@ from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import ToolChoice
 from aded_local.chat.messages import Message
 from aded_local.chat.rendering import read_template
-from aded_local.chat.style import AnswerStyle
 from aded_local.drafters import SEARCHES, Search
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine import DRAFTS, EngineOptions
