@@ -131,7 +131,8 @@ def messages_of(asked: ChatRequest) -> list[dict[str, Any]]:
 
 def tools_of(asked: ChatRequest) -> tuple[list[dict[str, Any]] | None, str | dict[str, Any] | None]:
     """The functions that may be called and the choice among them, as ``stream_chat`` takes them."""
-    return msgspec.to_builtins((asked.tools, asked.tool_choice))
+    choice: str | dict[str, Any] | None = msgspec.to_builtins(asked.tool_choice)
+    return msgspec.to_builtins(asked.tools), choice
 
 
 def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
