@@ -54,6 +54,8 @@ FOLLOWERS_TRIED: Final = 4
 
 REMEMBERED_SPELLINGS: Final = 1024
 
+NOTHING_FOLLOWS: Final[BoolArray] = np.zeros(END + 1, np.bool_)
+
 Place = tuple[int, bytes]
 """The byte before, and which may come, as bits."""
 
@@ -138,11 +140,10 @@ class GrammarConstraint:
         self._ahead: list[_Ahead] = []
         self._front: GrammarState | None = None  # behind the bytes ahead; None before it was looked for
         self._is_closed = False  # nobody can say how it goes on behind these
-        self._open_place: Place | None = (
-            None  # the choice that ends the bytes ahead, where it is one among few
-        )
-        self._follow: BoolArray = np.zeros(257, np.bool_)  # what may follow the bytes ahead
+        self._open_place: Place | None = None  # the choice that ends these, where it is one among few
+        self._follow = NOTHING_FOLLOWS  # what may follow them; nothing where nobody knows
         self._drafted: list[int] = []
+        self._is_asked = False
 
     @cached_property
     def _pieces(self) -> Pieces:
@@ -156,6 +157,8 @@ class GrammarConstraint:
     def advance(self, tokens: Sequence[int]) -> None:
         """The answer goes on with ``tokens``."""
         self._waiting += tokens
+        if self._is_asked and tokens and self._grammar.model.is_end(tokens[-1]):
+            self._catch_up()  # nobody will ask again, and how an answer ends is a habit too
 
     def forced(self, most: int) -> Forced:
         """The tokens that come next as far as that is known, ``most`` at most."""
@@ -184,9 +187,8 @@ class GrammarConstraint:
         if len(after):
             start = start.clone()
             for token in after.tolist():
-                if not start.allows(token) or token in self._grammar.model.end_tokens:
+                if self._grammar.model.is_end(token) or not start.takes(token):
                     return allowed
-                start.accept(token)
         children: dict[int, list[int]] = {}
         for node, parent in enumerate(parents):
             children.setdefault(parent, []).append(node)
@@ -200,21 +202,19 @@ class GrammarConstraint:
                 token = int(tokens[node])
                 if allowed[node] and node in children and not self._grammar.model.is_end(token):
                     states[node] = state.clone()
-                    states[node].accept(token)
+                    states[node].takes(token)
         return allowed
 
     # --- the text so far -----------------------------------------------------------------------------
 
     def _catch_up(self) -> None:
+        self._is_asked = True
         waiting, self._waiting = self._waiting, []
         self._judge(waiting)
         for token in waiting:
+            self._lost = self._lost or not self._state.takes(token)
             if self._lost:
                 return
-            if not self._state.allows(token):
-                self._lost = True
-                return
-            self._state.accept(token)
             if self._grammar.model.is_end(token):
                 self._step_over(END)
             else:
@@ -276,16 +276,17 @@ class GrammarConstraint:
             self._ahead.append(_Ahead(way, chance, place))
             if way != END:
                 state = state.clone() if state is self._state else state
-                state.accept(int(self._pieces.bytes_[way]))
+                state.takes(int(self._pieces.bytes_[way]))
                 last = way
+        if not self._is_closed:
+            self._follow = NOTHING_FOLLOWS
         self._front = state
 
     def _spelt(self) -> tuple[list[int], list[float]]:
         """The bytes ahead as tokens, as far as their spelling does not depend on what follows, each with its chance."""
         ends = self._ahead[-1].byte == END
-        follow = np.zeros(END + 1, np.bool_) if ends else self._follow
         text = bytes(each.byte for each in self._ahead if each.byte != END)
-        tokens = list(self._spelling(text, follow))
+        tokens = list(self._spelling(text, ends))
         right = self._habits.right
         chances = []
         at = 0
@@ -296,35 +297,31 @@ class GrammarConstraint:
                 at += 1
             chances.append(chance)
         if ends and at == len(text) and self._pieces.ends.size:
-            tokens.append(self._usual_end())
+            tokens.append(self._pieces.usual_end)
             chances.append(self._ahead[-1].chance * right)
         return tokens, chances
 
-    def _usual_end(self) -> int:
-        ends = self._pieces.ends
-        eos = self._grammar.model.eos
-        return eos if eos in ends else int(ends[0])
-
-    def _spelling(self, text: bytes, follow: BoolArray) -> tuple[int, ...]:
-        """The tokens of a text that no byte that may ``follow`` would change."""
+    def _spelling(self, text: bytes, ends: bool) -> tuple[int, ...]:
+        """The tokens of a text that ends the answer; else those of its tokens that no byte behind it would change."""
         known = self._habits.spellings
-        key = (text, np.packbits(follow).tobytes())
+        key = (text, b"" if ends else np.packbits(self._follow).tobytes())
         tokens = known.get(key)
         if tokens is None:
-            tokens = known[key] = self._spelt_out(text, follow)
+            tokens = known[key] = self._spelt_out(text, ends)
             if len(known) > REMEMBERED_SPELLINGS:
                 known.popitem(last=False)
         return tokens
 
-    def _spelt_out(self, text: bytes, follow: BoolArray) -> tuple[int, ...]:
+    def _spelt_out(self, text: bytes, ends: bool) -> tuple[int, ...]:
         tokens = self._tokens(text)
-        if follow.any():
-            followers = [byte for byte in FOLLOWERS if follow[byte]][:FOLLOWERS_TRIED]
-            longer = [self._tokens(text + bytes((byte,))) for byte in followers]
-            if not longer:
-                return tuple(tokens[:-1])
-            while tokens and any(other[: len(tokens)] != tokens for other in longer):
-                tokens.pop()
+        if ends:
+            return tuple(tokens)
+        followers = [byte for byte in FOLLOWERS if self._follow[byte]][:FOLLOWERS_TRIED]
+        longer = [self._tokens(text + bytes((byte,))) for byte in followers]
+        if not longer:
+            return tuple(tokens[:-1])
+        while tokens and any(other[: len(tokens)] != tokens for other in longer):
+            tokens.pop()
         return tuple(tokens)
 
     def _tokens(self, text: bytes) -> list[int]:

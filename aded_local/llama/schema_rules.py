@@ -68,8 +68,11 @@ class Converter(SchemaConverter):
         if kind == "any":
             return self._rule(rule_name, self._needed("value"))
         if kind == "string" and "maxLength" in schema:
-            times = _times(schema["minLength"], schema["maxLength"])
-            return self._rule(rule_name, rf'"\"" {self._needed("char")}{times} "\"" space')
+            least, most = schema["minLength"], schema["maxLength"]
+            shared = (
+                f"string-{least}-{most}" if name else "root"
+            )  # a rule for each number of characters is large
+            return self._rule(shared, rf'"\"" {self._needed("char")}{_times(least, most)} "\"" space')
         if kind == "array" and "maxItems" in schema:
             return self._rule(rule_name, f'"[" space {self._items(schema, name)}"]" space')
         if kind in ("integer", "number") and "minimum" in schema:
