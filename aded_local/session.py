@@ -21,9 +21,9 @@ from aded_local.access import ENDED, Asked, Cancelling
 from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import Calling, ToolChoice, call_grammar
 from aded_local.chat.detokenize import TextStream, showing
+from aded_local.chat.messages import Message
 from aded_local.chat.segments import text_tokens
 from aded_local.chat.style import AnswerStyle
-from aded_local.chat.template import Message
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
