@@ -150,6 +150,17 @@ def test_texts_and_token_ids_are_continued(server: Server, prompt: Any, asked: l
     assert all(options == {"max_tokens": 16} for _, options in server.model.asked)
 
 
+@pytest.mark.parametrize("prompt", ["w7 ", [7]])
+def test_a_completion_begins_with_its_prompt_where_that_is_wanted(server: Server, prompt: Any) -> None:
+    asked = {"prompt": prompt, "echo": True}
+    found = server.client.post("/v1/completions", json=asked).json()
+    assert found["choices"][0]["text"] == "w7 w0 w1 w2 w3 w4 "
+    assert "".join(chunk["choices"][0]["text"] for chunk in server.events("/v1/completions", **asked)) == (
+        "w7 w0 w1 w2 w3 w4 "
+    )
+    refused(server.client.post("/v1/completions", json={**asked, "logprobs": 1}), 400, param="echo")
+
+
 def test_a_completion_is_streamed(server: Server) -> None:
     chunks = server.events("/v1/completions", prompt="ab")
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "w0 w1 w2 w3 w4 "
@@ -264,7 +275,14 @@ def test_likeliest_tokens_are_told(server: Server) -> None:
         ({"temperatur": 1}, "temperatur"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": "look"}, "tools"),
+        ({"tool_choice": "always"}, "tool_choice"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "grammar"),
     ],
@@ -274,7 +292,7 @@ def test_a_field_that_cannot_be_followed_is_named(server: Server, field: dict[st
     assert server.model.asked == []
 
 
-@pytest.mark.parametrize("prompt", [5, [], ["a", 1], [[1], 2], {"a": 1}, [True], [-1]])
+@pytest.mark.parametrize("prompt", [5, [], [""], [[]], ["a", 1], [[1], 2], {"a": 1}, [True], [-1]])
 def test_a_prompt_that_is_none_is_refused(server: Server, prompt: Any) -> None:
     refused(server.client.post("/v1/completions", json={"prompt": prompt}), 400)
 
@@ -307,19 +325,29 @@ def test_a_large_body_is_refused_with_and_without_a_length(
     refused(server.client.post("/v1/chat/completions", content=pieces, headers=headers), 413)
 
 
-@pytest.mark.parametrize("depth", [100, 100_000])
-def test_a_deep_body_is_refused(server: Server, depth: int) -> None:
-    deep = b'{"messages": [{"role": "user", "content": "a"}], "json_schema": {"a": ' + b"[" * depth
-    body = deep + b"]" * depth + b"}}"
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        (b'"json_schema": {"a": ', b"}"),
+        (b'"tools": [{"type": "function", "function": {"name": "a", "parameters": {"a": ', b"}}}]"),
+        (b'"response_format": {"type": "json_object", "schema": {"a": ', b"}}"),
+        (b'"nonsense": ', b""),
+    ],
+)
+def test_a_deep_body_is_refused(server: Server, depth: int, before: bytes, behind: bytes) -> None:
+    start = b'{"messages": [{"role": "user", "content": "a"}], ' + before
+    body = start + b"[" * depth + b"]" * depth + behind + b"}"
     headers = {"Content-Type": "application/json"}
-    refused(server.client.post("/v1/chat/completions", content=body, headers=headers), 400, "deep")
+    refused(server.client.post("/v1/chat/completions", content=body, headers=headers), 400)
+    assert server.model.asked == []
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_its_turn(server: Server) -> None:
     response = server.chat(messages=[{"role": "user", "content": "a" * 512}])
     refused(response, 400, "512 tokens")
     assert response.json()["error"]["code"] == "context_length_exceeded"
-    refused(server.client.post("/v1/completions", json={"prompt": ""}), 400, "empty")
+    refused(server.client.post("/v1/completions", json={"prompt": ""}), 400, param="prompt")
     assert server.model.asked == []
 
 

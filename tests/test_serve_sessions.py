@@ -81,7 +81,7 @@ def test_an_answer_that_is_asked_for_again_leaves_the_first_in_its_place() -> No
     sessions = pool()
     prompt = list(range(50))
     first = sessions.take(prompt)
-    said = first.answer(prompt, [7, 8, 9])
+    said = first.answer(prompt, [7, 8, 9, 10, 11])
     again = sessions.take(prompt)
     assert again.like is first
     again.answer(prompt, [4, 4, 4])

@@ -55,11 +55,6 @@ def use_rpc_servers(endpoints: Sequence[str]) -> None:
     """
     places = [_endpoint(each) for each in endpoints]
     require_sound_build()
-    if not lib.llama_supports_rpc():
-        raise DeviceError(
-            "this build of llama.cpp has no RPC backend: build llama-cpp-python again with "
-            'CMAKE_ARGS="-DGGML_RPC=ON" (docs/scale.md), or leave out --rpc'
-        )
     lib.llama_backend_init()
     threads_begin()
     ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]
@@ -67,9 +62,13 @@ def use_rpc_servers(endpoints: Sequence[str]) -> None:
     ggml.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     ggml.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
     ggml.ggml_backend_register.argtypes = [ctypes.c_void_p]
-    found = ggml.ggml_backend_reg_get_proc_address(
-        ggml.ggml_backend_reg_by_name(b"RPC"), b"ggml_backend_rpc_add_server"
-    )
+    backend = ggml.ggml_backend_reg_by_name(b"RPC")
+    if not backend:
+        raise DeviceError(
+            "this build of llama.cpp has no RPC backend: build llama-cpp-python again with "
+            'CMAKE_ARGS="-DGGML_RPC=ON" (docs/scale.md), or leave out --rpc'
+        )
+    found = ggml.ggml_backend_reg_get_proc_address(backend, b"ggml_backend_rpc_add_server")
     add_server = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(found)
     for host, port in places:
         try:

@@ -77,8 +77,11 @@ with _bounded_spinning():
     except (OSError, RuntimeError) as error:  # there is no library, or the system cannot load it
         raise BrokenBuildError(f"llama.cpp's library cannot be loaded: {error}; {remedy()}") from error
 
-ggml = _ggml.libggml
-"""ggml's own library, below llama.cpp's. It does not check for forks, so call a function of ``lib`` first."""
+ggml: Any = llama_cpp._lib if os.name == "posix" else _ggml.libggml
+"""ggml's own functions, below llama.cpp's. They do not check for forks, so call a function of ``lib`` first.
+
+They are looked up through llama.cpp's library: installed from a wheel, ggml's lies there under several names, and another
+one than llama.cpp's own would be a second copy, whose devices llama.cpp does not know."""
 
 
 class _Library:

@@ -37,9 +37,6 @@ SAME_NAME: Final = (
 )
 """Fields that are options of an answer under the same name."""
 
-FORMATS: Final = ("text", "json_object", "json_schema")
-"""``type`` of ``response_format``."""
-
 DRAWN: Final = -1
 """The seed that lets the engine draw one."""
 
@@ -94,19 +91,13 @@ def _schema(asked: Asked) -> dict[str, Any] | None:
         return asked.json_schema
     if asked.json_schema is not None:
         raise refused("json_schema", "response_format was given too; leave one out")
-    kind = wanted.get("type")
-    if kind not in FORMATS:
-        raise refused("response_format", f"its type must be one of {', '.join(FORMATS)}")
-    if kind == "text":
+    if wanted.type == "text":
         return None
-    if kind == "json_object":
-        schema = wanted.get("schema", {})
-    else:
-        outer = wanted.get("json_schema")
-        schema = outer.get("schema") if isinstance(outer, dict) else None
-    if not isinstance(schema, dict):
+    if wanted.type == "json_object":
+        return wanted.schema or {}
+    if wanted.json_schema is None:
         raise refused("response_format", "there must be a JSON schema in json_schema.schema")
-    return schema
+    return wanted.json_schema.schema
 
 
 def _logprobs(asked: Asked) -> int | None:
@@ -138,8 +129,14 @@ def messages_of(asked: ChatRequest) -> list[dict[str, Any]]:
     return found
 
 
-def prompts_of(given: str | Sequence[str | int | list[int]], param: str = "prompt") -> list[Prompt]:
-    """The prompts of a completion, or the inputs of embeddings: a text, token ids, or a list of either.
+def tools_of(asked: ChatRequest) -> tuple[list[dict[str, Any]] | None, str | dict[str, Any] | None]:
+    """The functions that may be called and the choice among them, as ``stream_chat`` takes them."""
+    choice: str | dict[str, Any] | None = msgspec.to_builtins(asked.tool_choice)
+    return msgspec.to_builtins(asked.tools), choice
+
+
+def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
+    """The prompts of a completion: a text, token ids, or a list of either.
 
     Raises:
         Refusal: texts and ids are mixed.
@@ -149,7 +146,7 @@ def prompts_of(given: str | Sequence[str | int | list[int]], param: str = "promp
     if all(isinstance(each, int) for each in given):
         return [[int(each) for each in given]]  # type: ignore[arg-type]
     if any(isinstance(each, int) for each in given):
-        raise refused(param, "texts and token ids stand side by side; give a list of one kind")
+        raise refused("prompt", "texts and token ids stand side by side; give a list of one kind")
     return [each for each in given if not isinstance(each, int)]
 
 

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -23,8 +23,8 @@ from aded_local.completions import Heading, Shape, Spelling
 from aded_local.errors import ContextOverflowError, EmptyPromptError
 
 from . import openapi
-from .asking import messages_of, options_of, prompts_of, refused, require_few, seeds
-from .fields import MOST_INPUTS, Asked, ChatRequest, CompletionRequest, EmbeddingRequest
+from .asking import messages_of, options_of, prompts_of, refused, require_few, seeds, tools_of
+from .fields import Asked, ChatRequest, CompletionRequest, EmbeddingRequest
 from .limits import body_of
 from .metrics import CONTENT_TYPE, Metrics
 from .queue import LOADING, READY, Line
@@ -119,12 +119,12 @@ class Answers:
     """What a request wants: answers, one after the other.
 
     Attributes:
-        wanted: prompt and options of each.
+        wanted: prompt and options of each, and the text that it begins with (``echo``).
         whole: makes a result of pieces and a choice's index.
         chunks: makes chunks of them.
     """
 
-    wanted: Sequence[tuple[Prompt, dict[str, Any]]]
+    wanted: Sequence[tuple[Prompt, dict[str, Any], str]]
     whole: Callable[[Iterator[Piece], int], Shape]
     chunks: Callable[[Iterator[Piece], int], Iterator[Shape]]
 
@@ -148,12 +148,13 @@ class Answers:
             yield {**heading, "choices": [], "usage": self._usage(turn)}
 
     def _pieces(self, turn: Turn) -> Iterator[tuple[int, Iterator[Piece]]]:
-        for index, (prompt, options) in enumerate(self.wanted):
-            yield index, turn.stream(prompt, **options)
+        for index, (prompt, options, echoed) in enumerate(self.wanted):
+            pieces = turn.stream(prompt, **options)
+            yield index, _after(echoed, pieces) if echoed else pieces
 
     def _usage(self, turn: Turn) -> Shape:
         """A prompt counts once, however many answers it gets."""
-        prompts = {id(prompt): tokens_of(prompt) for prompt, _ in self.wanted}
+        prompts = {id(prompt): tokens_of(prompt) for prompt, _, _ in self.wanted}
         read = sum(map(len, prompts.values()))
         written = sum(stats.answer_tokens for stats in turn.stats)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
@@ -164,7 +165,7 @@ async def chat(request: Request, serving: Serving) -> Response:
     asked = await body_of(request, ChatRequest)
     model, pool = serving.line.require_ready()
     options = options_of(asked)
-    prompt = await run_in_threadpool(pool.chat_prompt, messages_of(asked), asked.tools, asked.tool_choice)
+    prompt = await run_in_threadpool(pool.chat_prompt, messages_of(asked), *tools_of(asked))
     _require_room(prompt.tokens, model)
     heading = Heading.of_chat(serving.name)
 
@@ -179,7 +180,7 @@ async def chat(request: Request, serving: Serving) -> Response:
     def chunks(pieces: Iterator[Piece], index: int) -> Iterator[Shape]:
         return completions.chat_chunks(pieces, heading, index=index, **reading())
 
-    wanted = [(prompt, each) for each in seeds(options, asked.n or 1)]
+    wanted = [(prompt, each, "") for each in seeds(options, asked.n or 1)]
     return await _answer(request, serving, asked, Answers(wanted, whole, chunks))
 
 
@@ -190,6 +191,8 @@ async def complete(request: Request, serving: Serving) -> Response:
     given = prompts_of(asked.prompt)
     require_few(len(given), asked.n or 1)
     options = options_of(asked)
+    if asked.echo and "logprobs" in options:
+        raise refused("echo", "the prompt's own tokens have no logprobs; leave one out")
     prompts = [
         await run_in_threadpool(pool.text_tokens, each) if isinstance(each, str) else each for each in given
     ]
@@ -206,8 +209,26 @@ async def complete(request: Request, serving: Serving) -> Response:
     def chunks(pieces: Iterator[Piece], index: int) -> Iterator[Shape]:
         return completions.completion_chunks(pieces, heading, index=index, spelling=spelling(), timed=True)
 
-    wanted = [(prompt, each) for prompt in prompts for each in seeds(options, asked.n or 1)]
+    echoed = [_text_of(each, model) if asked.echo else "" for each in given]
+    wanted = [
+        (prompt, each, text)
+        for prompt, text in zip(prompts, echoed, strict=True)
+        for each in seeds(options, asked.n or 1)
+    ]
     return await _answer(request, serving, asked, Answers(wanted, whole, chunks))
+
+
+def _text_of(prompt: str | list[int], model: LocalADED) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return b"".join(map(model.piece, prompt)).decode("utf-8", errors="replace")
+
+
+def _after(text: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces, the first of which begins with a text."""
+    for piece in pieces:
+        yield replace(piece, text=text + piece.text)
+        text = ""
 
 
 def _require_room(prompt: Sequence[int], model: LocalADED) -> None:
@@ -301,14 +322,10 @@ async def embed(request: Request, serving: Serving) -> Response:
     """/v1/embeddings."""
     asked = await body_of(request, EmbeddingRequest)
     serving.line.require_ready()
-    texts = prompts_of(asked.input, "input")
-    if len(texts) > MOST_INPUTS:
-        raise refused("input", f"it has {len(texts)} texts; at most {MOST_INPUTS} are embedded at a time")
-    if not all(isinstance(text, str) for text in texts):
-        raise refused("input", "only texts are embedded; decode the token ids first")
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
 
     def work(turn: Turn) -> Iterator[Shape]:
-        found, n_tokens = turn.embed([str(text) for text in texts])
+        found, n_tokens = turn.embed(texts)
         vectors = [_base64(each) for each in found] if asked.encoding_format == "base64" else found
         yield completions.embeddings(vectors, n_tokens, serving.name)
 

@@ -34,6 +34,7 @@ Seed = Annotated[int, Meta(ge=-1, le=LARGEST_SEED)]
 Stop = str | Annotated[list[str], Meta(max_length=MOST_STOPS)]
 Bias = Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MOST_BIASES)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Ids = Annotated[list[TokenId], Meta(min_length=1, max_length=MOST_TOKENS)]
 Text = Annotated[str, Meta(min_length=1)]
 
 
@@ -77,6 +78,49 @@ class Message(Struct, frozen=True, omit_defaults=True):
     reasoning_content: str | None = None
 
 
+class ToolFunction(Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call; ``parameters`` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct, frozen=True):
+    """What the model may use: functions alone."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class FunctionName(Struct, frozen=True):
+    """Names a function."""
+
+    name: str
+
+
+class NamedTool(Struct, frozen=True):
+    """The function that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class JSONSchema(Struct, frozen=True):
+    """``response_format.json_schema``. The schema is always held to, ``strict`` or not."""
+
+    schema: dict[str, Any]
+    name: str | None = None
+
+
+class ResponseFormat(Struct, frozen=True):
+    """What an answer has to look like. ``json_object`` may have a schema too, as llama.cpp's server has it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+    schema: dict[str, Any] | None = None
+
+
 class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What chats and completions have in common. A field that is null counts as left out."""
 
@@ -111,7 +155,7 @@ class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logit_bias: Bias | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
 
     # OpenAI's, for a server with accounts and several machines. They mean nothing here.
     user: str | None = None
@@ -130,16 +174,16 @@ class ChatRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LIKELIEST)] | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=MOST_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
 
 
 class CompletionRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of /v1/completions. ``prompt`` is a text, token ids, or a list of either."""
 
-    prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=MOST_TOKENS)]
-    suffix: str | None = None
+    prompt: Text | Annotated[list[Text | TokenId | Ids], Meta(min_length=1, max_length=MOST_TOKENS)]
+    suffix: None = None
     echo: bool | None = None
     best_of: Annotated[int, Meta(ge=1, le=1)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MOST_LIKELIEST)] | None = None
@@ -148,7 +192,7 @@ class CompletionRequest(Asked, frozen=True, kw_only=True, forbid_unknown_fields=
 class EmbeddingRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of /v1/embeddings."""
 
-    input: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=MOST_TOKENS)]
+    input: Text | Annotated[list[Text], Meta(min_length=1, max_length=MOST_INPUTS)]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None

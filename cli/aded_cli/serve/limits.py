@@ -13,8 +13,11 @@ from .refusals import BAD_REQUEST, TOO_LARGE, WRONG_TYPE, Refusal
 MOST_BYTES: Final = 8 << 20
 """Of a body: twice a text that fills the largest context."""
 
+FREE: Final = ("tools", "response_format", "json_schema", "metadata")
+"""Fields with parts that may hold any JSON."""
+
 MOST_DEPTH: Final = 64
-"""Lists and objects within each other, where a field may hold any JSON: tools and schemas. Chosen."""
+"""Lists and objects within each other in such a field. Chosen."""
 
 MOST_VALUES: Final = 100_000
 """Values in such fields. Chosen."""
@@ -46,8 +49,13 @@ async def body_of(request: Request, kind: type[T]) -> T:
         raise _too_deep(None) from None
     except UnicodeDecodeError:
         raise Refusal(BAD_REQUEST, "the body is not UTF-8", code="invalid_json") from None
-    for name in ("tools", "tool_choice", "response_format", "json_schema", "metadata"):
-        require_shallow(name, getattr(found, name, None))
+    for name in FREE:
+        value = getattr(found, name, None)
+        if value is not None:
+            try:
+                require_shallow(name, msgspec.to_builtins(value))
+            except RecursionError:
+                raise _too_deep(name) from None
     return found
 
 
