@@ -40,6 +40,9 @@ SLOWEST_CHOICE: Final = 5.0
 """Seconds of processor time that a grammar may take over one token: hundreds of times what the slowest of
 docs/schemas.md takes. A grammar with ever more readings would take ever more."""
 
+WHITE: Final = (9, 10, 13)
+"""Bytes of white space beside the space."""
+
 END: Final = 256
 """In place of a byte: the answer ends."""
 
@@ -75,7 +78,8 @@ class Pieces:
         broken: tokens whose text begins or ends within a character, or is none at all, bool ``(n_vocab,)``.
         starting: those that may follow whole characters, bool ``(n_vocab,)``.
         first: the first byte of each token's text, int16 ``(n_vocab,)``; ``END`` for ``ends``.
-        plain, beyond: the bytes below and from 128 on that have a token, and ``END`` with the former; int64 ``(n,)``.
+        plain, beyond: the bytes that have a token, of visible ASCII, white space and ``END``, and beyond ASCII; int64
+            ``(n,)``.
         plain_tokens, beyond_tokens: those tokens, int32 ``(n,)``.
     """
 
@@ -99,12 +103,14 @@ class Pieces:
                 self.forbidden[token] = True
                 continue
             self.first[token] = piece[0]
-            self.broken[token] = unfinished(piece) != b""
-            self.starting[token] = unfinished(piece) is not None
+            if not piece.isascii():
+                half = unfinished(piece)
+                self.broken[token], self.starting[token] = half != b"", half is not None
             if len(piece) == 1 and self.bytes_[piece[0]] < 0:
                 self.bytes_[piece[0]] = token
         known = np.flatnonzero(self.bytes_ >= 0)
-        self.plain, self.beyond = known[known < 128], known[known >= 128]
+        seen = (known >= 32) | np.isin(known, WHITE)
+        self.plain, self.beyond = known[(known < 127) & seen], known[known >= 128]
         self.plain_tokens, self.beyond_tokens = self.bytes_[self.plain], self.bytes_[self.beyond]
         usual = [int(lib.llama_vocab_eot(vocab)), model.eos, *self.ends.tolist()]
         self.usual_end = next((token for token in usual if token in model.end_tokens), -1)

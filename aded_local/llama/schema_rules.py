@@ -36,6 +36,9 @@ DATE: Final = (
 )
 """A day that there is; the converter's own has 30 February. (29 February 2000 is left out.)"""
 
+WHOLE: Final = "answer"
+"""The rule of the whole schema."""
+
 DIGITS: Final = "[0-9]{0,15}"
 
 
@@ -48,7 +51,8 @@ class Converter(SchemaConverter):
 
     def convert(self, schema: Schema) -> str:
         """The grammar of a plain schema."""
-        self.visit(schema, "")
+        # Under a name of its own: a property without a name would be taken for the whole.
+        self._rules["root"] = self.visit(schema, WHOLE)
         for name, rule in (("char", CHARACTER), ("date", DATE)):
             if name in self._rules:
                 self._rules[name] = rule
@@ -63,15 +67,13 @@ class Converter(SchemaConverter):
 
     def visit(self, schema: Schema, name: str) -> str:
         """The name of the rule of a schema."""
-        rule_name = f"{name}-" if name in RESERVED_NAMES else name or "root"
+        rule_name = f"{name}-" if name in RESERVED_NAMES else name
         kind = schema.get("type")
         if kind == "any":
             return self._rule(rule_name, self._needed("value"))
         if kind == "string" and "maxLength" in schema:
             least, most = schema["minLength"], schema["maxLength"]
-            shared = (
-                f"string-{least}-{most}" if name else "root"
-            )  # a rule for each number of characters is large
+            shared = f"string-{least}-{most}"  # one for all of them: it is written out for each character
             return self._rule(shared, rf'"\"" {self._needed("char")}{_times(least, most)} "\"" space')
         if kind == "array" and "maxItems" in schema:
             return self._rule(rule_name, f'"[" space {self._items(schema, name)}"]" space')
@@ -89,7 +91,7 @@ class Converter(SchemaConverter):
         least, most = schema["minItems"], schema["maxItems"]
         if most == 0:
             return ""
-        item = self.visit(schema["items"], f"{name}{'-' if name else ''}item")
+        item = self.visit(schema["items"], f"{name}-item")
         more = f'("," space {item})' + _times(max(0, least - 1), None if most is None else most - 1)
         return f"{item} {more} " if least else f"({item} {more})? "
 
