@@ -75,6 +75,7 @@ class Pair:
 
     theirs: Any
     ours: Any
+    setting: Setting
     count: Count = field(default_factory=Count)
 
 
@@ -116,7 +117,7 @@ def pair(request: pytest.FixtureRequest, smollm2: Path, measured: None) -> Itera
     else:
         ours._local.prepare()
     theirs = opened(llama_cpp.Llama, smollm2, setting)
-    both = Pair(theirs, ours)
+    both = Pair(theirs, ours, setting)
     yield both
     count = both.count
     print(
@@ -127,8 +128,8 @@ def pair(request: pytest.FixtureRequest, smollm2: Path, measured: None) -> Itera
 
 
 @pytest.fixture(scope="module")
-def theirs_with_logits(smollm2: Path) -> Iterator[Any]:
-    with_logits = opened(llama_cpp.Llama, smollm2, PLAIN, logits_all=True)
+def theirs_with_logits(smollm2: Path, pair: Pair) -> Iterator[Any]:
+    with_logits = opened(llama_cpp.Llama, smollm2, pair.setting, logits_all=True)
     yield with_logits
     with_logits.close()
 
