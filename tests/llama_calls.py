@@ -7,6 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+# Before llama_cpp: it bounds how long waiting threads spin, which beside other programs is most of the time.
+import aded_local.llama  # noqa: F401
+
+# isort: split
 from llama_cpp import LlamaGrammar, LogitsProcessorList, StoppingCriteriaList
 
 Call = Callable[[Any], Any]
@@ -21,7 +26,7 @@ HISTORY = [
     {"role": "assistant", "content": "The capital of France is Paris."},
     {"role": "user", "content": "And of Italy?"},
 ]
-WRITTEN_OUT = "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+WRITTEN_OUT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 SCHEMA = {
     "type": "object",
@@ -60,6 +65,16 @@ def chat(messages: Any = CHAT, **options: Any) -> Call:
         return list(found) if options.get("stream") else found
 
     return call
+
+
+def with_text(call: Call) -> Call:
+    """The chunks that say something: llama-cpp-python sends an empty one where a stop text begins."""
+
+    def made(llm: Any) -> Any:
+        choices = [(chunk, chunk["choices"][0]) for chunk in call(llm)]
+        return [chunk for chunk, choice in choices if choice["text"] or choice["finish_reason"]]
+
+    return made
 
 
 def tale_tokens(llm: Any) -> list[int]:
@@ -203,7 +218,7 @@ CALLS: dict[str, Call] = {
     "completion with stop=None": complete(max_tokens=12, stop=None),
     "completion with echo": complete(max_tokens=12, echo=True),
     "completion with a name": complete(max_tokens=8, model="mine"),
-    "completion of other letters": complete("日本の首都は", max_tokens=16),
+    "completion of other letters": complete("日本の首都は", max_tokens=17),
     "completion with a repeat penalty": complete(max_tokens=40, repeat_penalty=1.3),
     "completion with other penalties": complete(max_tokens=40, frequency_penalty=0.8, presence_penalty=0.4),
     "completion with top_k=1": complete(max_tokens=20, temperature=0.7, top_k=1),
@@ -212,8 +227,8 @@ CALLS: dict[str, Call] = {
     "completion to a criterion": ends_after_thirty,
     "completion by a grammar": complete("Is the sky blue? Answer yes or no: ", grammar=YES_OR_NO),
     "completion in chunks": complete(max_tokens=24, stream=True),
-    "completion in chunks to a stop": complete(LIST, max_tokens=40, stream=True, stop=["\n4"]),
-    "completion in chunks of other letters": complete("こんにちは", max_tokens=16, stream=True),
+    "completion in chunks to a stop": with_text(complete(LIST, max_tokens=40, stream=True, stop=["\n4"])),
+    "completion in chunks of other letters": complete("こんにちは", max_tokens=17, stream=True),
     # chats
     "chat": chat(),
     "chat with a history": chat(HISTORY),
@@ -255,9 +270,7 @@ WITH_LOGPROBS: dict[str, Call] = {
 
 EMBEDDINGS: dict[str, Call] = {
     "embedding": lambda llm: llm.create_embedding("The sea is blue."),
-    "embeddings": lambda llm: llm.create_embedding(
-        ["One text.", "Another text, a little longer."], model="mine"
-    ),
+    "embedding of a list": lambda llm: llm.create_embedding(["One text."], model="mine"),
     "embed": lambda llm: llm.embed(["One text."], normalize=True, return_count=True),
 }
 """Calls for which it has to be opened with ``embedding``."""
