@@ -18,7 +18,7 @@ around what a person said. If this does not help either, the rendering with all 
 found what it looked for, but nothing typed becomes a control token.
 
 Some templates sort the keys of a schema, and twins sort behind all letters. There, a rendering with the fewest twins is
-taken if it has no more control texts of the template's own than the one with all twins.
+taken if it has the control texts of the template's own that the one with all twins has.
 
 A template may put a role in brackets, ``<|user|>``. Well-known roles, and those that the template compares with, count
 as the template's own words; other roles get twins as contents do. The same holds for everything in tools and calls,
@@ -308,7 +308,7 @@ class ChatTemplate:
                 is_faithful = (
                     is_faithful
                     and safest is not None
-                    and self._owns(text, marks) <= self._owns(safest[2], marks)
+                    and self._owns(text, marks) == self._owns(safest[2], marks)
                 )
             if is_faithful:
                 return twins, parameters, text
