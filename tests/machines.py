@@ -21,8 +21,13 @@ from aded_local.tree import EMPTY_TREE, DraftTree, chain
 AMX = {1: 1.0, 2: 1.6, 3: 1.7, 4: 1.8, 8: 2.5, 16: 3.6, 32: 7.0, 64: 13.0}
 REPACKED = {1: 1.0, 2: 1.5, 3: 1.9, 4: 1.25, 8: 2.3, 16: 3.7, 32: 7.5, 64: 14.5}
 FLAT = {1: 1.0, 2: 1.05, 4: 1.1, 8: 1.3, 16: 1.7, 32: 2.6, 64: 4.6}
-CURVES = {"amx": AMX, "repacked": REPACKED, "flat": FLAT}
-"""Seconds of a pass relative to one token, by size: two of docs/benchmarks.md, and one as a GPU has it."""
+GRAPHS = {1: 1.0, 2: 2.9, 4: 3.0, 8: 3.0, 16: 4.0, 32: 4.2, 64: 4.8}
+CURVES = {"amx": AMX, "repacked": REPACKED, "flat": FLAT, "graphs": GRAPHS}
+"""Seconds of a pass relative to one token, by size: three of docs/benchmarks.md, the last of them a GPU that records
+graphs, and one as a GPU without has it."""
+
+WOKEN = 2
+"""Plain passes behind a wider one that take longer where graphs are recorded."""
 
 BARRIERS = 3.0
 """How many times longer a pass takes where its threads wait for one that has no core. Of SmolLM2's passes beside busy
@@ -44,6 +49,7 @@ class Machine:
         quota: cores that a limit allows, by tenths of a second; 0 for none.
         slow: the whole machine is so many times slower, at a time.
         noise: spread of a quiet pass, as the logarithm's standard deviation.
+        woken: plain passes that each of the first ``WOKEN`` behind a wider one takes longer.
     """
 
     relative: dict[int, float]
@@ -56,6 +62,7 @@ class Machine:
     quota: float = 0.0
     slow: Callable[[float], float] = lambda now: 1.0
     noise: float = 0.03
+    woken: float = 0.0
     now: float = 0.0
     waited: float = 0.0
     idled: float = 0.0
@@ -63,6 +70,7 @@ class Machine:
     _next_stop: float = 0.0
     _used: float = 0.0
     _period: int = 0
+    _plain: int = 10**9
     _chance: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
@@ -73,12 +81,17 @@ class Machine:
     def curve(self) -> CostCurve:
         """What a quiet pass costs with all threads."""
         seconds = {n: self.one * times for n, times in self.relative.items()}
-        return from_measurements(seconds, {n: 1.5 * taken for n, taken in seconds.items()}, 1024)
+        curve = from_measurements(seconds, {n: 1.5 * taken for n, taken in seconds.items()}, 1024)
+        curve.waking = WOKEN * self.woken * self.one
+        return curve
 
     def take(self, n: int, n_cells: int, threads: int) -> float:
         """A pass: seconds it took."""
         chance, began = self._chance, self.now
         work = float(self._curve.seconds(n_cells)[n]) * self.cores / threads
+        self._plain = self._plain + 1 if n == 1 else 0
+        if 1 <= self._plain <= WOKEN:
+            work += self.woken * self.one
         work *= self.slow(self.now) * math.exp(chance.gauss(0.0, self.noise))
         beside = self.beside(self.now)
         if beside + threads > self.cores:

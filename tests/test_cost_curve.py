@@ -182,3 +182,40 @@ def test_a_setting_whose_bits_depend_on_the_threads_is_told() -> None:
     context = _Context(10**9, threads_matter=True)
     assert not Probe(cast(Any, context)).exactness().steady
     assert context._threads == context.settings.n_threads, "all threads again"
+
+
+class _Recording(_Context):
+    """As CUDA does it: from the third one-token pass in a row on, a graph is recorded, and passes take half as long."""
+
+    def __init__(self, *, records: bool = True) -> None:
+        super().__init__(10**9)
+        self._records, self._in_a_row = records, 0
+
+    def probe_batch(self, tokens: npt.NDArray[np.int32]) -> float:
+        super().probe_batch(tokens)
+        self._in_a_row = self._in_a_row + 1 if len(tokens) == 1 else 0
+        if len(tokens) > 1:
+            return 3e-3
+        return 1e-3 if self._records and self._in_a_row > 2 else 2e-3
+
+
+def test_one_token_takes_what_it_takes_in_plain_decoding() -> None:
+    probe = Probe(cast(Any, _Recording()))
+    assert probe.time_sizes((4, 2), 256, seconds=math.inf) == {1: 1e-3, 2: 3e-3, 4: 3e-3}
+
+
+def test_what_a_wide_pass_costs_the_plain_ones_behind_it_is_measured() -> None:
+    assert Probe(cast(Any, _Recording())).time_waking(256) == pytest.approx(2e-3)
+    assert Probe(cast(Any, _Recording(records=False))).time_waking(256) == 0.0
+
+
+def test_what_is_lost_behind_a_pass_is_kept_and_follows_the_machine() -> None:
+    curve = from_measurements(JAGGED, {}, 0)
+    curve.waking = 5e-3
+    again = CostCurve.from_dict(curve.to_dict())
+    assert again.lost_behind == pytest.approx(5e-3)
+    assert again.scaled(2.0).lost_behind == pytest.approx(10e-3)
+    assert CostCurve.from_dict({**curve.to_dict(), "waking": 0.0}).lost_behind == 0.0
+    for damaged in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError):
+            CostCurve.from_dict({**curve.to_dict(), "waking": damaged})

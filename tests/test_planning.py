@@ -35,6 +35,15 @@ def test_a_sure_draft_is_verified_and_an_unlikely_one_is_not() -> None:
     assert len(planner_for(sure_chain(16, 0.1), curve)[0].plan(256, 60)) == 0
 
 
+def test_what_plain_passes_behind_a_draft_take_longer_is_part_of_its_price() -> None:
+    curve = from_measurements(STEEP, {}, 0)
+    tree = sure_chain(3)
+    assert len(planner_for(tree, curve)[0].plan(256, 60)) == 3
+    curve.waking = 60e-3
+    assert len(planner_for(tree, curve)[0].plan(256, 60)) == 0
+    assert curve.seconds(256)[4] < 60e-3, "a pass itself takes what it took"
+
+
 def test_a_dear_size_is_padded_up_to_a_cheaper_one() -> None:
     """Two sure tokens are worth a pass; a batch of four is cheaper than one of three."""
     curve = from_measurements(STEEP, {}, 0)

@@ -44,6 +44,8 @@ class CostCurve:
         per_cell: seconds per cell beyond, same shape.
         sightings: at how many starts it was measured, at most ``SIGHTINGS``.
         contended: other programs used the processor during the measurement: use it now, and do not keep it.
+        waking: seconds that a pass over several tokens costs the plain passes behind it, as on CUDA, whose recorded
+            graph is of no use to them any more; 0 where that is little.
     """
 
     measured: list[int]
@@ -51,6 +53,7 @@ class CostCurve:
     per_cell: SecondsArray
     sightings: int = 1
     contended: bool = False
+    waking: float = 0.0
     _drift: float = 1.0
     _correction: SecondsArray = field(default_factory=lambda: np.ones(LARGEST_BATCH + 1))
     _steps: int = 0
@@ -69,6 +72,11 @@ class CostCurve:
             self._cached *= self._correction * self._drift
             self._cached_bucket = bucket
         return self._cached
+
+    @property
+    def lost_behind(self) -> float:
+        """``waking``, on a machine as fast as it is now."""
+        return self.waking * self._drift
 
     def observe(self, n: int, n_cells: int, seconds: float) -> None:
         """Refine the curve with a real pass.
@@ -110,11 +118,13 @@ class CostCurve:
         """
         if self.contended and not other.contended:
             self.measured, self.base, self.per_cell = other.measured, other.base, other.per_cell
+            self.waking = other.waking
             self.contended = False
         else:
             if other.base[1] < self.base[1]:
                 self.per_cell = other.per_cell
             self.base = np.minimum(self.base, other.base)
+            self.waking = min(self.waking, other.waking)
             self.sightings = min(self.sightings + 1, SIGHTINGS)
         self._cached_bucket = -1
 
@@ -125,6 +135,7 @@ class CostCurve:
             "base": (self.base * self._correction).tolist(),
             "per_cell": (self.per_cell * self._correction).tolist(),
             "sightings": self.sightings,
+            "waking": self.waking,
         }
 
     @classmethod
@@ -150,7 +161,10 @@ class CostCurve:
         if 1 not in measured or not all(1 <= n <= LARGEST_BATCH for n in measured):
             raise ValueError("not a cost curve")
         sightings = min(max(int(cast(int, data.get("sightings", 1))), 1), SIGHTINGS)
-        return cls(measured, base, per_cell, sightings)
+        waking = float(cast(float, data.get("waking", 0.0)))
+        if not 0.0 <= waking <= MOST_SECONDS:
+            raise ValueError("not a cost curve")
+        return cls(measured, base, per_cell, sightings, waking=waking)
 
     @property
     def steps_seen(self) -> int:

@@ -18,7 +18,7 @@ from aded_local.speed.pricing import TRIAL_FILLS, Trial
 from aded_local.speed.probe import Exactness, room_for
 from aded_local.trials import library
 
-MEASUREMENTS_FORMAT = 8
+MEASUREMENTS_FORMAT = 9
 """Version of the file's layout; a file of another version is not used."""
 
 MOST_USUAL = 10.0

@@ -227,6 +227,9 @@ class AutoPlanner:
         if self._prices is None or bucket != self._prices_bucket or self._prices_age > PRICES_KEPT:
             seconds = curve.seconds(n_cells)
             self._plain_seconds = float(seconds[1])
+            if curve.waking:
+                seconds = seconds.copy()
+                seconds[2:] += curve.lost_behind
             self._prices = price(seconds, self._limits.sizes)
             self._prices_bucket = bucket
             self._prices_age = 0
@@ -302,6 +305,7 @@ class AutoPlanner:
         overhead = step_seconds - result.verify_seconds - result.search_seconds - result.read_seconds
         if n_nodes:
             self._tree_overhead += OVERHEAD_RATE * (overhead - self._tree_overhead)
+            step_seconds += curve.lost_behind
         else:
             # Plain decoding does not read either. Only a step that drafts has to earn it.
             step_seconds -= result.read_seconds

@@ -62,6 +62,20 @@ LEAST_SIZES: Final = 5
 """Batch sizes that are always measured, however long that takes. With a single size, measured beside other programs,
 drafting once lost a tenth of the speed (SmolLM2, two cores)."""
 
+SETTLED: Final = 0.9
+MOST_SETTLING: Final = 5
+"""So many one-token passes come between a wider one and the first that is timed, and before later ones as many as were
+needed until the last took at least this share of one. CUDA records a graph once it has met the same one some times, and
+one-token passes take half as long from there on (SmolLM2 on an H200: 2.6 and 1.3 ms); llama.cpp reuses its own, and
+caches are warm: after a batch of 64, one token costs 1.8 times as much (built-in model, CPU)."""
+
+WAKING_SIZE: Final = 4
+WAKING_ROUNDS: Final = 3
+WOKEN: Final = 3
+"""One-token passes behind one over several tokens that are looked at, several times."""
+LEAST_WAKING: Final = 0.5
+"""Less than so many plain passes is no price of its own: three passes are not repeatable to a tenth each."""
+
 MIXED_SIZES: Final = (2, 4, 8)
 """Sizes by which thread counts are compared: the usual ones of a draft."""
 LEAST_COMPARED: Final = 3
@@ -134,6 +148,7 @@ class Probe:
         self._gate: Gate = OpenGate() if gate is None else gate
         self.contended = False
         self._waiting: list[float] = []
+        self._settling = MOST_SETTLING
         self._tokens = context.model.random_tokens(PREFIX + LARGEST_BATCH, PROBE_SEED)
         room = min(context.n_ctx, context.model.n_ctx_train or context.n_ctx)
         # A running state has no cells to fill, and its rollback is short: one fill, and no batches to rewind.
@@ -157,6 +172,17 @@ class Probe:
         seconds = self._context.probe_batch(self._tokens[PREFIX : PREFIX + n])
         self._rewind(PREFIX)
         return seconds
+
+    def _settled(self) -> float:
+        """Seconds of a one-token pass in plain decoding, where the passes before were plain too."""
+        is_first = self._settling == MOST_SETTLING
+        if is_first:
+            self._time(min(WAKING_SIZE, self.largest_size))
+        taken = [self._time(1) for _ in range(self._settling + 1)]
+        if is_first:
+            near = (i for i, each in enumerate(taken) if taken[-1] >= SETTLED * each)
+            self._settling = max(1, next(near, MOST_SETTLING))
+        return taken[-1]
 
     def _rewind(self, n_past: int) -> None:
         if not self._rewinds:
@@ -206,11 +232,7 @@ class Probe:
                     if self._gate.wait():
                         watch = Watch()
                     began = self._clock()
-                    if n == 1:
-                        # In plain decoding the pass before was plain too: llama.cpp reuses its graph, and caches are
-                        # warm. After a batch of 64, one token costs 1.8 times as much (built-in model).
-                        self._time(1)
-                    taken = self._time(n)
+                    taken = self._settled() if n == 1 else self._time(n)
                     spent += self._clock() - began
                     if self._gate.undisturbed():
                         break
@@ -267,6 +289,19 @@ class Probe:
         self._context.clear()
         self.contended |= contended(self._waiting, samples)
         return {count: float(np.median(times)) for count, times in samples.items()}
+
+    def time_waking(self, n_cells: int) -> float:
+        """Seconds that a pass over several tokens costs the plain ones behind it; 0 where it is not much."""
+        self._fill(n_cells)
+        plain, lost = [], []
+        for _ in range(WAKING_ROUNDS):
+            self._gate.wait()
+            plain.append(self._settled())
+            self._time(min(WAKING_SIZE, self.largest_size))
+            lost.append(sum(self._time(1) for _ in range(WOKEN)) - WOKEN * plain[-1])
+        self._context.clear()
+        found = float(np.median(lost))
+        return found if found > LEAST_WAKING * float(np.median(plain)) else 0.0
 
     def time_prompt(self) -> float:
         """Seconds for a token of a prompt, as far as the context has room: a chunk of ``BASE_FILL`` tokens."""
@@ -340,6 +375,8 @@ class Probe:
             far = self.time_sizes(FAR_SIZES, far_fill, seconds=CURVE_SECONDS / 3)
         curve = from_measurements(near, far, far_fill)
         curve.contended = self.contended
+        if not self.contended:
+            curve.waking = self.time_waking(BASE_FILL)
         return curve
 
     def exactness(self) -> Exactness:
