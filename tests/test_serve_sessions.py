@@ -88,6 +88,18 @@ def test_an_answer_that_is_asked_for_again_leaves_the_first_in_its_place() -> No
     assert sessions.take([*said, 1]) is first
 
 
+def test_of_two_that_share_as_much_the_one_that_ends_there_goes_on() -> None:
+    sessions = pool()
+    prompt = list(range(50))
+    first = sessions.take(prompt)
+    said = first.answer(prompt, [7, 8, 9, 10, 11])
+    branch = [*said, 1, 2, 3]
+    other = first.__class__(first)  # what another client made of the same beginning
+    sessions._sessions.insert(0, other)
+    other.answer(branch, [4, 4, 4])
+    assert sessions.take([*said, 5, 6]) is first
+
+
 def test_the_one_that_was_used_least_recently_is_given_up_first() -> None:
     sessions = pool(3 * 11 * BYTES)
     said = []

@@ -208,21 +208,26 @@ class Line:
         turn = Turn(self.pool, job, self._opened_embedder)
         error: Exception | None = None
         try:
-            job.require_wanted()
-            with contextlib.closing(_generator(job.work(turn))) as items:
-                for item in items:
-                    job.put(item)
+            try:
+                job.require_wanted()
+                with contextlib.closing(_generator(job.work(turn))) as items:
+                    for item in items:
+                        job.put(item)
+            finally:
+                self._count(turn, began - job.asked, time.monotonic() - began)
         except Exception as failure:
             error = failure
         finally:
             with self._changed:
                 self._running = None
-        self.n_sessions, self.session_bytes = len(self.pool), self.pool.kept_bytes()
-        for stats in turn.stats:
-            self._on_answer(stats, began - job.asked)
-        took = time.monotonic() - began
+            job.end(error)
+
+    def _count(self, turn: Turn, waited: float, took: float) -> None:
+        assert self.pool is not None
         self._answer_seconds += NEW_SHARE * (took - self._answer_seconds) if self._answer_seconds else took
-        job.end(error)
+        for stats in turn.stats:
+            self._on_answer(stats, waited)
+        self.n_sessions, self.session_bytes = len(self.pool), self.pool.kept_bytes()
 
     def _opened_embedder(self) -> TextEmbedder:
         """Embeds; made when first asked for, since it takes memory for a context of its own."""

@@ -7,7 +7,7 @@ copies in memory, which is bounded; the session that was used least recently is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ import numpy.typing as npt
 from aded_local.continuation import ENDING
 
 if TYPE_CHECKING:
+    from aded_local.api import LocalADED
     from aded_local.asking import ChatPrompt
+    from aded_local.session import Session
 
 MOST_SESSIONS: Final = 256
 """Sessions at most, however little memory each takes: every one is compared with each prompt. Chosen, not tuned."""
@@ -27,26 +29,6 @@ and nearly every two conversations begin with the same few. Chosen, not tuned.""
 IntArray = npt.NDArray[np.int32]
 
 
-class Conversation(Protocol):
-    """What is asked of a ``Session`` here."""
-
-    def overlap(self, prompt: IntArray) -> tuple[int, int]:
-        """Tokens that the prompt and the cells both begin with, and tokens in the cells."""
-        ...
-
-    def kept_bytes(self) -> int:
-        """Bytes of memory that keeping the cells takes."""
-        ...
-
-
-class Model(Protocol):
-    """What is asked of a ``LocalADED`` here."""
-
-    def session(self, like: Any = None) -> Any:
-        """A new session; see ``LocalADED.session``."""
-        ...
-
-
 class Pool:
     """The sessions of one model. All but ``chat_prompt`` and ``text_tokens`` belongs to the thread that answers.
 
@@ -56,11 +38,11 @@ class Pool:
             them while another takes its place.
     """
 
-    def __init__(self, model: Model, most_bytes: int) -> None:
+    def __init__(self, model: LocalADED, most_bytes: int) -> None:
         self._model = model
         self._most_bytes = most_bytes
         self._front = model.session()  # answers nothing; the others share its answers' tokens
-        self._sessions: list[Any] = []  # the one that was used least recently comes first
+        self._sessions: list[Session] = []  # the one that was used least recently comes first
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Any, tool_choice: Any) -> ChatPrompt:
         """The prompt a conversation becomes, whichever session it goes to; any thread may ask.
@@ -68,22 +50,23 @@ class Pool:
         Raises:
             PromptError, OptionError, TemplateError, BusyError
         """
-        prompt: ChatPrompt = self._front.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
-        return prompt
+        return self._front.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
 
     def text_tokens(self, text: str) -> list[int]:
         """The prompt a text becomes; any thread may ask."""
-        tokens: list[int] = self._front.text_tokens(text)
-        return tokens
+        return self._front.text_tokens(text)
 
-    def take(self, prompt: Sequence[int]) -> Any:
+    def take(self, prompt: Sequence[int]) -> Session:
         """The session that a prompt belongs to: the one it goes on with, else a new one.
 
         A new one begins with what the most similar session has of the same prompt, say a long system message.
         """
         tokens = np.array(prompt, np.int32)
         overlaps = [session.overlap(tokens) for session in self._sessions]
-        best = max(range(len(overlaps)), key=lambda at: overlaps[at][0], default=None)
+        # Of two that share as much, one leaves it where the prompt does, and the other one goes on otherwise.
+        best = max(
+            range(len(overlaps)), key=lambda at: (_goes_on(*overlaps[at]), overlaps[at][0]), default=None
+        )
         like = self._front
         found = None
         if best is not None:
@@ -97,7 +80,7 @@ class Pool:
         self._sessions.append(session)
         return session
 
-    def _make_room(self, like: Any) -> None:
+    def _make_room(self, like: Session) -> None:
         """Give sessions up until the rest fits. The one that answered last counts too: it has to be copied now."""
         sizes = [session.kept_bytes() for session in self._sessions]
         total = sum(sizes)
