@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,20 @@ import pytest
 import vocabularies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_schemas import SCHEMAS
 from steps import beginning
 from trees import draft_trees
 
+from aded_local.decode import Tally, generate
 from aded_local.drafters import make_drafter
+from aded_local.llama import ContextSettings, Sampling, Steering, Target
 from aded_local.llama.forced import GrammarConstraint, Habits
 from aded_local.llama.grammar import Grammar
 from aded_local.llama.model import Model
 from aded_local.llama.vocabulary import Vocabulary
 from aded_local.speed.constrained import ConstrainedDrafter, below, without
+from aded_local.speed.planner import Limits, PlainPlanner, Planner, WholePlanner
+from aded_local.speed.threads import Threads
 from aded_local.step import Forced
 from aded_local.tree import ROOT, DraftTree, chain
 
@@ -226,3 +232,58 @@ def test_forbidden_candidates_are_not_drafted(vocabulary: Model) -> None:
     assert not set(drafted.tokens.tolist()) & set(free.tokens.tolist())
     assert ids
     drafter.close()
+
+
+# --- whole answers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def target(tiny: dict[str, Path]) -> Target:
+    """A target whose logits do not depend on the batch (F32 weights, attention without split)."""
+    return Target(Model(tiny["llama"]), ContextSettings(512, 1, False, "f32", 8))
+
+
+def answered(
+    target: Target, planner: Planner, schema: Any, sampling: Sampling, n: int = 60
+) -> tuple[list[int], Tally]:
+    prompt = tokens_of(target.model, "one two three")
+    tally = Tally()
+    steering = Steering(grammar=Grammar.of(target.model, schema=schema))
+    threads = Threads(target.settings.n_threads)
+    steps = generate(
+        target, planner, threads, sampling, prompt, beginning(*prompt), n, tally, lambda: False, steering=steering
+    )  # fmt: skip
+    return [token for step in steps for token in step], tally
+
+
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+def test_a_schema_takes_fewer_passes_than_tokens(target: Target, preset: str) -> None:
+    names = ("first", "second", "third", "fourth")
+    schema = {"properties": {name: {"enum": ["yes", "no"]} for name in names}, "required": list(names)}
+    planner = WholePlanner(make_drafter(preset, n_vocab=target.model.n_vocab), Limits(15, 8))
+    greedy = Sampling(temperature=0.0)
+    plain, _ = answered(target, PlainPlanner(), schema, greedy, 200)
+    assert sorted(json.loads(text_of(target.model, plain[:-1]))) == sorted(names)
+    for _ in range(2):
+        drafted, tally = answered(target, planner, schema, greedy, 200)
+        assert drafted == plain
+    assert len(drafted) > 2 * tally.passes
+    planner.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    SCHEMAS,
+    st.sampled_from([{"temperature": 0.0}, {"temperature": 0.8, "seed": 7}, {"temperature": 1.5, "seed": 1}]),
+)
+def test_drafts_bound_to_a_schema_change_no_token(
+    target: Target, schema: Any, sampling: dict[str, Any]
+) -> None:
+    plain, _ = answered(target, PlainPlanner(), schema, Sampling(**sampling))
+    planner = WholePlanner(make_drafter("auto", n_vocab=target.model.n_vocab), Limits(15, 8))
+    for _ in range(2):  # the second time it knows how the model spells and puts spaces
+        drafted, _ = answered(target, planner, schema, Sampling(**sampling))
+        assert drafted == plain
+    planner.close()
+    if target.model.is_end(plain[-1]):
+        json.loads(text_of(target.model, plain[:-1]))

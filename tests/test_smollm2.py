@@ -125,7 +125,7 @@ def test_exact_drafts_change_no_token_with_any_samplers(exact: LocalADED, data: 
     assert drafted.logprobs == plain.logprobs, "the logits are the same to the last bit"
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCHEMAS, st.sampled_from(PROMPTS), st.sampled_from([GREEDY, SAMPLED]))
 def test_drafts_bound_to_a_schema_change_no_token(
     exact: LocalADED, schema: dict[str, Any], prompt: str, sampling: dict[str, Any]
@@ -133,20 +133,12 @@ def test_drafts_bound_to_a_schema_change_no_token(
     found = []
     for draft in ("off", "auto", "auto"):  # the second time it knows how spaces were put
         exact.reset()
-        options: Any = {"max_tokens": 64, "json_schema": schema, "draft": draft, **sampling}
+        options: Any = {"max_tokens": 48, "json_schema": schema, "draft": draft, **sampling}
         found.append(exact.chat([turn(prompt)], **options))
     plain, *drafted = found
     assert [reply.tokens for reply in drafted] == [plain.tokens] * 2
     if plain.finish_reason == "stop":
         json.loads(plain.text)
-
-
-def test_a_schema_takes_fewer_passes_than_tokens(exact: LocalADED) -> None:
-    names = ("first_name", "last_name", "preferred_language", "country_of_residence")
-    schema = {"properties": {name: {"enum": ["yes", "no"]} for name in names}, "required": list(names)}
-    reply = exact.chat([turn("Fill in the form.")], json_schema=schema, max_tokens=100, **GREEDY)
-    assert sorted(json.loads(reply.text)) == sorted(names)
-    assert reply.stats.tokens_per_pass > 1.5
 
 
 @pytest.mark.parametrize(

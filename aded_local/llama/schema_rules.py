@@ -62,8 +62,11 @@ class Converter(SchemaConverter):
     def _format_literal(self, literal: str) -> str:
         # It leaves backslashes alone, and spells letters beyond ASCII as escapes that no model would write.
         text = json.dumps(json.loads(literal), ensure_ascii=False)
-        text = re.sub(r"[\ud800-\udfff\x7f]", lambda found: f"\\u{ord(found[0]):04x}", text)
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        quoted = _quoted(re.sub("[\ud800-\udfff\x7f]", _escape, text))
+        # A vocabulary may lack the bytes of rare characters, and has those of their escapes.
+        return re.sub(
+            "[\U00010000-\U0010ffff]", lambda rare: f'" ("{rare[0]}" | {_quoted(_escape(rare))}) "', quoted
+        )
 
     def visit(self, schema: Schema, name: str) -> str:
         """The name of the rule of a schema."""
@@ -106,3 +109,12 @@ class Converter(SchemaConverter):
 
 def _times(least: int, most: int | None) -> str:
     return f"{{{least},{'' if most is None else most}}}"
+
+
+def _quoted(text: str) -> str:
+    """A literal of a grammar."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
