@@ -448,6 +448,41 @@ def test_infill_puts_the_suffix_where_the_vocabulary_says_so_else_behind(small: 
         assert (tokens[:4], tokens[-2:], is_filled_in) == ([4, 1, 2, 3], [5, 6], True)
 
 
+def test_an_echoed_prompt_has_logprobs_of_its_own_tokens(small: Path) -> None:
+    prompt = [3, 4, 5, 6, 7]
+    with quiet(small) as llm:
+        found = llm(prompt, echo=True, logprobs=2, max_tokens=2, temperature=0.0)["choices"][0]
+        told = found["logprobs"]
+        assert {len(values) for values in told.values()} == {len(prompt) + 2}
+        assert (told["token_logprobs"][0], told["top_logprobs"][0], told["text_offset"][0]) == (None, None, 0)
+        for end in range(1, len(prompt)):
+            logits = llm._local.logits_after(prompt[:end])
+            expected = logits[prompt[end]] - np.log(np.exp(logits).sum())
+            assert told["token_logprobs"][end] == pytest.approx(expected, abs=1e-3)
+            assert len(told["top_logprobs"][end]) in (1, 2, 3)
+
+
+def test_results_have_the_types_of_openais_client(small: Path) -> None:
+    pytest.importorskip("openai")
+    messages = [{"role": "user", "content": "a"}]
+    with quiet(small, chat_format="chatml") as llm:
+        found = llm.create_chat_completion_openai_v1(messages, max_tokens=3)
+        assert found.usage.completion_tokens <= 3
+        chunks = list(llm.create_chat_completion_openai_v1(messages, max_tokens=3, stream=True))
+        assert chunks[0].choices[0].delta.role == "assistant"
+
+
+def test_tools_that_a_template_has_no_place_for_are_refused_unless_one_is_chosen(small: Path) -> None:
+    messages = [{"role": "user", "content": "a"}]
+    with quiet(small, chat_format="chatml") as llm:
+        with pytest.raises(ValueError, match="tools"):
+            llm.create_chat_completion(messages, tools=[llama_calls.TOOL], max_tokens=3)
+        found = llm.create_chat_completion(
+            messages, tools=[llama_calls.TOOL], tool_choice=llama_calls.NAMED, max_tokens=3
+        )
+        assert found["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
 def test_ids_that_are_sent_come_behind_the_last_one(small: Path) -> None:
     with quiet(small) as llm:
         stream = llm.generate([1, 2, 3], temp=0.0)

@@ -56,10 +56,11 @@ class Turn:
             # Cancelling a session stops what it was asked for, so one that came too early for that is met here.
             self._job.require_wanted()
             for piece in pieces:
-                self._job.require_wanted()
                 if piece.stats is not None:
                     self.stats.append(piece.stats)
-                yield piece
+                if not self._job.is_cancelled:
+                    yield piece
+            self._job.require_wanted()  # a cancelled answer was read to its end, which says what it took
 
     def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """A vector for each text, as long as 1, and the tokens of all.
