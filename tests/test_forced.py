@@ -40,6 +40,13 @@ PERSON: dict[str, Any] = {
 }
 
 
+SAMPLINGS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.8, "seed": 7},
+    {"temperature": 1.5, "seed": 1},
+]
+
+
 @pytest.fixture(scope="module", params=["qwen2", "llama-spm"])
 def vocabulary(request: pytest.FixtureRequest) -> Iterator[Model]:
     yield Vocabulary(vocabularies.path_of(request.param))
@@ -271,11 +278,8 @@ def test_a_schema_takes_fewer_passes_than_tokens(target: Target, preset: str) ->
     planner.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    SCHEMAS,
-    st.sampled_from([{"temperature": 0.0}, {"temperature": 0.8, "seed": 7}, {"temperature": 1.5, "seed": 1}]),
-)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SCHEMAS, st.sampled_from(SAMPLINGS))
 def test_drafts_bound_to_a_schema_change_no_token(
     target: Target, schema: Any, sampling: dict[str, Any]
 ) -> None:
