@@ -114,7 +114,9 @@ class Session(Asking):
         elif isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
             prompt = ChatPrompt(token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab))
         else:
-            prompt = self.chat_prompt(cast("Sequence[Message]", messages), tools=tools, tool_choice=tool_choice)
+            prompt = self.chat_prompt(
+                cast("Sequence[Message]", messages), tools=tools, tool_choice=tool_choice
+            )
         if prompt.grammar is not None:
             if options.get("grammar") is not None or options.get("json_schema") is not None:
                 raise OptionError(
