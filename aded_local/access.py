@@ -309,12 +309,15 @@ class Cancelling:
     """Which of a session's answers are cancelled: all that were asked for so far, or single ones.
 
     Cancelling takes no lock: a signal handler may do it at any moment.
+
+    Attributes:
+        reached: the number of the last answer, in the order of asking, that was cancelled with all before it.
     """
 
     def __init__(self) -> None:
         self._asking = threading.Lock()
         self._asked = 0
-        self._cancelled = 0
+        self.reached = 0
 
     def ask(self) -> Asked:
         """An answer is being asked for."""
@@ -325,11 +328,7 @@ class Cancelling:
     def cancel(self) -> None:
         """Cancel every answer that was asked for so far."""
         if not is_forked():
-            self._cancelled = self._asked
-
-    def reaches(self, number: int) -> bool:
-        """Whether the answer of that number, in the order of asking, was among those."""
-        return number <= self._cancelled
+            self.reached = self._asked
 
 
 class Asked:
@@ -347,4 +346,4 @@ class Asked:
 
     def is_cancelled(self) -> bool:
         """Whether it was cancelled, alone or with all others of its session."""
-        return self._is_cancelled or self._session.reaches(self._number)
+        return self._is_cancelled or self._number <= self._session.reached

@@ -19,8 +19,8 @@ from typing_extensions import Unpack
 from aded_local import request
 from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import ToolChoice
+from aded_local.chat.messages import Message
 from aded_local.chat.rendering import read_template
-from aded_local.chat.template import Message
 from aded_local.drafters import SEARCHES, Search
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine import DRAFTS, EngineOptions

@@ -10,8 +10,8 @@ from typing import Any
 from typing_extensions import Unpack
 
 from aded_local.chat.calling import ToolChoice
+from aded_local.chat.messages import Message
 from aded_local.chat.style import PLAIN, AnswerStyle
-from aded_local.chat.template import Message
 from aded_local.request import Options
 from aded_local.result import Reply, joined
 from aded_local.stream import AsyncStream, Stream

@@ -324,19 +324,21 @@ def by_token(pieces: Iterable[Piece], piece_of: Callable[[int], bytes]) -> Itera
         piece_of: the bytes of a token id.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    held = ""  # text of tokens of which not all is told yet
+    held, length = "", 0  # text of which not all tokens are told yet; characters of the tokens that wait
+    waiting: tuple[int, ...] = ()
+    likely: tuple[TokenLogprob, ...] | None = None
     for piece in pieces:
         held += piece.text
-        tokens, logprobs, start = piece.tokens, piece.logprobs, 0
-        for end, token in enumerate(tokens, start=1):
-            length = len(decoder.decode(piece_of(token)))
-            if length or not decoder.getstate()[0]:
-                of_these = None if logprobs is None else logprobs[start:end]
-                yield Piece(held[:length], tokens[start:end], logprobs=of_these)
-                held, start = held[length:], end
+        for at, token in enumerate(piece.tokens):
+            length += len(decoder.decode(piece_of(token)))
+            waiting += (token,)
+            if piece.logprobs is not None:
+                likely = (*(likely or ()), piece.logprobs[at])
+            if not decoder.getstate()[0]:
+                yield Piece(held[:length], waiting, logprobs=likely)
+                held, length, waiting, likely = held[length:], 0, (), None
         if piece.finish_reason is not None:
-            rest = None if logprobs is None else logprobs[start:]
-            yield Piece(held, tokens[start:], piece.finish_reason, piece.stats, rest)
+            yield Piece(held, waiting, piece.finish_reason, piece.stats, likely)
 
 
 class Spelling:

@@ -54,7 +54,9 @@ def token_logprob(logits: FloatArray, token: int, n_top: int) -> TokenLogprob:
 def _likeliest(logits: FloatArray, n: int) -> list[int]:
     n = min(n, len(logits))
     bound = np.partition(logits, len(logits) - n)[len(logits) - n]
-    candidates = np.flatnonzero(logits >= bound)  # ties at the bound included, smaller ids first
+    candidates = np.flatnonzero(
+        logits >= bound
+    )  # all that are as likely as the last of them, smaller ids first
     order = np.argsort(-logits[candidates], kind="stable")
     found: list[int] = candidates[order[:n]].tolist()
     return found

@@ -21,14 +21,14 @@ from aded_local.access import ENDED, Asked, Cancelling
 from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import Calling, ToolChoice, call_grammar
 from aded_local.chat.detokenize import TextStream, showing
+from aded_local.chat.messages import Message
 from aded_local.chat.segments import text_tokens
 from aded_local.chat.style import AnswerStyle
-from aded_local.chat.template import Message
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
-from aded_local.logprobs import TokenLogprob
+from aded_local.logprobs import TokenLogprob, token_logprob
 from aded_local.request import Options, Request, token_ids
 from aded_local.result import Piece, cancelled_piece, stats_of
 from aded_local.speed.planner import PlainPlanner
@@ -165,6 +165,11 @@ class Session(Asking):
 
     def _run(self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None) -> Stream:
         """Compute an answer, in ``style`` where it is a chat's."""
+        self._require_fitting(tokens)
+        steps = self._steps(asked, tokens, request, style)
+        return Stream(self._read(asked, steps, request.waits), asked)
+
+    def _require_fitting(self, tokens: list[int]) -> None:
         n_ctx = self._engine.n_ctx
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to answer")
@@ -173,8 +178,6 @@ class Session(Asking):
                 f"the prompt has {len(tokens)} tokens and the context holds {n_ctx}; "
                 "shorten it or raise -c (n_ctx)"
             )
-        steps = self._steps(asked, tokens, request, style)
-        return Stream(self._read(asked, steps, request.waits), asked)
 
     def _read(
         self, asked: Asked, steps: Generator[Piece, None, None], waits: bool
@@ -275,6 +278,27 @@ class Session(Asking):
             ),
             _taken(likely, len(told)),
         )
+
+    def prompt_logprobs(self, prompt: Sequence[int], n_top: int) -> list[TokenLogprob]:
+        """How likely the model found the tokens of a prompt, all but the first; its cells hold them afterwards.
+
+        Args:
+            prompt: at least one token id.
+            n_top: the number of likeliest tokens to tell beside each.
+
+        Raises:
+            PromptError, EmptyPromptError, ContextOverflowError, BusyError, DeviceError
+        """
+        engine = self._engine
+        tokens = token_ids(prompt, engine.model.n_vocab)
+        self._require_fitting(tokens)
+        found: list[TokenLogprob] = []
+        with engine.access.alone():
+            engine.seat(self)
+            for end, logits in engine.target.read(tokens):
+                if end < len(tokens):
+                    found.append(token_logprob(logits, tokens[end], n_top))
+        return found
 
     # --- what was said -----------------------------------------------------------------------------
 

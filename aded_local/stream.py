@@ -83,7 +83,8 @@ class AsyncStream(AsyncIterator[Piece]):
             async for piece in pieces:
                 print(piece.text, end="")
 
-    Reading on after ``aclose`` is a BusyError. What is wrong with prompt or options is raised when it is first read.
+    Dropped without either, it frees the model a moment later. Reading on after ``aclose`` is a BusyError. What is wrong
+    with prompt or options is raised when it is first read.
     """
 
     def __init__(self, start: Callable[[], Stream]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samplings import samplings
 
-from aded_local import LocalADED, OptionError, Reply
+from aded_local import GrammarError, LocalADED, OptionError, Reply
 from aded_local.llama import Sampling
 from aded_local.logprobs import token_logprob
 
@@ -221,6 +221,7 @@ def test_drafted_answers_are_the_undrafted_ones_with_any_samplers(
 ) -> None:
     options = data.draw(samplings(plain._engine.model.n_vocab))
     options["logits_processor"] = data.draw(processors())
+    options["grammar"] = data.draw(st.sampled_from([None, "root ::= [a-z ]{8} [^0-9]*"]))
     options["logprobs"] = data.draw(st.sampled_from([None, 0, 3]))
     end = data.draw(st.integers(1, 60))
     options["stopping_criteria"] = data.draw(st.sampled_from([None, lambda ids, _: len(ids) >= end]))
@@ -237,11 +238,13 @@ def test_drafted_answers_are_the_undrafted_ones_with_any_samplers(
             assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
-def test_drafts_are_taken_though_a_function_chooses(drafting: LocalADED) -> None:
-    def seven_eight_nine(ids: Any, scores: Any) -> Any:
-        scores[{7: 8, 8: 9}.get(int(ids[-1]), 7)] = 1000.0
-        return scores
+def seven_eight_nine(ids: Any, scores: Any) -> Any:
+    """Makes an answer that is easily drafted."""
+    scores[{7: 8, 8: 9}.get(int(ids[-1]), 7)] = 1000.0
+    return scores
 
+
+def test_drafts_are_taken_though_a_function_chooses(drafting: LocalADED) -> None:
     drafting.reset()
     reply = drafting.generate(
         PROMPT, max_tokens=60, temperature=0.0, logits_processor=seven_eight_nine, logprobs=1
@@ -258,9 +261,16 @@ def test_log_probabilities_are_those_of_the_models_own_logits(drafting: LocalADE
     from llama_cpp import Llama
 
     prompt = drafting._engine.model.tokenize(PROMPT, add_special=True, parse_special=False)
-    biased = {"logit_bias": {5: 3.0}, "repeat_penalty": 1.3}  # what is told comes before these
     drafting.reset()
-    reply = drafting.generate(prompt, max_tokens=30, temperature=0.0, logprobs=4, **biased)
+    reply = drafting.generate(
+        prompt,
+        max_tokens=40,
+        temperature=0.0,
+        logprobs=4,
+        logits_processor=seven_eight_nine,  # what is told comes before these
+        logit_bias={5: 3.0},
+        repeat_penalty=1.3,
+    )
     assert reply.stats.accepted > 0, "rows of accepted drafts are among them"
     assert reply.logprobs is not None and len(reply.logprobs) == len(reply.tokens)
     for i, found in enumerate(reply.logprobs):
@@ -276,16 +286,18 @@ def test_log_probabilities_are_those_of_the_models_own_logits(drafting: LocalADE
     st.lists(st.floats(-50, 50, width=32) | st.just(float("-inf")), min_size=1, max_size=60).filter(
         lambda row: max(row) > float("-inf")
     ),
+    st.sampled_from([1, 40]),
     st.data(),
 )
 def test_they_are_to_the_last_bit_what_llama_cpp_python_computes(
-    row: list[float], data: st.DataObject
+    row: list[float], times: int, data: st.DataObject
 ) -> None:
     from llama_cpp import Llama
 
+    row = row * times
     logits = np.array(row, np.float32)
     token = data.draw(st.integers(0, len(row) - 1))
-    n_top = data.draw(st.integers(0, len(row) + 2))
+    n_top = data.draw(st.integers(0, 30) | st.just(len(row) + 2))
     found = token_logprob(logits, token, n_top)
     expected = Llama.logits_to_logprobs(logits)
     assert found.logprob == float(expected[token])
@@ -420,6 +432,22 @@ def test_what_a_function_raises_reaches_the_caller_and_the_object_goes_on(
         said(llm, temperature=0.0, **{option: failing})
     assert caught.value is mine
     assert said(llm, temperature=0.0) == whole
+
+
+def test_a_grammar_that_leaves_nothing_to_say_is_an_error_and_the_object_goes_on(plain: LocalADED) -> None:
+    model = plain._engine.model
+    ones = {token: float("-inf") for token in range(model.n_vocab) if model.piece(token) == b"1"}
+
+    def none_of_them(ids: Any, scores: Any) -> Any:
+        scores[:] = -np.inf
+        scores[7] = 1.0
+        return scores
+
+    for options in ({"logits_processor": none_of_them}, {"logit_bias": ones}):
+        for temperature in (0.0, 1.0):
+            with pytest.raises(GrammarError, match="allows no token"):
+                plain.generate(PROMPT, grammar='root ::= "1"', temperature=temperature, **options)
+    assert plain.generate(PROMPT, grammar='root ::= "1"').text == "1"
 
 
 @pytest.mark.parametrize(

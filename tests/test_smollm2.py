@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from forking import in_child, outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_schemas import SCHEMAS
 from samplings import samplings
 
 from aded_bench.run.arms import LlamaArm, LocalArm
@@ -109,18 +111,34 @@ def test_exact_drafts_change_no_token(exact: LocalADED, sampling: dict[str, Any]
     assert answers(exact, "auto", prompts, sampling) == answers(exact, "off", prompts, sampling)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_exact_drafts_change_no_token_with_any_samplers(exact: LocalADED, data: st.DataObject) -> None:
     options = data.draw(samplings(exact._engine.model.n_vocab))
-    prompt = data.draw(st.sampled_from(PROMPTS))
+    prompt = data.draw(st.sampled_from([PROMPTS[1], LINE.format(i=3, w=7, d=9) * 6]))
     found = []
     for draft in ("off", "auto"):
         exact.reset()
-        found.append(exact.chat([turn(prompt)], max_tokens=48, draft=draft, logprobs=2, **options))
+        found.append(exact.generate(prompt, max_tokens=32, draft=draft, logprobs=2, **options))
     plain, drafted = found
     assert drafted.tokens == plain.tokens
     assert drafted.logprobs == plain.logprobs, "the logits are the same to the last bit"
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SCHEMAS, st.sampled_from(PROMPTS), st.sampled_from([GREEDY, SAMPLED]))
+def test_drafts_bound_to_a_schema_change_no_token(
+    exact: LocalADED, schema: dict[str, Any], prompt: str, sampling: dict[str, Any]
+) -> None:
+    found = []
+    for draft in ("off", "auto", "auto"):  # the second time it knows how spaces were put
+        exact.reset()
+        options: Any = {"max_tokens": 48, "json_schema": schema, "draft": draft, **sampling}
+        found.append(exact.chat([turn(prompt)], **options))
+    plain, *drafted = found
+    assert [reply.tokens for reply in drafted] == [plain.tokens] * 2
+    if plain.finish_reason == "stop":
+        json.loads(plain.text)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -10,6 +12,7 @@ from typing import Any
 
 import plain_jinja
 import pytest
+import vocabularies
 from families import FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +23,10 @@ from aded_local.chat.segments import Segment
 from aded_local.chat.style import HERMES, LLAMA3, MISTRAL, MISTRAL_NEW, PLAIN, QWEN3_CODER
 from aded_local.chat.template import CHATML, ChatTemplate
 from aded_local.errors import OptionError, PromptError, TemplateError
+from aded_local.llama.vocabulary import Vocabulary
+
+TRIES = int(os.environ.get("TRIES", "6"))
+"""Conversations for each family; ``TRIES=1000`` in the environment for more."""
 
 TOLD = [name for name, family in FAMILIES.items() if family.is_told]
 
@@ -196,8 +203,9 @@ def test_system_prompts_empty_and_repeated() -> None:
     )
     assert rendered("gemma", twice).startswith("<bos><start_of_turn>user\na\n\nb\n\n?<end_of_turn>")
     assert rendered("gemma", [system, user("?")]) == rendered("gemma", [user("?")])
+    assert rendered("mistral", twice) == "<s>[INST]a\n\nb\n\n?[/INST]"
     with pytest.raises(TemplateError, match="a role too many"):
-        rendered("mistral", twice)
+        rendered("mistral", [user("?"), *twice])
 
 
 def test_a_name_reaches_the_template() -> None:
@@ -279,6 +287,7 @@ def nested(depth: int) -> Any:
         ([{"type": "function", "function": {}}], "name of a tool is 'None'"),
         ([tool("")], "1 to 128 signs"),
         ([tool("a\nb")], "1 to 128 signs"),
+        ([tool("a b")], "1 to 128 signs"),
         ([tool("x" * 129)], "1 to 128 signs"),
         ([WEATHER, WEATHER], "'weather'"),
         ([tool("f", 3)], "description of the tool f"),  # type: ignore[arg-type]
@@ -287,7 +296,7 @@ def nested(depth: int) -> Any:
         ([{"type": "function", "function": {"name": "f", "parameters": {"properties": 3}}}], "properties"),
         ([tool("f", a=nested(DEEPEST))], f"deeper than {DEEPEST}"),
         ([tool("f", "x" * LARGEST)], "more than"),
-        ([tool("f", a=[[]] * LARGEST)], "more than"),
+        ([tool("f", a=["x" * 4096] * 300)], "more than"),
         ([tool(f"f{n}") for n in range(MOST_TOOLS + 1)], f"{MOST_TOOLS} are allowed"),
         ([tool("f", a=float("nan"))], "'nan'"),
         ([tool("f", a=1 << 70)], "which JSON has not"),
@@ -345,20 +354,25 @@ Texts = Callable[[], str]
 def described(texts: Texts, names: Texts, number: int) -> Message:
     """A function in which every text, keys among them, is somebody's."""
     inner = {"type": "object", "properties": {texts(): {"type": texts()}}, texts(): {texts(): texts()}}
+
+    def further() -> Message:
+        key = texts()
+        return {key + "d" * (key in ("name", "type")): texts()}  # which would take another's place
+
     first = {"type": "string", "description": texts(), "enum": [texts(), texts()]}
     parameters = {
         "type": "object",
         "properties": {f"{number}{texts()}": first, texts(): inner},
         "required": [texts()],
-        texts(): texts(),
+        f"x{texts()}": texts(),
     }
     function = {
         "name": f"{number}{names()}",
         "description": texts(),
         "parameters": parameters,
-        texts(): texts(),
+        **further(),
     }
-    return {"type": "function", "function": function, texts(): texts()}
+    return {"type": "function", "function": function, **further()}
 
 
 def conversation(
@@ -407,28 +421,30 @@ LOOKED_FOR = ("</think>", "<tool_response>", "</tool_response>")
 """What the templates look for in contents: a person who writes it changes what they write themselves."""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataObject) -> None:
-    family, chat = FAMILIES[name], template(name)
-    kinds = disguises([*family.controls, *family.defined]).filter(
-        lambda text: not any(mark in text for mark in LOOKED_FOR)
-    )
+Drawn = tuple[list[Message], "list[Message] | None"]
+
+
+def disguised_and_harmless(name: str, controls: Sequence[str], data: st.DataObject) -> tuple[Drawn, Drawn]:
+    """A conversation full of disguised control texts, and the same one with a word in place of each."""
+    kinds = disguises(controls).filter(lambda text: not any(mark in text for mark in LOOKED_FOR))
+    pool = data.draw(st.lists(kinds, min_size=4, max_size=8), label="pool")
     form = data.draw(
         st.tuples(st.integers(1, 2), st.integers(0, 2), st.integers(0, 15), st.booleans()), label="form"
     )
+    chosen = random.Random(data.draw(st.integers(0, 99), label="seed"))
     drawn: list[str] = []
 
     def texts() -> str:
-        drawn.append(data.draw(kinds))
+        drawn.append(chosen.choice(pool))
         return drawn[-1]
 
     def names() -> str:
-        drawn.append("".join(filter(str.isprintable, data.draw(kinds)))[:60] or "f")
+        drawn.append(
+            "".join(c for c in chosen.choice(pool) if c.isprintable() and not c.isspace())[:60] or "f"
+        )
         return drawn[-1]
 
-    said, tools = conversation(name, texts, names, *form)
+    disguised = conversation(name, texts, names, *form)
     given_texts = iter(drawn)
     words: dict[str, str] = {}
 
@@ -438,10 +454,47 @@ def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataO
             return text
         return words.setdefault(text, f"w{len(words)}")
 
-    plain_said, plain_tools = conversation(name, harmless, harmless, *form)
+    return disguised, conversation(name, harmless, harmless, *form)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_disguise_in_any_place_adds_a_control_token(name: str, data: st.DataObject) -> None:
+    family, chat = FAMILIES[name], template(name)
+    (said, tools), harmless = disguised_and_harmless(name, [*family.controls, *family.defined], data)
     segments = chat.render(said, tools=tools)
-    assert controls_in(chat, segments) == controls_in(chat, chat.render(plain_said, tools=plain_tools))
+    assert controls_in(chat, segments) == controls_in(chat, chat.render(harmless[0], tools=harmless[1]))
     assert text_of(segments) == by_plain_jinja(chat, said, tools)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary"), [("hermes", "qwen2"), ("llama3", "llama-bpe"), ("deepseek", "deepseek-coder")]
+)
+def test_no_disguise_adds_a_control_token_of_a_real_vocabulary(name: str, vocabulary: str) -> None:
+    real = Vocabulary(vocabularies.path_of(vocabulary))
+    texts = real.control_texts
+    chat = ChatTemplate(
+        FAMILIES[name].source,
+        bos=real.token_text(real.bos),
+        eos=real.token_text(real.eos),
+        control_texts=texts,
+        defined_texts=real.defined_texts,
+    )
+    few = sorted({*texts[:6], *texts[-6:], *(text for text in FAMILIES[name].controls if text in texts)})
+
+    @settings(max_examples=TRIES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def nothing_is_added(data: st.DataObject) -> None:
+        steering: list[list[int]] = []
+        for said, tools in disguised_and_harmless(name, few, data):
+            ids = chat.to_tokens(chat.render(said, tools=tools), real)
+            steering.append([token for token in ids if token in real.control_tokens])
+        assert steering[0] == steering[1]
+
+    nothing_is_added()
+    chat.close()
+    real.close()
 
 
 def by_plain_jinja(chat: ChatTemplate, said: list[Message], tools: list[Message] | None) -> str:
@@ -480,6 +533,23 @@ def test_a_word_at_its_ends_is_marked_where_its_middle_is_not() -> None:
     chat = ChatTemplate(source, bos="", eos="", control_texts=("<|im_end|>",))
     segments = chat.render([user("as the template shouts, all twins are too many")], tools=[tool("im_end")])
     assert controls_in(chat, segments) == []
+
+
+SORTING = (
+    "{% for t in tools %}{{ t.function.name }}{% for key, value in t.function.parameters.properties | dictsort %}"
+    "{{ '<|' ~ key ~ '|>' }}{% endfor %}{% endfor %}<|im_end|>"
+)
+
+
+def test_a_template_that_sorts_keys_sorts_what_was_given() -> None:
+    chat = ChatTemplate(SORTING, bos="", eos="", control_texts=("<|im_end|>",))
+    for keys in ("zebra items Apple type title", "zebra items im_end type title", "m e x d"):
+        given_tools = [tool("f", **{key: {"type": "string"} for key in keys.split()})]
+        segments = chat.render([user("?")], tools=given_tools)
+        assert controls_in(chat, segments) == ["<|im_end|>"]
+        if "im_end" not in keys:
+            sorted_keys = sorted(keys.split(), key=str.lower)
+            assert text_of(segments) == "f" + "".join(f"<|{key}|>" for key in sorted_keys) + "<|im_end|>"
 
 
 def test_habits_say_what_was_found() -> None:

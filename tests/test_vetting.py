@@ -196,6 +196,19 @@ def test_a_suggestion_that_makes_no_sense_is_ignored_with_a_notice(
     assert sum("suggestion is ignored: top_k" in line for line in notices) == 1
 
 
+def test_suggestions_of_any_sampler_are_followed(
+    edited: Callable[[Callable[[File], Any]], Path],
+) -> None:
+    path = edited(lambda file: file.put("general.sampling.penalty_last_n", 7.0, FLOAT32))
+    with LocalADED(path, draft="off", n_ctx=256) as llm:
+        assert llm._model.suggested_sampling()["repeat_last_n"] == 7
+        said = [
+            llm.generate("list files", max_tokens=20, seed=1, repeat_penalty=1.5, repeat_last_n=n).tokens
+            for n in (None, 7)
+        ]
+    assert said[0] == said[1]
+
+
 # Once for each file
 
 

@@ -53,7 +53,7 @@ def _call(value: Any) -> Call | None:
     function = value.get("function")
     inner = function if isinstance(function, Mapping) else value
     name = inner.get("name")
-    given = next((inner[key] for key in ("arguments", "parameters") if inner.get(key) is not None), {})
+    given: Any = next((inner[key] for key in ("arguments", "parameters") if inner.get(key) is not None), {})
     arguments = _arguments(given)
     if not isinstance(name, str) or not name or arguments is None:
         return None

@@ -19,7 +19,7 @@ from aded_local.chat.messages import Plain
 from aded_local.errors import TemplateError, TemplateLimitError
 
 CALLED: Final = "aded_called"
-"""The function that the example calls. It is none of the tools, so that it is found where the call is written."""
+"""The function that the example calls. It and its argument are none of the tools', to be found in the call."""
 
 _OFFERED, _KEY, _VALUE, _RESULT = "aded_offered", "aded_key", "aded_value", "aded_result"
 _LONG_ID, _SHORT_ID = "call_aded012345678901", "aded01234"
@@ -133,14 +133,8 @@ def habits_of(render: Rendering) -> Habits:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether a rendering has the call, and its arguments as JSON or as tags, not as Python writes a dict or a text."""
-    return (
-        CALLED in text
-        and _KEY in text
-        and _VALUE in text
-        and f"'{_KEY}'" not in text
-        and f'\\"{_KEY}' not in text
-    )
+    """Whether a rendering has the arguments of the call as JSON or as tags, not as Python writes a dict or a text."""
+    return _KEY in text and _VALUE in text and f"'{_KEY}'" not in text and f'\\"{_KEY}' not in text
 
 
 def _written(render: Rendering, messages: list[Plain], tools: list[Plain] | None) -> str:
@@ -167,7 +161,7 @@ def _called(call_id: str) -> list[Plain]:
 
 
 def _tool() -> Plain:
-    properties = {_KEY: {"type": "string", "description": "a text"}}
-    parameters = {"type": "object", "properties": properties, "required": [_KEY]}
+    properties = {"parameter": {"type": "string", "description": "a text"}}
+    parameters = {"type": "object", "properties": properties, "required": ["parameter"]}
     function = {"name": _OFFERED, "description": "a function", "parameters": parameters}
     return {"type": "function", "function": function}

@@ -30,6 +30,9 @@ KNOWN_WORDS: Final = frozenset(
 )  # fmt: skip
 """Names of JSON schemas and of OpenAI's functions: a template looks them up."""
 
+OWN_KEYS: Final = frozenset(["arguments", "description", "function", "id", "name", "parameters", "type"])
+"""Keys of tools and calls in OpenAI's shape."""
+
 _Replacements = dict[int, str]
 
 
@@ -64,6 +67,32 @@ class Twins:
         bare = first.translate(self.ends) + middle + last.translate(self.ends)
         return marked[:at] + bare + marked[at + len(first + middle + last) :]
 
+    def of_message(self, message: dict[str, Any], roles: frozenset[str]) -> dict[str, Any]:
+        """A message; ``roles`` are the template's own words."""
+        marked: dict[str, Any] = {}
+        for key, value in message.items():
+            if key == "role":
+                marked[key] = value if value in roles else self.of_word(value)
+            elif key in ("content", "reasoning_content"):
+                marked[key] = None if value is None else self.of_text(value)
+            elif key == "tool_calls":
+                marked[key] = [self.of_function(call) for call in value]
+            else:
+                marked[key] = self.of_word(value)
+        return marked
+
+    def of_function(self, value: dict[str, Any]) -> dict[str, Any]:
+        """A tool or a call, or its function: OpenAI's own keys stay, and so does the type."""
+        marked: dict[str, Any] = {}
+        for key, inner in value.items():
+            if key == "function" and isinstance(inner, dict):
+                marked[key] = self.of_function(inner)
+            elif key in OWN_KEYS:
+                marked[key] = inner if inner == "function" else self.of_value(inner)
+            else:
+                marked[self.of_word(key)] = self.of_value(inner)
+        return marked
+
     def of_value(self, value: Any) -> Any:
         """A plain value with all its texts, keys among them."""
         if isinstance(value, str):
@@ -92,6 +121,7 @@ class Marks:
     Attributes:
         full: a twin for each character of a control text.
         edges: twins only for the characters that control texts begin or end with, and for the ends of words.
+        fewest: the same without the ends of words: words sort as they would.
         answer, end: two more unused characters.
 
     Raises:
@@ -116,6 +146,7 @@ class Marks:
         full = dict(zip(map(ord, originals), twins, strict=True))
         self.full = Twins(full, full, words)
         self.edges = Twins({ord(c): full[ord(c)] for c in edges}, full, words)
+        self.fewest = Twins(self.edges.inside, {}, words)
         self._back: _Replacements = dict(zip(map(ord, twins), originals, strict=True))
 
     def unescaped(self, marked: str) -> str:

@@ -108,7 +108,7 @@ def _message(message: Any) -> Plain:
         )
     if "content" not in message and not calls:
         raise PromptError("a message needs 'role' and 'content'")
-    plain = {"role": role, "content": _content(message.get("content"), beside_calls=bool(calls))}
+    plain: Plain = {"role": role, "content": _content(message.get("content"), beside_calls=bool(calls))}
     if calls and role != "assistant":
         raise PromptError(f"a message of the role {role} has tool_calls; only the assistant calls")
     if message.get("function_call"):
@@ -200,7 +200,8 @@ def _tool(tool: Any) -> Plain:
 
 
 def _name(name: Any, of: str, refuse: type[ADEDError]) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+    is_word = isinstance(name, str) and name.isprintable() and not any(map(str.isspace, name))
+    if not is_word or not 0 < len(name) <= LONGEST_NAME:
         raise refuse(
             f"the name of {of} is {str(name)[:40]!r}; it must be a word of 1 to {LONGEST_NAME} signs"
         )

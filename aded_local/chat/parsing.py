@@ -19,7 +19,7 @@ from aded_local.chat.style import AnswerStyle
 LONGEST_HEAD: Final = 256
 """Characters of a name, an id and markers between ``[TOOL_CALLS]`` and the arguments."""
 
-_HEAD: Final = re.compile(r"([^\s\[\]{}\"]+)(?:\[CALL_ID\](\w+))?(?:\[ARGS\])?\s*")
+_HEAD: Final = re.compile(r"([^\s\[\]{}]+)(?:\[CALL_ID\](\w+))?(?:\[ARGS\])?\s*")
 """What stands between ``[TOOL_CALLS]`` and a call's arguments: ``name``, ``name[ARGS]``, ``name[CALL_ID]id[ARGS]``."""
 
 _XML: Final = "<function="

@@ -72,7 +72,7 @@ class AnswerStyle:
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that the answer must show where the vocabulary has them as control tokens, which are hidden else."""
-        found = self.reasoning or ()
+        found: tuple[str, ...] = self.reasoning or ()
         if self.calls is not None:
             found += tuple(filter(None, (self.calls.opening, self.calls.closing, *self.calls.markers)))
         return found

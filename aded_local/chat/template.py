@@ -17,6 +17,9 @@ characters that control texts begin and end with get twins. That is enough unles
 around what a person said. If this does not help either, the rendering with all twins is used: the template may not have
 found what it looked for, but nothing typed becomes a control token.
 
+Some templates sort the keys of a schema, and twins sort behind all letters. There, a rendering with the fewest twins is
+taken if it has the control texts of the template's own that the one with all twins has.
+
 A template may put a role in brackets, ``<|user|>``. Well-known roles, and those that the template compares with, count
 as the template's own words; other roles get twins as contents do. The same holds for everything in tools and calls,
 keys and values: names of JSON schemas, and words that stand in the template, stay as they are, so that it finds what it
@@ -28,6 +31,7 @@ cache holds of the turn before would be lost.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -298,7 +302,15 @@ class ChatTemplate:
             except TemplateError as error:
                 refusal = refusal or error
                 continue
-            if plain is None or marks.unmark(text) == plain:
+            is_faithful = plain is None or marks.unmark(text) == plain
+            if twins is marks.fewest:
+                # It may take words within brackets of the template's for the template's own.
+                is_faithful = (
+                    is_faithful
+                    and safest is not None
+                    and self._owns(text, marks) == self._owns(safest[2], marks)
+                )
+            if is_faithful:
                 return twins, parameters, text
             safest = safest or (twins, parameters, text)
         if safest is None:
@@ -306,27 +318,21 @@ class ChatTemplate:
             raise refusal
         return safest
 
+    def _owns(self, marked: str, marks: Marks) -> Counter[str]:
+        """Control texts that the template wrote, by a rendering with twins."""
+        return self._controls.own(marks.unmark(marked), marked)
+
     def _ways(self, marks: Marks) -> Iterator[tuple[Twins, Parameters]]:
         """Which characters get twins, and what the template looks for; the safest first."""
         wanted = self._looking.parameters
-        for twins in (marks.full, marks.edges):
+        for twins in (marks.full, marks.edges, marks.fewest):
             yield twins, {name: twins.of_text(text) for name, text in wanted.items()}
             yield twins, wanted
 
     def _marked(self, said: _Conversation, twins: Twins) -> _Conversation:
-        messages = [self._marked_message(message, twins) for message in said.messages]
-        return _Conversation(messages, None if said.tools is None else twins.of_value(said.tools))
-
-    def _marked_message(self, message: Plain, twins: Twins) -> Plain:
-        marked: Plain = {}
-        for key, value in message.items():
-            if key == "role":
-                marked[key] = value if value in self._roles else twins.of_word(value)
-            elif key in ("content", "reasoning_content"):
-                marked[key] = None if value is None else twins.of_text(value)
-            else:
-                marked[key] = twins.of_value(value)
-        return marked
+        messages = [twins.of_message(message, self._roles) for message in said.messages]
+        tools = None if said.tools is None else [twins.of_function(tool) for tool in said.tools]
+        return _Conversation(messages, tools)
 
     def _added_spaces(self, before: str, said: _Conversation, parameters: Parameters) -> int:
         """Spaces the template writes before an answer that its generation prompt does not end with.

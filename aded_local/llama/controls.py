@@ -8,7 +8,7 @@ can come out, and the text around it is tokenized as before.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -70,6 +70,18 @@ class Controls:
                     if at + length <= len(text) and text[at : at + length] in self.texts:
                         yield at, at + length
                 at = text.find(head, at + 1)
+
+    def own(self, text: str, marked: str) -> Counter[str]:
+        """The control texts in which no character is marked, and how often each occurs.
+
+        Args:
+            text: where they are looked for.
+            marked: the same text, where some characters are replaced by others.
+        """
+        found = (
+            text[start:end] for start, end in self.occurrences(text) if text[start:end] == marked[start:end]
+        )
+        return Counter(found)
 
     def pieces(self, text: str, marked: str) -> Iterator[tuple[str, bool]]:
         """A text cut so that no control text with a marked character in it stands whole in any piece.

@@ -100,4 +100,5 @@ class Embedder:
         found = lib.llama_get_embeddings_seq(handle, 0) if self.pools else lib.llama_get_embeddings(handle)
         if not found:
             raise DeviceError("llama.cpp gave no embeddings; another model may")
-        return np.ctypeslib.as_array(found, shape=(1 if self.pools else n, self._width)).copy()
+        rows = np.ctypeslib.as_array(found, shape=(1 if self.pools else n, self._width))
+        return np.array(rows, np.float32)

@@ -237,7 +237,7 @@ class _Parser:
     def _times(self, sign: str, space: re.Pattern[str]) -> tuple[int, int | None]:
         """The least and the most repetitions; None for any number."""
         if sign != "{":
-            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]  # type: ignore[return-value]
+            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[sign]
         self._skip(space)
         found = _BOUNDS.match(self._text, self._at)
         if found is None:

@@ -8,6 +8,7 @@ A grammar describes text. Control tokens are none, though llama.cpp would let on
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import time
 import weakref
@@ -39,6 +40,9 @@ SLOWEST_CHOICE: Final = 5.0
 """Seconds of processor time that a grammar may take over one token: hundreds of times what the slowest of
 docs/schemas.md takes. A grammar with ever more readings would take ever more."""
 
+WHITE: Final = (9, 10, 13)
+"""Bytes of white space beside the space."""
+
 END: Final = 256
 """In place of a byte: the answer ends."""
 
@@ -50,16 +54,32 @@ CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.f
 """``llama_token_data`` (llama.h)."""
 
 
+def unfinished(raw: bytes) -> bytes | None:
+    """The half character that ends a text in UTF-8; None where it cannot become one."""
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    try:
+        decoder.decode(raw)
+    except UnicodeDecodeError:
+        return None
+    half = decoder.getstate()[0]
+    # Python waits for the third byte of half a UTF-16 pair before it refuses it.
+    return None if half[:1] == b"\xed" and half[1:2] >= b"\xa0" else half
+
+
 class Pieces:
     """The texts of a vocabulary's tokens as llama.cpp's grammars read them; read once for each model.
 
     Attributes:
         bytes_: the token that stands for each byte alone, int32 ``(256,)``, -1 where there is none.
         ends: ids of the tokens that end an answer, int32 ``(n,)``.
+        usual_end: the one that most answers end with; -1 where there is none.
         forbidden: tokens that no grammar allows, bool ``(n_vocab,)``: those that steer, save ``ends``, and those
             without a text.
+        broken: tokens whose text begins or ends within a character, or is none at all, bool ``(n_vocab,)``.
+        starting: those that may follow whole characters, bool ``(n_vocab,)``.
         first: the first byte of each token's text, int16 ``(n_vocab,)``; ``END`` for ``ends``.
-        plain, beyond: the bytes below and from 128 on that have a token, and ``END`` with the former; int64 ``(n,)``.
+        plain, beyond: the bytes that have a token, of visible ASCII, white space and ``END``, and beyond ASCII; int64
+            ``(n,)``.
         plain_tokens, beyond_tokens: those tokens, int32 ``(n,)``.
     """
 
@@ -72,6 +92,8 @@ class Pieces:
         self.forbidden: BoolArray = np.zeros(n_vocab, np.bool_)
         self.forbidden[sorted(model.control_tokens - model.end_tokens)] = True
         self.bytes_: IntArray = np.full(256, -1, np.int32)
+        self.broken: BoolArray = np.zeros(n_vocab, np.bool_)
+        self.starting: BoolArray = np.ones(n_vocab, np.bool_)
         self.first: npt.NDArray[np.int16] = np.full(n_vocab, END, np.int16)
         for token in range(n_vocab):
             if self.forbidden[token] or token in model.end_tokens:
@@ -81,11 +103,17 @@ class Pieces:
                 self.forbidden[token] = True
                 continue
             self.first[token] = piece[0]
+            if not piece.isascii():
+                half = unfinished(piece)
+                self.broken[token], self.starting[token] = half != b"", half is not None
             if len(piece) == 1 and self.bytes_[piece[0]] < 0:
                 self.bytes_[piece[0]] = token
         known = np.flatnonzero(self.bytes_ >= 0)
-        self.plain, self.beyond = known[known < 128], known[known >= 128]
+        seen = (known >= 32) | np.isin(known, WHITE)
+        self.plain, self.beyond = known[(known < 127) & seen], known[known >= 128]
         self.plain_tokens, self.beyond_tokens = self.bytes_[self.plain], self.bytes_[self.beyond]
+        usual = [int(lib.llama_vocab_eot(vocab)), model.eos, *self.ends.tolist()]
+        self.usual_end = next((token for token in usual if token in model.end_tokens), -1)
         if len(self.ends):
             self.plain = np.append(self.plain, END)
             self.plain_tokens = np.append(self.plain_tokens, self.ends[0])
@@ -203,10 +231,11 @@ class _Asking:
 class GrammarState:
     """Where an answer stands in its grammar. One thread at a time uses a state and its clones."""
 
-    __slots__ = ("_asking", "_handle", "_owned", "grammar")
+    __slots__ = ("_asking", "_half", "_handle", "_owned", "grammar")
 
-    def __init__(self, grammar: Grammar, owned: Owned, asking: _Asking) -> None:
+    def __init__(self, grammar: Grammar, owned: Owned, asking: _Asking, half: bytes = b"") -> None:
         self.grammar = grammar
+        self._half = half  # of a character, that ends the text
         self._owned = owned
         self._handle = owned.handle
         self._asking = asking
@@ -215,11 +244,21 @@ class GrammarState:
         """The same place, from which another way may be gone."""
         handle = lib.llama_sampler_clone(self._handle)
         owned = Owned(handle, lib.llama_sampler_free, self.grammar.model.owned)
-        return GrammarState(self.grammar, owned, self._asking)
+        return GrammarState(self.grammar, owned, self._asking, self._half)
 
     def allows(self, token: int) -> bool:
         """Whether ``token`` may come next; the id of one that ends the answer where it may end."""
-        return not self.grammar.pieces.forbidden[token] and self._asking.ask_one(self._handle, token)
+        pieces = self.grammar.pieces
+        if pieces.forbidden[token] or not self._asking.ask_one(self._handle, token):
+            return False
+        # llama.cpp takes any bytes for characters: 0xFF, and long forms of short ones.
+        if self._half:
+            return bool(pieces.broken[token]) and self._after(token) is not None
+        return bool(pieces.starting[token])
+
+    def _after(self, token: int) -> bytes | None:
+        """The half character that the text ends with behind a token; None where it is no UTF-8 then."""
+        return unfinished(self._half + self.grammar.model.piece(token))
 
     def allowed(self, tokens: IntArray) -> BoolArray:
         """Which of ``tokens`` may come next: int32 ``(n,)`` to bool ``(n,)``.
@@ -235,6 +274,12 @@ class GrammarState:
         asked = np.flatnonzero(allowed)
         if len(asked):
             allowed[asked] = self._asking.ask(self._handle, tokens[asked])
+        if self._half:
+            allowed &= pieces.broken[tokens]
+            for place in np.flatnonzero(allowed):
+                allowed[place] = self._after(int(tokens[place])) is not None
+        else:
+            allowed &= pieces.starting[tokens]
         if time.thread_time() - before > SLOWEST_CHOICE:
             raise GrammarError(
                 f"the grammar took over {SLOWEST_CHOICE:.0f} s to judge one token; make it less ambiguous"
@@ -250,21 +295,29 @@ class GrammarState:
         may[END] = True
         return may
 
+    def takes(self, token: int) -> bool:
+        """Go on by ``token`` where it is allowed; tells whether it was."""
+        if not self.allows(token):
+            return False
+        lib.llama_sampler_accept(self._handle, token)
+        if self._half or self.grammar.pieces.broken[token]:
+            self._half = self._after(token) or b""
+        return True
+
     def accept(self, token: int) -> None:
         """Go on by ``token``.
 
         Raises:
             GrammarError: it is not allowed here; nothing has happened.
         """
-        if not self.allows(token):
+        if not self.takes(token):
             raise GrammarError(f"the grammar does not allow the token {token} here")
-        lib.llama_sampler_accept(self._handle, token)
 
     @property
     def is_complete(self) -> bool:
         """Whether the answer may end here."""
         ends = self.grammar.pieces.ends
-        return len(ends) > 0 and self._asking.ask_one(self._handle, int(ends[0]))
+        return len(ends) > 0 and self.allows(int(ends[0]))
 
     def next_bytes(self) -> BoolArray:
         """Which bytes the text may go on with, and at ``END`` whether it may end: bool ``(257,)``.
@@ -276,5 +329,7 @@ class GrammarState:
         possible = np.zeros(END + 1, np.bool_)
         possible[pieces.plain] = self._asking.ask(self._handle, pieces.plain_tokens)
         if not possible.any():
-            possible[pieces.beyond] = self._asking.ask(self._handle, pieces.beyond_tokens)
+            possible[pieces.beyond] = self.allowed(pieces.beyond_tokens)
+        if self._half:
+            possible[END] = False
         return possible

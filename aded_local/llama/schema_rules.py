@@ -36,6 +36,9 @@ DATE: Final = (
 )
 """A day that there is; the converter's own has 30 February. (29 February 2000 is left out.)"""
 
+WHOLE: Final = "answer"
+"""The rule of the whole schema."""
+
 DIGITS: Final = "[0-9]{0,15}"
 
 
@@ -48,7 +51,8 @@ class Converter(SchemaConverter):
 
     def convert(self, schema: Schema) -> str:
         """The grammar of a plain schema."""
-        self.visit(schema, "")
+        # Under a name of its own: a property without a name would be taken for the whole.
+        self._rules["root"] = self.visit(schema, WHOLE)
         for name, rule in (("char", CHARACTER), ("date", DATE)):
             if name in self._rules:
                 self._rules[name] = rule
@@ -58,18 +62,22 @@ class Converter(SchemaConverter):
     def _format_literal(self, literal: str) -> str:
         # It leaves backslashes alone, and spells letters beyond ASCII as escapes that no model would write.
         text = json.dumps(json.loads(literal), ensure_ascii=False)
-        text = re.sub(r"[\ud800-\udfff\x7f]", lambda found: f"\\u{ord(found[0]):04x}", text)
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        quoted = _quoted(re.sub("[\ud800-\udfff\x7f]", _escape, text))
+        # A vocabulary may lack the bytes of rare characters, and has those of their escapes.
+        return re.sub(
+            "[\U00010000-\U0010ffff]", lambda rare: f'" ("{rare[0]}" | {_quoted(_escape(rare))}) "', quoted
+        )
 
     def visit(self, schema: Schema, name: str) -> str:
         """The name of the rule of a schema."""
-        rule_name = f"{name}-" if name in RESERVED_NAMES else name or "root"
+        rule_name = f"{name}-" if name in RESERVED_NAMES else name
         kind = schema.get("type")
         if kind == "any":
             return self._rule(rule_name, self._needed("value"))
         if kind == "string" and "maxLength" in schema:
-            times = _times(schema["minLength"], schema["maxLength"])
-            return self._rule(rule_name, rf'"\"" {self._needed("char")}{times} "\"" space')
+            least, most = schema["minLength"], schema["maxLength"]
+            shared = f"string-{least}-{most}"  # one for all of them: it is written out for each character
+            return self._rule(shared, rf'"\"" {self._needed("char")}{_times(least, most)} "\"" space')
         if kind == "array" and "maxItems" in schema:
             return self._rule(rule_name, f'"[" space {self._items(schema, name)}"]" space')
         if kind in ("integer", "number") and "minimum" in schema:
@@ -86,7 +94,7 @@ class Converter(SchemaConverter):
         least, most = schema["minItems"], schema["maxItems"]
         if most == 0:
             return ""
-        item = self.visit(schema["items"], f"{name}{'-' if name else ''}item")
+        item = self.visit(schema["items"], f"{name}-item")
         more = f'("," space {item})' + _times(max(0, least - 1), None if most is None else most - 1)
         return f"{item} {more} " if least else f"({item} {more})? "
 
@@ -101,3 +109,12 @@ class Converter(SchemaConverter):
 
 def _times(least: int, most: int | None) -> str:
     return f"{{{least},{'' if most is None else most}}}"
+
+
+def _quoted(text: str) -> str:
+    """A literal of a grammar."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]

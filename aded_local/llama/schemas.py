@@ -51,6 +51,9 @@ OF_TYPE: Final[Mapping[str, frozenset[str]]] = {
 }
 """The keywords that restrict a value of each type, as far as a grammar can hold to them."""
 
+UNTYPED: Final = "untyped"
+"""Marks a plain schema whose keywords are about one type, and which values of all others fit."""
+
 FORMATS: Final = ("date", "time", "date-time", "uuid")
 
 FIRST_CHARACTERS: Final[Mapping[str, str]] = {
@@ -197,24 +200,20 @@ class _Reader:
         return found
 
     def _are_apart(self, a: Schema, b: Schema) -> bool:
-        """Whether no value can fit both, as far as that is easy to see."""
+        """Whether no value that is written for one of them can fit the other, as far as that is easy to see."""
         a, b = (self.definitions.get(s["$ref"].rpartition("/")[2], ANY) if "$ref" in s else s for s in (a, b))
-        firsts = [self._first_characters(schema) for schema in (a, b)]
-        if not firsts[0] & firsts[1]:
+        if not (_written(a) & _fitting(b) or _written(b) & _fitting(a)):
             return True
         if "enum" in a and "enum" in b:
-            return not {json.dumps(v) for v in a["enum"]} & {json.dumps(v) for v in b["enum"]}
+            return not any(one == other for one in a["enum"] for other in b["enum"])
+        if not (_written(a) == _written(b) == {"{"}):
+            return False
         return any(
             "enum" in a["properties"][name]
             and "enum" in b.get("properties", {}).get(name, {})
             and self._are_apart(a["properties"][name], b["properties"][name])
             for name in set(a.get("required", ())) & set(b.get("required", ()))
         )
-
-    def _first_characters(self, schema: Schema) -> set[str]:
-        if "enum" in schema:
-            return {json.dumps(value)[0] for value in schema["enum"]}
-        return set(FIRST_CHARACTERS.get(schema.get("type", "any"), "".join(FIRST_CHARACTERS.values())))
 
     def _listed(self, demands: Schema, path: str) -> Schema:
         values = [demands["const"]] if "const" in demands else demands["enum"]
@@ -253,7 +252,8 @@ class _Reader:
         found = []
         for one in types:
             own = {key: value for key, value in demands.items() if key in OF_TYPE[one]}
-            found.append(getattr(self, f"_{one}")(own, path, depth))
+            plain = getattr(self, f"_{one}")(own, path, depth)
+            found.append(plain if "type" in demands else {**plain, UNTYPED: True})
         return found[0] if len(found) == 1 else {"anyOf": found}
 
     # --- one type each -----------------------------------------------------------------------------
@@ -358,6 +358,18 @@ class _Reader:
         return {"type": "null"}
 
 
+def _written(schema: Schema) -> set[str]:
+    """The first characters of what is written for a plain schema."""
+    if "enum" in schema:
+        return {json.dumps(value)[0] for value in schema["enum"]}
+    return set(FIRST_CHARACTERS.get(schema.get("type", "any"), "".join(FIRST_CHARACTERS.values())))
+
+
+def _fitting(schema: Schema) -> set[str]:
+    """The first characters of what fits it."""
+    return _written(ANY if UNTYPED in schema else schema)
+
+
 def _cannot(keyword: str, path: str, why: str) -> GrammarError:
     return GrammarError(
         f"the JSON schema cannot be converted: {one_line(keyword)[:40]!r} at {_shown(path)}: {why}"
@@ -385,8 +397,10 @@ def _count(own: Schema, key: str, path: str) -> int | None:
 
 
 def _is_of_type(value: Any, kind: str) -> bool:
-    if isinstance(value, bool) or value is None:
-        return kind == {None: "null"}.get(value, "boolean")
+    if value is None:
+        return kind == "null"
+    if isinstance(value, bool):
+        return kind == "boolean"
     if isinstance(value, (int, float)):
         return kind == "number" or (kind == "integer" and (isinstance(value, int) or value.is_integer()))
-    return kind == {str: "string", list: "array", dict: "object"}[type(value)]
+    return kind == ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object")

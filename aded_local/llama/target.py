@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -141,6 +141,27 @@ class Target:
         if len(self.cached) > reused:
             self.seconds_per_prompt_token = seconds / (len(self.cached) - reused)
         return reused, seconds
+
+    def read(self, tokens: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Decode ``tokens`` anew, and tell what the model expects behind each.
+
+        Args:
+            tokens: at most ``context.n_ctx`` ids.
+
+        Yields:
+            How many of the tokens come before, and the logits there: a view, float32 ``(n_vocab,)``, valid until the
+            next.
+        """
+        self.forget()
+        self.is_sure = False
+        size = min(LARGEST_PASS, self.context.batch_capacity)
+        for start in range(0, len(tokens), size):
+            chunk = np.array(tokens[start : start + size], np.int32)
+            self.context.probe_batch(chunk)
+            for row in range(len(chunk)):
+                yield start + row + 1, self.context.logits(row)
+        self.cached = list(tokens)
+        self.is_sure = True
 
     def verify(self, root: int, tree: DraftTree) -> tuple[Layout, float]:
         """Decode root and tree in one pass, of which nothing is kept before ``accept``; see ``Context.verify``."""

@@ -7,6 +7,10 @@ import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from aded_local.asking import ChatPrompt
+from aded_local.chat.detokenize import showing
+from aded_local.chat.parsing import AnswerParser
+from aded_local.chat.style import PLAIN
 from aded_local.completions import (
     Heading,
     Shape,
@@ -17,12 +21,12 @@ from aded_local.completions import (
     completion,
     completion_chunks,
 )
-from aded_local.errors import EmptyPromptError, OptionError
+from aded_local.errors import EmptyPromptError, OptionError, TemplateError
 from aded_local.llama_compat import functions as functions_of
 from aded_local.llama_compat.arguments import answering, response_schema
 from aded_local.llama_compat.loop import LlamaLoop
 from aded_local.request import token_ids
-from aded_local.result import Piece
+from aded_local.result import Piece, TokenLogprob
 from aded_local.stream import Stream
 
 Chunks = Generator[Shape, None, None]
@@ -95,24 +99,29 @@ class LlamaAnswers(LlamaLoop):
         options = answering(locals())
         heading = Heading.of_completion(self._name(model))
         tokens, is_filled_in = self._prompt_tokens(prompt, suffix)
-        if echo and logprobs is not None:
-            raise OptionError(
-                "echo with logprobs cannot be done: a prompt's own tokens have none; leave one out"
-            )
-        spelling = None
+        spelling = told = None
         if logprobs is not None:
             options["logprobs"] = logprobs
-            spelling = Spelling(self._engine.model.piece, len(prompt))
-        pieces = self._answer(self._session.stream, tokens, max_tokens, seed, stop, options)
+            is_echoed = echo and not stream
+            spelling = Spelling(self._engine.model.piece, 0 if is_echoed else len(prompt))
+            told = self._echoed_logprobs(tokens, spelling, logprobs) if is_echoed else None
+        pieces = self._answer(tokens, max_tokens, seed, stop, options)
         if stream:
-            return self._chunks(pieces, functools.partial(completion_chunks, spelling=spelling), heading)
-        return completion(
+            by_tokens = by_token(pieces, self._engine.model.piece)
+            return self._chunks(
+                by_tokens, pieces, functools.partial(completion_chunks, spelling=spelling), heading
+            )
+        found = completion(
             pieces,
             heading,
             before=self._echoed(prompt) if echo else "",
             after="" if suffix is None or is_filled_in else suffix,
             spelling=spelling,
         )
+        if told is not None:
+            choice = found["choices"][0]
+            choice["logprobs"] = {name: told[name] + values for name, values in choice["logprobs"].items()}
+        return found
 
     __call__ = create_completion
 
@@ -180,17 +189,20 @@ class LlamaAnswers(LlamaLoop):
             options["logprobs"] = top_logprobs or 0
             spelling = Spelling(self._engine.model.piece)
         heading = Heading.of_chat(self._name(model))
-        tokens = self._session.chat_tokens(messages)
-        pieces = self._answer(self._session.stream_chat, tokens, max_tokens, seed, stop, options)
-        if function is None:
-            whole, chunked = chat_completion, chat_chunks
-            named: dict[str, Any] = {"spelling": spelling}
-        else:
+        prompt = self._chat_prompt(messages, tools, tool_choice, function)
+        pieces = self._answer(prompt, max_tokens, seed, stop, options)
+        whole: Callable[..., Shape] = chat_completion
+        chunked: Callable[..., Iterator[Shape]] = chat_chunks
+        named: dict[str, Any] = {"spelling": spelling}
+        if function is not None:
             whole, chunked = functions_of.function_completion, functions_of.function_chunks
-            named = {"spelling": spelling, "name": function["name"]}
-        if stream:
-            return self._chunks(pieces, functools.partial(chunked, **named), heading)
-        return whole(pieces, heading, **named)
+            named["name"] = function["name"]
+        elif prompt.style != PLAIN:
+            named["parser"] = AnswerParser(prompt.style)
+        if not stream:
+            return whole(pieces, heading, **named)
+        tokens = by_token(pieces, showing(self._engine.model, prompt.style.markers))
+        return self._chunks(tokens, pieces, functools.partial(chunked, **named), heading)
 
     def create_chat_completion_openai_v1(self, *args: Any, **kwargs: Any) -> Any:
         """As ``create_chat_completion``, in the types of the ``openai`` package.
@@ -211,13 +223,29 @@ class LlamaAnswers(LlamaLoop):
 
     def _chunks(
         self,
-        pieces: Stream,
+        pieces: Iterable[Piece],
+        stream: Stream,
         chunked: Callable[[Iterable[Piece], Heading], Iterator[Shape]],
         heading: Heading,
     ) -> Chunks:
         """A chunk for each token, as there. This object stays open until the last one."""
-        with contextlib.closing(pieces):
-            yield from chunked(by_token(pieces, self._engine.model.piece), heading)
+        with contextlib.closing(stream):
+            yield from chunked(pieces, heading)
+
+    def _chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: functions_of.Tools | None,
+        tool_choice: Any,
+        function: Mapping[str, Any] | None,
+    ) -> ChatPrompt:
+        """The prompt a conversation becomes; where a function is to be called, its schema alone binds the answer."""
+        if function is None:
+            return self._session.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
+        try:
+            return self._session.chat_prompt(messages, tools=tools)
+        except TemplateError:  # the template may have no place for tools
+            return self._session.chat_prompt(messages)
 
     def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], bool]:
         """A prompt's token ids; and whether the suffix is in them."""
@@ -237,6 +265,16 @@ class LlamaAnswers(LlamaLoop):
         if not tokens:
             raise EmptyPromptError("the prompt is empty; write something to go on from")
         return tokens, infill is not None
+
+    def _echoed_logprobs(self, tokens: list[int], spelling: Spelling, n_top: int) -> Shape:
+        """Those of a prompt's own tokens, which the answer's come behind; nothing came before the first."""
+        found = self._session.prompt_logprobs(tokens, n_top)
+        if tokens[0] != self.token_bos():
+            found.insert(0, TokenLogprob(tokens[0], 0.0))
+        told = spelling.of(found)
+        for name in ("token_logprobs", "top_logprobs"):
+            told[name][:1] = [None] * len(told[name][:1])
+        return told
 
     def _echoed(self, prompt: str | Sequence[int]) -> str:
         return prompt if isinstance(prompt, str) else self.detokenize(prompt).decode("utf-8", errors="ignore")

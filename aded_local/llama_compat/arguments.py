@@ -66,19 +66,23 @@ CANNOT: Final[Mapping[str, tuple[Any, str]]] = {
 }
 """Arguments that would change answers and cannot be followed: the value that is nobody's wish, and what to do."""
 
-NEUTRAL: Final[Mapping[str, Any]] = {
-    "typical_p": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "mirostat_mode": 0,
-    "stopping_criteria": None,
-    "logits_processor": None,
-    "logit_bias": None,
-    "logprobs": None,
-    "grammar": None,
-    "json_schema": None,
-}
-"""Options of an answer, and the values with which they ask for nothing."""
+SAMPLERS: Final = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_mode",
+    "mirostat_tau",
+    "mirostat_eta",
+)
+"""Options of an answer that have one name on both sides."""
+
+UNASKED: Final[Mapping[str, Any]] = {"xtc_probability": 0.0, "dry_multiplier": 0.0}
+"""Samplers that ``llama_cpp.Llama`` has not. What a model's maker suggests is not followed there, so not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,9 @@ def context_cells(model_path: Any, n_ctx: Any) -> Any:
                 None  # a model's name, or a file with which something is wrong, as is said when it is opened
             )
         found = header.metadata.get(f"{header.architecture}.context_length")
-        return found if isinstance(found, int) and found > 0 else None
+        if not isinstance(found, int) or found <= 0:
+            return None
+        n_ctx = found
     return -(-n_ctx // SMALLEST_CONTEXT) * SMALLEST_CONTEXT
 
 
@@ -177,32 +183,22 @@ def answering(given: Mapping[str, Any]) -> dict[str, Any]:
     """Make our options of an answer of those of ``Llama``'s calls; the length and the seed are not among them.
 
     Args:
-        given: by ``Llama``'s names. What it does not hold is left open.
+        given: by ``Llama``'s names, and ``temperature``.
 
     Raises:
         OptionError: one of them cannot be followed.
     """
-    options = {name: given[name] for name in ("top_p", "min_p", "repeat_penalty") if name in given}
-    options["temperature"] = given["temperature"]
+    options: dict[str, Any] = {name: given[name] for name in SAMPLERS}
+    options.update(UNASKED)
     options["top_k"] = max(given["top_k"], 0)
-    mode = given.get("mirostat_mode", 0)
-    if mode:
-        options.update((name, given[name]) for name in ("mirostat_mode", "mirostat_tau", "mirostat_eta"))
-    for name in (
-        "typical_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "stopping_criteria",
-        "logits_processor",
-    ):
-        options[name] = given.get(name)
+    if options["temperature"] < 0:  # drawn from the model's own softmax, whatever the rest says
+        options.update(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0, mirostat_mode=0)
     bias = given.get("logit_bias")
     options["logit_bias"] = {int(token): float(value) for token, value in bias.items()} if bias else None
     options["grammar"] = gbnf(given.get("grammar"))
-    if options["temperature"] < 0:  # drawn from the model's own softmax, whatever the rest says
-        options.update(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
-        options.pop("mirostat_mode", None)
-    return {name: value for name, value in options.items() if name not in NEUTRAL or value != NEUTRAL[name]}
+    for name in ("stopping_criteria", "logits_processor"):
+        options[name] = given.get(name)
+    return options
 
 
 def gbnf(grammar: Any) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aded_local.asking import ChatPrompt
 from aded_local.errors import ContextOverflowError, OptionError
 from aded_local.llama_compat.arguments import Seeds, answering
 from aded_local.llama_compat.vocabulary import LlamaVocabulary
@@ -31,14 +32,14 @@ class LlamaLoop(LlamaVocabulary):
 
     def _answer(
         self,
-        stream: Callable[..., Stream],
-        tokens: list[int],
+        prompt: ChatPrompt | list[int],
         max_tokens: int | None,
         seed: int | None,
         stop: str | Sequence[str] | None,
         options: dict[str, Any],
     ) -> Stream:
         """Ask the session; the length is what ``llama_cpp.Llama`` makes of ``max_tokens``."""
+        tokens = prompt.tokens if isinstance(prompt, ChatPrompt) else prompt
         room = self.n_ctx() - len(tokens)
         if room < 1:
             raise ContextOverflowError(
@@ -46,15 +47,17 @@ class LlamaLoop(LlamaVocabulary):
                 "shorten it or raise n_ctx"
             )
         self._evaluated = None
-        return stream(
-            tokens,
-            max_tokens=room if max_tokens is None or max_tokens <= 0 else min(max_tokens, room),
-            seed=self._seeds.next(seed),
-            stop=stop,
-            repeat_last_n=self.last_n_tokens_size,
-            penalize_prompt=False,  # as there
-            **options,
-        )
+        options |= {
+            "max_tokens": room if max_tokens is None or max_tokens <= 0 else min(max_tokens, room),
+            "seed": self._seeds.next(seed),
+            "stop": stop,
+            "repeat_last_n": self.last_n_tokens_size,
+            "penalize_prompt": False,  # as there
+            "wait": True,
+        }
+        if isinstance(prompt, ChatPrompt):
+            return self._session.stream_chat(prompt, **options)
+        return self._session.stream(prompt, **options)
 
     @property
     def input_ids(self) -> npt.NDArray[np.int32]:
@@ -110,7 +113,7 @@ class LlamaLoop(LlamaVocabulary):
         if idx not in (None, -1, len(tokens) - 1):
             raise OptionError(f"idx is {idx!r}; only the last token's logits are kept, so leave it out")
         options = answering({**locals(), "temperature": temp})
-        stream = self._answer(self._session.stream, tokens, 1, self._seeds.last, None, options)
+        stream = self._answer(tokens, 1, self._seeds.last, None, options)
         for _piece in stream:
             pass
         token = self._session.said[-1]
@@ -157,7 +160,7 @@ class LlamaLoop(LlamaVocabulary):
             prompt = self.input_ids.tolist() + prompt
         while True:
             sent = None
-            pieces = self._answer(self._session.stream, prompt, None, self._seeds.last, None, options)
+            pieces = self._answer(prompt, None, self._seeds.last, None, options)
             with contextlib.closing(pieces):
                 for piece in pieces:
                     for token in piece.tokens:

@@ -63,7 +63,7 @@ class LlamaVocabulary:
 
     def n_ctx(self) -> int:
         """Tokens of context."""
-        return self._local.n_ctx
+        return self._engine.n_ctx
 
     def n_vocab(self) -> int:
         """Ids of the vocabulary."""

@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from aded_bench.commands import body, curve, drafters, lossless, priors, replay, report, run, sameness
+from aded_bench.commands import (
+    body,
+    curve,
+    drafters,
+    lossless,
+    priors,
+    replay,
+    report,
+    run,
+    sameness,
+    schemas,
+)
 from aded_bench.options import PROGRAM
 from aded_cli.program import OneLine, ending_tidily
 
@@ -34,7 +45,7 @@ def main() -> None:
     """Measure speculative decoding on this machine: is the output unchanged, what does it gain, and why?"""
 
 
-for module in (curve, replay, drafters, run, lossless, sameness, body, priors, report):
+for module in (curve, replay, drafters, run, lossless, sameness, schemas, body, priors, report):
     main.add_command(module.command)
 
 

@@ -125,6 +125,7 @@ KINDS: dict[str, Any] = {
     ),
     "curve": _object(Result, curves=_list(Curve), chosen=Setting),
     "lossless": Lossless,
+    "schemas": _object(Result, answers=_dict(Object), spelling=_dict(dict[str, Count]), summary_=_dict(Object)),
     "sameness": _object(Result, suite_=str, source=_object(tensors=Held), types=_dict(Version)),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
+from aded_local.step import NO_TOKENS, NOTHING_FORCED, Beginning, Forced, Likely, StepResult
 from aded_local.tree import EMPTY_TREE, ROOT, DraftTree, FloatArray, IntArray
 
 FIRST_RATE: Final = 0.2
@@ -104,7 +104,9 @@ class AsPublished:
     def begin(self, beginning: Beginning) -> None:
         self.way.begin(beginning)
 
-    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
         return self.way.sketch().tree().first(max_nodes)
 
     def verifying(self, tree: DraftTree) -> None:
@@ -133,7 +135,9 @@ class Rated(AsPublished):
         self._rates: dict[Hashable, tuple[float, float]] = {}
         self._drafted: Sketch | None = None
 
-    def draft(self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None) -> DraftTree:
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
         sketch = self._drafted = self.way.sketch()
         paths: list[float] = []
         for parent, kind in zip(sketch.parents, sketch.kinds, strict=True):
