@@ -80,8 +80,8 @@ with _bounded_spinning():
 ggml: Any = llama_cpp._lib if os.name == "posix" else _ggml.libggml
 """ggml's own functions, below llama.cpp's. They do not check for forks, so call a function of ``lib`` first.
 
-They are looked up through llama.cpp's library: installed from a wheel, ggml's lies there under several names, and
-another one than llama.cpp's own would be a second copy, whose devices llama.cpp does not know."""
+They are looked up through llama.cpp's library. In a wheel, ggml's lies beside it under several names, and another than
+llama.cpp's own would be a second copy, whose devices llama.cpp does not know."""
 
 
 class _Library:
