@@ -189,8 +189,15 @@ def _asked(body: type, answer: dict[str, Any], summary: str, *, streams: bool = 
     if streams:
         content["text/event-stream"] = {
             "schema": {
-                "type": "string",
-                "description": "Chunks as `data:` lines of JSON, and `data: [DONE]` last; with `stream`.",
+                "type": "object",
+                "description": "An event; with `stream`.",
+                "required": ["data"],
+                "properties": {
+                    "data": {
+                        "type": "string",
+                        "description": "A chunk as JSON, or `[DONE]`, which comes last.",
+                    }
+                },
             }
         }
     return {
