@@ -207,7 +207,9 @@ def is_valid(text: str, schema: dict[str, Any]) -> bool:
     import jsonschema
 
     try:
-        jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+        # Without a version, times would be those of the third draft, which have no zone.
+        version = jsonschema.Draft202012Validator
+        jsonschema.validate(json.loads(text), schema, version, format_checker=version.FORMAT_CHECKER)
     except (ValueError, jsonschema.ValidationError):
         return False
     return True
