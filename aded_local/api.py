@@ -325,7 +325,7 @@ class LocalADED(Asking):
 
     def stream_chat(
         self,
-        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        messages: Sequence[Message] | ChatPrompt,
         *,
         tools: Tools = None,
         tool_choice: ToolChoice | None = None,

@@ -61,7 +61,7 @@ class Asking(ABC):
     @abstractmethod
     def stream_chat(
         self,
-        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        messages: Sequence[Message] | ChatPrompt,
         *,
         tools: Tools = None,
         tool_choice: ToolChoice | None = None,
@@ -77,8 +77,7 @@ class Asking(ABC):
                 is text, or a list of OpenAI's text parts, which become lines. An assistant turn with the text of an
                 earlier answer is fed as the very tokens of that answer. Where the last turn is the assistant's, the
                 answer goes on right behind its content, trailing white space included. Calls are OpenAI's
-                ``tool_calls``, and their results messages of the role tool. Or what ``chat_prompt`` made of them; or
-                the token ids alone.
+                ``tool_calls``, and their results messages of the role tool. Or what ``chat_prompt`` made of them.
             tools: functions that may be called, in OpenAI's shape.
             tool_choice: ``auto``, ``none`` (they stay out of the prompt), ``required``, or a function that must be
                 called; a grammar sees to the last two.

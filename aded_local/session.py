@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from typing_extensions import Unpack
@@ -102,7 +102,7 @@ class Session(Asking):
     @_reading
     def stream_chat(
         self,
-        messages: Sequence[Message] | Sequence[int] | ChatPrompt,
+        messages: Sequence[Message] | ChatPrompt,
         *,
         tools: Tools = None,
         tool_choice: ToolChoice | None = None,
@@ -111,12 +111,8 @@ class Session(Asking):
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
         if isinstance(messages, ChatPrompt):
             prompt = messages
-        elif isinstance(messages, Sequence) and messages and isinstance(messages[0], int):
-            prompt = ChatPrompt(token_ids(cast("Sequence[int]", messages), self._engine.model.n_vocab))
         else:
-            prompt = self.chat_prompt(
-                cast("Sequence[Message]", messages), tools=tools, tool_choice=tool_choice
-            )
+            prompt = self.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
         if prompt.grammar is not None:
             if options.get("grammar") is not None or options.get("json_schema") is not None:
                 raise OptionError(

@@ -186,7 +186,32 @@ def sameness() -> dict[str, Any]:
     )
 
 
-SAMPLES = {"curve": curve, "replay": replay, "run": run, "lossless": lossless, "sameness": sameness}
+def schemas() -> dict[str, Any]:
+    arm = {
+        "answers": 100,
+        "valid": 100,
+        "same_text": 100,
+        "compared": 100,
+        "tokens_per_pass": 2.4,
+        "nodes_per_pass": 2.1,
+        "accepted_share": 0.7,
+        "tokens_per_second": 180.0,
+        "median_gain": 1.6,
+        "draft_share": 0.05,
+    }
+    spelling = {"forced": {"tried": 2400, "came": 2200, "misspelt": 160}}
+    plain = arm | {"median_gain": None}
+    return result("schemas", answers={}, spelling=spelling, summary={"forced": arm, "off": plain})
+
+
+SAMPLES = {
+    "curve": curve,
+    "replay": replay,
+    "run": run,
+    "lossless": lossless,
+    "sameness": sameness,
+    "schemas": schemas,
+}
 
 
 def saved(folder: Path, name: str, content: Any) -> Path:
@@ -325,7 +350,14 @@ def test_absent_and_absurd_values_are_refused_in_one_line_or_shown(kind: str, tm
                 assert "\n" not in str(error) and "odd.json" in str(error)
                 refused += 1
     assert refused > 20
-    keys = {"curve": "curves", "replay": "rows", "run": "runs", "lossless": "answers", "sameness": "types"}
+    keys = {
+        "curve": "curves",
+        "replay": "rows",
+        "run": "runs",
+        "lossless": "answers",
+        "sameness": "types",
+        "schemas": "spelling",
+    }
     key = keys[kind]
     path = saved(tmp_path, "cut", {k: v for k, v in sample.items() if k != key})
     with pytest.raises(StoreError, match=f"missing required field {key}"):

@@ -282,7 +282,7 @@ READERS: dict[str, Callable[[Path], bool]] = {
 }
 
 SOUND = (
-    b'{"format": 8, "curves": {}, "exact": {}, "trials": {}, "failed": ["x"], "chosen": "", "usual": 1,'
+    b'{"format": 9, "curves": {}, "exact": {}, "trials": {}, "failed": ["x"], "chosen": "", "usual": 1,'
     b' "batch_threads": null, "sound": true, "what": "", "step": "", "processor": "",'
     b' "library": "", "seconds": 1, "when": 1}'
 )

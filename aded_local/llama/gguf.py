@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aded_local.errors import ModelFormatError, ModelNotFoundError
+from aded_local.errors import ModelError, ModelFormatError, ModelNotFoundError
 
 VERSIONS = (2, 3)
 """Container versions llama.cpp reads."""
@@ -202,6 +202,8 @@ def _mapped(path: Path) -> Iterator[tuple[mmap.mmap, tuple[int, int]]]:
                     f"{path} is not a GGUF: it has {found.st_size} bytes; download it again"
                 )
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ModelError:  # which is a ValueError too
+        raise
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"there is no file {path}; check the path") from error
     except PermissionError as error:

@@ -109,6 +109,12 @@ Parting = _object(
 )  # fmt: skip
 Held = _dict(_object(tensors=Count, weights=Count))
 
+Bound = _object(
+    answers=Count, valid=Count, same_text=Count, compared=Count, tokens_per_pass=Number, nodes_per_pass=Number,
+    accepted_share=Number, tokens_per_second=Number, median_gain=Maybe, draft_share=Number,
+)  # fmt: skip
+Spelling = _object(tried=Count, came=Count, misspelt=Count)
+
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 Lossless = _object(
     Result, same=_dict(Chosen), arms=_dict(Way), answers=_dict(Object), histories=dict[str, str],
@@ -125,7 +131,7 @@ KINDS: dict[str, Any] = {
     ),
     "curve": _object(Result, curves=_list(Curve), chosen=Setting),
     "lossless": Lossless,
-    "schemas": _object(Result, answers=_dict(Object), spelling=_dict(dict[str, Count]), summary_=_dict(Object)),
+    "schemas": _object(Result, answers=_dict(Object), spelling=_dict(Spelling), summary_=_dict(Bound)),
     "sameness": _object(Result, suite_=str, source=_object(tensors=Held), types=_dict(Version)),
 }  # fmt: skip
 

@@ -10,10 +10,10 @@ from aded_bench.extra import pandas
 from aded_bench.tables import number, show, title
 
 
-def print_schemas(result: dict[str, Any], out: Console) -> None:
+def schemas_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     """One row for each arm."""
     rows = []
-    for name, found in result["summary"].items():
+    for name, found in result.get("summary", {}).items():
         spelling = result["spelling"].get(name, {})
         tried = spelling.get("tried", 0)
         rows.append(
@@ -31,8 +31,15 @@ def print_schemas(result: dict[str, Any], out: Console) -> None:
                 "spelt otherwise": str(spelling["misspelt"]) if tried else number(None),
             }
         )
+    return rows
+
+
+def print_schemas(result: dict[str, Any], out: Console) -> None:
+    """The table of ``schemas_rows``."""
     show(
-        pandas.DataFrame(rows), title(result, f"same {result['provenance']['settings']['same']}"), console=out
+        pandas.DataFrame(schemas_rows(result)),
+        title(result, f"same {result['provenance']['settings']['same']}"),
+        console=out,
     )
 
 

@@ -1,4 +1,4 @@
-"""Results of kinds "curve", "lossless" and "sameness" → the sections about them."""
+"""Results of kinds "curve", "lossless", "sameness" and "schemas" → the sections about them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from aded_bench.extra import pandas
 from aded_bench.lossless_tables import at_temperature, broken, lossless_tables, sameness_tables, shown_same
 from aded_bench.report.panels import Chart, Dot, Line, Lines, Section, Source, Table, dot_chart, prefix
 from aded_bench.run.arms import PEER
+from aded_bench.schemas_table import schemas_rows
 from aded_bench.tables import number, ranges
 from aded_bench.wording import attention
 
@@ -111,6 +112,36 @@ def sameness_section(sources: Sequence[Source]) -> Section:
         charts=charts,
         tables=[*tables, *missing_tables(sources), *_broken(sources)],
     )
+
+
+SCHEMAS_DESCRIPTION = (
+    "Tokens a second of answers that a JSON schema binds, over plain decoding: the median over answers. What the "
+    "schema forces is known beforehand, and drafted."
+)
+
+
+def schemas_section(sources: Sequence[Source]) -> Section:
+    """Answers that schemas bind: what drafting gains, and whether all are valid and the same."""
+    tables = [
+        (f"{prefix(source, sources)}Answers bound to schemas", pandas.DataFrame(rows))
+        for source in sources
+        if (rows := schemas_rows(source.result))
+    ]
+    panels = [
+        (
+            prefix(source, sources),
+            [
+                Dot(name, name, found["median_gain"])
+                for name, found in source.result.get("summary", {}).items()
+                if found["median_gain"] is not None
+            ],
+        )
+        for source in sources
+    ]
+    charts = dot_chart(
+        "schemas", "Answers bound to schemas", SCHEMAS_DESCRIPTION, panels, "tokens/s over off", 1.0
+    )
+    return Section("schemas", "Schemas", charts=charts, tables=[*tables, *missing_tables(sources)])
 
 
 IDENTICAL_DESCRIPTION = (

@@ -17,7 +17,7 @@ from aded_bench.extra import pandas
 from aded_bench.report.panels import DARK, LIGHT, Chart, Section, Source
 from aded_bench.report.replay_section import replay_section
 from aded_bench.report.run_section import run_section
-from aded_bench.report.sections import curve_section, lossless_section, sameness_section
+from aded_bench.report.sections import curve_section, lossless_section, sameness_section, schemas_section
 from aded_bench.results import read_result
 from aded_bench.schema import KINDS, check
 from aded_bench.tables import MISSING
@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, Callable[[Sequence[Source]], Section]] = {
     "curve": curve_section,
     "lossless": lossless_section,
     "sameness": sameness_section,
+    "schemas": schemas_section,
 }
 MARKDOWN_SIGNS = re.compile(r"([\\`*\[\]|~#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 MARKDOWN, PAGE, TEMPLATE, CHARTS = "report.md", "report.html", "page.html.j2", "charts"
