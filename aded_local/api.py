@@ -390,8 +390,17 @@ class LocalADED(Asking):
 
     @_reading
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for in running text; none for control tokens."""
+        """The bytes that a token stands for in running text; none for control tokens.
+
+        Raises:
+            PromptError: there is no such token.
+        """
         return self._model.piece(token)
+
+    @_reading
+    def longest_token(self) -> int:
+        """The most bytes that one token spells; to look at them all takes a tenth of a second or more."""
+        return max(len(self._model.spelling(token)) for token in range(self._model.n_vocab))
 
     @_reading
     def end_tokens(self) -> frozenset[int]:

@@ -115,5 +115,8 @@ class FakeModel:
     def piece(self, token: int) -> bytes:
         return f"w{token} ".encode()
 
+    def longest_token(self) -> int:
+        return 8
+
     def description(self) -> dict[str, Any]:
         return {"model": "/models/fake-model.gguf"}

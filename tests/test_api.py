@@ -653,3 +653,9 @@ def test_what_is_no_list_of_messages_is_refused_in_one_line(plain: LocalADED, me
 def test_a_seed_of_numpy_s_can_be_written_as_json(plain: LocalADED) -> None:
     reply = plain.generate(PROMPT, max_tokens=2, seed=np.int64(7))
     assert json.loads(json.dumps(reply.stats.to_dict()))["seed"] == 7
+
+
+@pytest.mark.parametrize("token", [-1, 2**31 - 1, "n_vocab"])
+def test_bytes_of_a_token_that_is_none_are_refused(plain: LocalADED, token: Any) -> None:
+    with pytest.raises(PromptError, match="outside the vocabulary"):
+        plain.piece(plain._engine.model.n_vocab if token == "n_vocab" else token)

@@ -15,6 +15,7 @@ from aded_local.errors import GrammarError
 from aded_local.llama.gbnf import check
 from aded_local.llama.grammar import Grammar, GrammarState, Pieces
 from aded_local.llama.model import Model
+from aded_local.llama.readings import LAST_CHARACTER, Characters
 from aded_local.llama.schema_rules import ANY_OBJECT
 from aded_local.llama.vocabulary import Vocabulary
 from aded_local.trials import trial
@@ -155,6 +156,33 @@ try:
 except grammar.GrammarError:
     pass
 """
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 0x10FFFF), st.integers(0, 0x10FFFF)), min_size=1, max_size=5),
+    st.integers(0, 1 << 16),
+)
+def test_an_example_fits_its_class(ends: list[tuple[int, int]], turn: int) -> None:
+    for negated in (False, True):
+        found = Characters(tuple((min(pair), max(pair)) for pair in ends), negated)
+        example = found.example(turn)
+        assert found.hold(example) or (negated and example > LAST_CHARACTER)
+
+
+def test_a_class_of_nothing_is_checked_at_once() -> None:
+    calls = 0
+    hold = Characters.hold
+
+    def counted(self: Characters, character: int) -> bool:
+        nonlocal calls
+        calls += 1
+        return hold(self, character)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Characters, "hold", counted)
+        check('root ::= ("a" | [^\\x00-\\U0010FFFF]) root')
+    assert calls < 10_000
 
 
 @pytest.mark.parametrize("kind", ["left recursion behind the empty", "readings at once"])

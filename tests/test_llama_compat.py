@@ -348,6 +348,23 @@ def test_it_can_be_pickled(small: Path) -> None:
             assert copy([1, 2, 3], max_tokens=4, temperature=0.0)["choices"][0]["text"] == said
 
 
+def test_a_state_holds_what_was_evaluated_and_not_sampled_yet(small: Path) -> None:
+    with quiet(small) as llm:
+        llm.reset()
+        llm.eval([1, 2, 3])
+        expected = next(llm.generate([4], temp=0.0, reset=False))
+        llm.reset()
+        llm.eval([1, 2, 3])
+        state = pickle.loads(pickle.dumps(llm.save_state()))
+        llm.reset()
+        llm.load_state(state)
+        assert llm.input_ids.tolist() == [1, 2, 3] and llm.n_tokens == state.n_tokens == 3
+        assert next(llm.generate([4], temp=0.0, reset=False)) == expected
+        llm([7, 8], max_tokens=3)
+        llm.load_state(state)
+        assert isinstance(llm.sample(temp=0.0), int)
+
+
 def test_states_can_be_pickled_and_fit_another_object(small: Path) -> None:
     with quiet(small) as llm, quiet(small) as other:
         llm([1, 2, 3, 4, 5], max_tokens=4, temperature=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from aded_cli.serve.fields import MOST_CHOICES, ChatRequest
 from aded_cli.serve.metrics import Metrics
 from aded_cli.serve.openapi import description
 from aded_cli.serve.queue import READY, Line
+from aded_cli.serve.refusals import LONGEST
 from aded_local.chat.style import HERMES, PLAIN, AnswerStyle
 
 LOCAL = "http://127.0.0.1:8080"
@@ -351,6 +353,43 @@ def test_a_prompt_that_does_not_fit_is_refused_before_its_turn(server: Server) -
     assert server.model.asked == []
 
 
+def test_a_text_that_no_tokens_could_spell_is_refused_before_it_is_tokenized(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokenized(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("aded_cli.serve.sessions.Pool.chat_prompt", tokenized)
+    monkeypatch.setattr("aded_cli.serve.sessions.Pool.text_tokens", tokenized)
+    long = "a" * (8 * 512 + 1)
+    refused(
+        server.chat(messages=[{"role": "user", "content": [{"type": "text", "text": long}]}]),
+        400,
+        "bytes, and the 512 tokens",
+    )
+    refused(
+        server.client.post("/v1/completions", json={"prompt": ["x", long]}), 400, "bytes, and the 512 tokens"
+    )
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_request: Any) -> bytes:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(limits, "_read", never)
+    monkeypatch.setattr(limits, "READING_SECONDS", 0.01)
+    refused(server.chat(), 408, "did not arrive")
+
+
+def test_a_refusal_quotes_little_and_stays_a_line(server: Server) -> None:
+    response = server.chat(**{"x\ny\u202e" * 9000: 1})
+    message = response.json()["error"]["message"]
+    assert response.status_code == 400 and len(message) <= LONGEST + 1 and not set("\n\u202e") & set(message)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_engine_refuses_has_a_status_also_of_a_stream(server: Server, stream: bool) -> None:
     from aded_local.errors import DeviceError, OptionError
@@ -487,6 +526,6 @@ def test_the_description_has_every_route_and_no_other(server: Server) -> None:
 
 def test_the_description_has_every_status_that_was_refused_with(server: Server) -> None:
     responses = description()["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert set(responses) >= {"200", "400", "401", "403", "413", "415", "429", "500", "503"}
+    assert set(responses) >= {"200", "400", "401", "403", "408", "413", "415", "429", "500", "503"}
     fields = description()["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"messages", "tools", "response_format", "draft", "stream_options"} <= set(fields)

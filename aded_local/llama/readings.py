@@ -30,6 +30,9 @@ TRIED_CHARACTERS: Final = 3
 """Texts that are tried for it, their characters, and the choices at each. Readings that double with each character are
 too many after ten."""
 
+LAST_CHARACTER: Final = 0x10FFFF
+"""Unicode has no code points above."""
+
 MOST_WORK: Final = 100_000
 """Stacks that are looked at in all: half a second."""
 
@@ -48,10 +51,9 @@ class Characters(NamedTuple):
         if not self.negated:
             low, high = self.ranges[turn % len(self.ranges)]
             return low + turn % (high - low + 1)
-        at = ord("a") + turn % 26
-        while not self.hold(at) and at <= 0x10FFFF:
-            at += 1
-        return at
+        # The first that fits stands at the start, or right behind a range.
+        behind = sorted(high + 1 for _, high in self.ranges)
+        return next((at for at in (ord("a") + turn % 26, 0, *behind) if self.hold(at)), LAST_CHARACTER + 1)
 
 
 Element = Characters | int

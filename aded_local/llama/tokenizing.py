@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from aded_local.errors import DeviceError
+from aded_local.errors import DeviceError, PromptError
 from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import lib
 from aded_local.tree import IntArray
@@ -101,7 +101,13 @@ def _settled(vocab: Any, tokens: IntArray, text: str, parse_special: bool) -> tu
 
 
 def piece_of(vocab: Any, token: int, special: bool) -> bytes:
-    """The bytes a token stands for; those of a control token only with ``special``."""
+    """The bytes a token stands for; those of a control token only with ``special``.
+
+    Raises:
+        PromptError: there is no such token. (llama.cpp would end the process.)
+    """
+    if not 0 <= token < lib.llama_vocab_n_tokens(vocab):
+        raise PromptError(f"token id {token} is outside the vocabulary")
     capacity = 64
     while True:
         buffer = ctypes.create_string_buffer(capacity)

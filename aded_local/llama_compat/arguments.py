@@ -191,6 +191,8 @@ def answering(given: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {name: given[name] for name in SAMPLERS}
     options.update(UNASKED)
     options["top_k"] = max(given["top_k"], 0)
+    if options["mirostat_mode"] and options["temperature"] > 0:
+        options["temperature"] = 1.0  # there it does not count beside mirostat
     if options["temperature"] < 0:  # drawn from the model's own softmax, whatever the rest says
         options.update(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0, mirostat_mode=0)
     bias = given.get("logit_bias")

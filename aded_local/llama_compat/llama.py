@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from aded_local.api import LocalADED
 from aded_local.completions import Shape, embeddings
+from aded_local.continuation import common_prefix
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.errors import ADEDError, OptionError
 from aded_local.llama import SavedCells
@@ -39,13 +40,14 @@ class LlamaState:
     """A conversation's cells, to go on from later; the names are those of ``llama_cpp.LlamaState``.
 
     Attributes:
-        input_ids: tokens in the cells, int32 ``(n_tokens,)``.
+        input_ids: tokens that the next ``sample`` goes on from, int32 ``(n_tokens,)``.
         scores: none are kept, float32 ``(0, n_vocab)``.
         n_tokens: how many.
         llama_state: llama.cpp's own copy.
         llama_state_size: its bytes.
         seed: what the next answer's seed follows from.
         settings: of the context that it fits.
+        n_cells: of the tokens, the first so many are in the cells; what ``eval`` only noted is not.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -55,6 +57,7 @@ class LlamaState:
     llama_state_size: int
     seed: int
     settings: ContextSettings
+    n_cells: int
 
 
 class Llama(LlamaAnswers):
@@ -212,14 +215,18 @@ class Llama(LlamaAnswers):
         """
         saved = self._session.save()
         raw = saved.state.tobytes()
+        said = self.input_ids if self._evaluated is not None else np.array(saved.tokens, np.int32)
+        n_cells = common_prefix(said, np.array(saved.tokens, np.int32))
+        is_whole = n_cells == len(saved.tokens)  # else the cells hold another text
         return LlamaState(
-            np.array(saved.tokens, np.int32),
+            said,
             np.empty((0, self.n_vocab()), np.float32),
-            len(saved.tokens),
-            raw,
-            len(raw),
+            len(said),
+            raw if is_whole else b"",
+            len(raw) if is_whole else 0,
             self._seeds.last,
             saved.settings,
+            n_cells if is_whole else 0,
         )
 
     def load_state(self, state: LlamaState) -> None:
@@ -232,9 +239,10 @@ class Llama(LlamaAnswers):
         if not isinstance(state, LlamaState):
             raise OptionError(f"the state is {type(state).__name__}; give what this class's save_state gave")
         cells = np.frombuffer(state.llama_state, np.uint8)
-        self._session.load(SavedCells(state.settings, state.input_ids.tolist(), cells))
+        tokens = state.input_ids.tolist()
+        self._session.load(SavedCells(state.settings, tokens[: state.n_cells], cells))
         self._seeds = Seeds(state.seed)
-        self._evaluated = None
+        self._evaluated = tokens
 
     # --- embeddings ------------------------------------------------------------------------------
 

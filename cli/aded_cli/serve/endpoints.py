@@ -59,6 +59,8 @@ class Serving:
         drafts: the model was opened to draft.
         complain: takes a line on what nobody foresaw.
         created: when the server began, in seconds since 1970.
+        reading: prompts are made one at a time, in the order in which they came: so they come into the line in that
+            order, and large ones leave a core to the answers.
     """
 
     line: Line
@@ -66,6 +68,7 @@ class Serving:
     drafts: bool = True
     complain: Callable[[str], None] = lambda line: None
     created: int = field(default_factory=lambda: int(time.time()))
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     def __post_init__(self) -> None:
         """Show how the line stands."""
@@ -165,7 +168,10 @@ async def chat(request: Request, serving: Serving) -> Response:
     asked = await body_of(request, ChatRequest)
     model, pool = serving.line.require_ready()
     options = options_of(asked)
-    prompt = await run_in_threadpool(pool.chat_prompt, messages_of(asked), *tools_of(asked))
+    messages, (tools, choice) = messages_of(asked), tools_of(asked)
+    _require_short([messages, tools], serving)
+    async with serving.reading:
+        prompt = await run_in_threadpool(pool.chat_prompt, messages, tools, choice)
     _require_room(prompt.tokens, model)
     heading = Heading.of_chat(serving.name)
 
@@ -193,9 +199,13 @@ async def complete(request: Request, serving: Serving) -> Response:
     options = options_of(asked)
     if asked.echo and "logprobs" in options:
         raise refused("echo", "the prompt's own tokens have no logprobs; leave one out")
-    prompts = [
-        await run_in_threadpool(pool.text_tokens, each) if isinstance(each, str) else each for each in given
-    ]
+    for each in given:
+        _require_short(each, serving)
+    async with serving.reading:
+        prompts = [
+            await run_in_threadpool(pool.text_tokens, each) if isinstance(each, str) else each
+            for each in given
+        ]
     for prompt in prompts:
         _require_room(prompt, model)
     heading = Heading.of_completion(serving.name)
@@ -229,6 +239,25 @@ def _after(text: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     for piece in pieces:
         yield replace(piece, text=text + piece.text)
         text = ""
+
+
+def _require_short(given: Any, serving: Serving) -> None:
+    """Refuse texts before they are tokenized, which takes seconds, where no tokens could be few enough for them."""
+    n_bytes, left = 0, [given]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            n_bytes += len(each.encode("utf-8", errors="replace"))
+        elif isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+    model, _ = serving.line.require_ready()
+    if n_bytes > serving.line.longest_token * model.n_ctx:
+        raise ContextOverflowError(
+            f"the prompt has {n_bytes:,} bytes, and the {model.n_ctx:,} tokens that the context of this server holds "
+            "cannot spell as many; shorten it"
+        )
 
 
 def _require_room(prompt: Sequence[int], model: LocalADED) -> None:

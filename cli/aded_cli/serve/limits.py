@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from .refusals import BAD_REQUEST, TOO_LARGE, WRONG_TYPE, Refusal
+from .refusals import BAD_REQUEST, TOO_LARGE, TOO_SLOW, WRONG_TYPE, Refusal
 
 MOST_BYTES: Final = 8 << 20
 """Of a body: twice a text that fills the largest context."""
 
 FREE: Final = ("tools", "response_format", "json_schema", "metadata")
 """Fields with parts that may hold any JSON."""
+
+READING_SECONDS: Final = 20.0
+"""For the whole of a body to arrive: at 400 kB/s the largest does. Else a client could hold the server's end up."""
 
 MOST_DEPTH: Final = 64
 """Lists and objects within each other in such a field. Chosen."""
@@ -38,7 +42,15 @@ async def body_of(request: Request, kind: type[T]) -> T:
     kind_of_text = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if kind_of_text != "application/json":
         raise Refusal(WRONG_TYPE, "the body must be JSON: send Content-Type: application/json")
-    raw = await _read(request)
+    try:
+        raw = await asyncio.wait_for(_read(request), READING_SECONDS)
+    except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
+        raise Refusal(
+            TOO_SLOW,
+            f"the body did not arrive within {READING_SECONDS:.0f} seconds",
+            code="timeout",
+            headers={"Connection": "close"},
+        ) from None
     try:
         found = msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from .fields import ChatRequest, CompletionRequest, EmbeddingRequest
-from .limits import MOST_BYTES
+from .limits import MOST_BYTES, READING_SECONDS
 
 REFERENCE: Final = "#/components/schemas/{name}"
 
@@ -19,6 +19,7 @@ REFUSALS: Final = {
     400: "A field, or what it asks for, cannot be followed; `param` names it.",
     401: "An API key is set, and the request does not bear it.",
     403: "No API key is set, and the Host or Origin is none of this machine's.",
+    408: f"The body took longer than {READING_SECONDS:.0f} seconds to arrive.",
     413: f"The body is larger than {MOST_BYTES >> 20} MiB.",
     415: "The body is not application/json.",
     429: "The line of requests is full; Retry-After says when to come again.",
@@ -26,7 +27,7 @@ REFUSALS: Final = {
     503: "The model is being loaded, or the server closes; Retry-After says when to come again.",
 }
 EVERYWHERE: Final = (401, 403)
-OF_BODIES: Final = (400, 413, 415, 429, 500, 503)
+OF_BODIES: Final = (400, 408, 413, 415, 429, 500, 503)
 
 ERROR: Final = {
     "type": "object",

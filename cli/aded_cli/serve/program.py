@@ -132,8 +132,9 @@ def _bound(host: str, port: int, key: str | None) -> socket.socket:
             raise click.UsageError(
                 f"--host {host} can be reached from other machines: set {KEY_VARIABLE}, or everybody is answered"
             )
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(kind, socket.SOCK_STREAM)
+        kind, _, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio sends small packets at once only where the protocol is named; else each answer waits 40 ms.
+        listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
         if os.name == "posix":  # elsewhere it would let a second server take the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

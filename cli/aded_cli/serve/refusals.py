@@ -13,17 +13,22 @@ from aded_local.errors import (
     PromptError,
     TemplateError,
 )
+from aded_local.shown import one_line
 
 BAD_REQUEST: Final = 400
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 NOT_ALLOWED: Final = 405
+TOO_SLOW: Final = 408
 TOO_LARGE: Final = 413
 WRONG_TYPE: Final = 415
 TOO_MANY: Final = 429
 BROKEN: Final = 500
 UNAVAILABLE: Final = 503
+
+LONGEST: Final = 1000
+"""Characters of a message: it may quote a field, which may be megabytes. Chosen."""
 
 KINDS: Final = {
     UNAUTHORIZED: "authentication_error",
@@ -59,6 +64,9 @@ class Refusal(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = one_line(message)
+        if len(message) > LONGEST:
+            message = message[:LONGEST] + "…"
         super().__init__(message)
         self.status = status
         self.message = message
