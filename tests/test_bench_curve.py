@@ -265,6 +265,18 @@ def test_square_brackets_in_names_and_reasons_are_no_markup() -> None:
     assert out.getvalue().count("x[/b].gguf") == 2 and "no [/i] here" in out.getvalue()
 
 
+def test_curves_are_continued_where_the_engine_chose_otherwise_before(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = Plan(tiny["llama"], **QUICK | OFF_F16 | {"sizes": (1, 2), "keep": False}, exact=False)
+    file = ResultFile(tmp_path / "curve.json")
+    result = run(plan, file)
+    engine = result["provenance"]["engine"]
+    other = engine | {"flash_attention": not engine["flash_attention"], "cache_type": "q8_0"}
+    file.save(result | {"provenance": result["provenance"] | {"engine": other}}, now=True)
+    assert run(plan, file)["curves"] == result["curves"], "nothing is measured again"
+
+
 def test_damaged_curves_are_not_continued(tiny: dict[str, Path], tmp_path: Path) -> None:
     plan = Plan(tiny["llama"], **QUICK | OFF_F16 | {"sizes": (1, 2), "keep": False}, exact=False)
     file = ResultFile(tmp_path / "curve.json")

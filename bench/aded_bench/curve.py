@@ -168,7 +168,9 @@ def run(
             "chosen": {"flash_attention": chosen.flash_attention, "cache_type": chosen.cache_type},
             "provenance": provenance(plan.settings(), model=plan.model, description=engine.description),
         }
-        earlier = resume(file, "curve", result["provenance"]) or result
+        # Which setting the engine takes follows from timings, and may be another one each time.
+        chosen_anew = ("flash_attention", "cache_type")
+        earlier = resume(file, "curve", result["provenance"], may_differ=chosen_anew) or result
         curves = {_key(entry): entry for entry in earlier["curves"]}
         work = _Work(plan, engine, curves, result, file, step)
         try:

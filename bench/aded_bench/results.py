@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cache
@@ -78,12 +78,15 @@ def _file(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
-def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, Any] | None:
+def resume(
+    file: ResultFile, kind: str, here: Mapping[str, Any], *, may_differ: Collection[str] = ()
+) -> dict[str, Any] | None:
     """What an interrupted run with the same provenance left, or None where there is no file.
 
     Args:
         kind: of the result, as under its key ``kind``.
         here: ``provenance`` of the run about to start.
+        may_differ: of ``ENGINE_KEYS``, what is a result itself.
 
     Raises:
         StoreError: the file is no result file, or damaged.
@@ -97,7 +100,8 @@ def resume(file: ResultFile, kind: str, here: Mapping[str, Any]) -> dict[str, An
     engine = there.get("engine")
     if here["engine"] is not None:
         earlier = engine if isinstance(engine, dict) else {}
-        different += [key for key in ENGINE_KEYS if earlier.get(key) != here["engine"].get(key)]
+        shared = (key for key in ENGINE_KEYS if key not in may_differ)
+        different += [key for key in shared if earlier.get(key) != here["engine"].get(key)]
     if found.get("kind") != kind:
         different = [f"kind of result ({found.get('kind')})"]
     if different:
