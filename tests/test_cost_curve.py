@@ -209,6 +209,21 @@ def test_what_a_wide_pass_costs_the_plain_ones_behind_it_is_measured() -> None:
     assert Probe(cast(Any, _Recording(records=False))).time_waking(256) == 0.0
 
 
+def test_a_disturbance_is_no_price_of_wide_passes() -> None:
+    class Disturbed(_Recording):
+        """Passes behind a wide one take five times as long, in all rounds but the first."""
+
+        passes = 0
+
+        def probe_batch(self, tokens: npt.NDArray[np.int32]) -> float:
+            self.passes += 1
+            after_wide = 0 < self._in_a_row < 3 and len(tokens) == 1
+            taken = super().probe_batch(tokens)
+            return 5 * taken if after_wide and self.passes > 13 else taken
+
+    assert Probe(cast(Any, Disturbed(records=False))).time_waking(256) == 0.0
+
+
 def test_what_is_lost_behind_a_pass_is_kept_and_follows_the_machine() -> None:
     curve = from_measurements(JAGGED, {}, 0)
     curve.waking = 5e-3

@@ -511,6 +511,18 @@ def test_ids_that_are_sent_come_behind_the_last_one(small: Path) -> None:
         assert second == llm.sample(temp=0.0)
 
 
+@pytest.mark.parametrize("mode", [1, 2])
+@pytest.mark.parametrize("seed", [7, 11])
+def test_mirostat_says_what_it_says_there(pair: Pair, mode: int, seed: int) -> None:
+    """There it looks at no temperature, here at that of the call."""
+    options: Any = {"mirostat_mode": mode, "seed": seed, "max_tokens": 12, "temperature": 0.8}
+    said = []
+    for llm in (pair.theirs, pair.ours):
+        llm.reset()
+        said.append(llm(llama_calls.TALE, **options)["choices"][0]["text"])
+    assert said[0] == said[1]
+
+
 def test_greedy_calls_draft(small: Path) -> None:
     with quiet(small, draft="auto", flash_attn=False, type_k=0, type_v=0) as llm:
         llm._local.prepare()

@@ -26,6 +26,7 @@ REFUSED = {
     "number's maximum": ({"type": "number", "maximum": 3}, "'maximum' at #"),
     "minimum": ({"properties": {"a": {"type": "integer", "minimum": 7}}}, "'minimum' at #/properties/a"),
     "wide range": ({"type": "integer", "minimum": 0, "maximum": 10**9}, "'minimum' at #"),
+    "no number": ({"type": "integer", "minimum": 5, "maximum": 1}, "at least 5 and at most 1"),
     "multipleOf": ({"type": "integer", "multipleOf": 3}, "'multipleOf' at #"),
     "uniqueItems": ({"type": "array", "items": {}, "uniqueItems": True}, "'uniqueItems' at #"),
     "contains": ({"type": "array", "contains": {"type": "null"}}, "'contains' at #"),

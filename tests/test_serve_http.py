@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -24,6 +27,7 @@ from aded_cli.serve.metrics import Metrics
 from aded_cli.serve.openapi import description
 from aded_cli.serve.queue import READY, Line
 from aded_cli.serve.refusals import LONGEST
+from aded_cli.serve.sessions import Pool
 from aded_local.chat.style import HERMES, PLAIN, AnswerStyle
 
 LOCAL = "http://127.0.0.1:8080"
@@ -370,6 +374,28 @@ def test_a_text_that_no_tokens_could_spell_is_refused_before_it_is_tokenized(
     refused(
         server.client.post("/v1/completions", json={"prompt": ["x", long]}), 400, "bytes, and the 512 tokens"
     )
+
+
+def test_prompts_come_into_the_line_in_the_order_in_which_they_came(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = made()
+    begun = threading.Event()
+    prompt = Pool.chat_prompt
+
+    def slow(pool: Pool, messages: Any, *others: Any) -> Any:
+        if messages[-1]["content"] == "first":
+            begun.set()
+            time.sleep(0.3)
+        return prompt(pool, messages, *others)
+
+    monkeypatch.setattr(Pool, "chat_prompt", slow)
+    with server.client, ThreadPoolExecutor(2) as clients:
+        first = clients.submit(server.chat, messages=[{"role": "user", "content": "first"}])
+        assert begun.wait(10)
+        second = clients.submit(server.chat, messages=[{"role": "user", "content": "second"}])
+        assert {first.result().status_code, second.result().status_code} == {200}
+    assert [text for text, _ in server.model.asked] == ["first", "second"]
 
 
 def test_a_body_that_does_not_arrive_is_refused_in_time(

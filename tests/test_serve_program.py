@@ -39,6 +39,12 @@ WORDS = [
 """A word for each of fifty clients."""
 
 
+def test_small_packets_leave_at_once() -> None:
+    """asyncio sees to that where a socket names its protocol; else each answer waits for the client's next packet."""
+    with program._bound("127.0.0.1", 0, None) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+
+
 class Program:
     """A server in a process of its own.
 

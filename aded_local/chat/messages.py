@@ -155,7 +155,7 @@ def _call(call: Any) -> Plain:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or call.get("type", "function") != "function":
         raise PromptError("a tool call needs type 'function', and function with name and arguments")
-    name = _name(function.get("name"), "a tool call", PromptError)
+    name = _name(function.get("name"), "the name of a tool call", PromptError)
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = json_value(arguments) if arguments.strip() else {}
@@ -164,7 +164,7 @@ def _call(call: Any) -> Plain:
     if not isinstance(arguments, Mapping):
         raise PromptError(f"the arguments of the call of {name} are no JSON object")
     plain: Plain = (
-        {} if call.get("id") is None else {"id": _name(call["id"], "a tool call's id", PromptError)}
+        {} if call.get("id") is None else {"id": _name(call["id"], "the id of a tool call", PromptError)}
     )
     arguments = _Copy(f"the arguments of the call of {name}", PromptError).of(arguments)
     return {**plain, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -177,7 +177,7 @@ def _tool(tool: Any) -> Plain:
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict) or tool.get("type") != "function":
         raise OptionError("a tool needs type 'function', and function with name, description and parameters")
-    name = _name(function.get("name"), "a tool", OptionError)
+    name = _name(function.get("name"), "the name of a tool", OptionError)
     description, parameters = function.get("description"), function.get("parameters")
     if description is not None and not isinstance(description, str):
         raise OptionError(
@@ -199,12 +199,10 @@ def _tool(tool: Any) -> Plain:
     }
 
 
-def _name(name: Any, of: str, refuse: type[ADEDError]) -> str:
+def _name(name: Any, what: str, refuse: type[ADEDError]) -> str:
     is_word = isinstance(name, str) and name.isprintable() and not any(map(str.isspace, name))
     if not is_word or not 0 < len(name) <= LONGEST_NAME:
-        raise refuse(
-            f"the name of {of} is {str(name)[:40]!r}; it must be a word of 1 to {LONGEST_NAME} signs"
-        )
+        raise refuse(f"{what} is {str(name)[:40]!r}; it must be a word of 1 to {LONGEST_NAME} signs")
     return sound(name)
 
 

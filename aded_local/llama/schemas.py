@@ -341,7 +341,9 @@ class _Reader:
         low, high = max(lows, default=None), min(highs, default=None)
         if low is not None and high is None and low in (0, 1):
             return {"type": "integer", "minimum": low}
-        if low is None or high is None or not 0 <= high - low < MOST_NUMBERS:
+        if low is not None and high is not None and low > high:
+            raise _cannot(next(iter(own)), path, f"no whole number is at least {low} and at most {high}")
+        if low is None or high is None or high - low >= MOST_NUMBERS:
             why = f"whole numbers can be held to 0 or 1 at least, or to a range of at most {MOST_NUMBERS}"
             raise _cannot(next(iter(own)), path, why)
         return {"enum": list(range(low, high + 1))}
