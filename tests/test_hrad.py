@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import stat
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ def taught(telling: str, n: int = 400) -> Hrad:
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.lists(st.integers(0, 2), max_size=8))
 def test_an_outcome_is_known_once_it_cannot_change(chain: list[int], came: list[int]) -> None:
     found = outcome(chain, came)
-    same = len(os.path.commonprefix([chain, came]))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chain, came, strict=False)))
     if same == len(chain):
         assert found is Acceptance.ALL
     elif same == len(came):
