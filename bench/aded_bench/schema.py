@@ -115,6 +115,13 @@ Bound = _object(
 )  # fmt: skip
 Spelling = _object(tried=Count, came=Count, misspelt=Count)
 
+Simulated = _object(
+    draft=str, curve=str, ratio=Factor, mode=str, rule=str | None, tokens=Count, passes=Count, speedup=Factor,
+    low=Factor | None, high=Factor | None, tokens_per_pass=Number, nodes_per_pass=Number, target_waits=Number,
+    draft_idle=Number, decodes_per_token=Number, dropped_per_token=Number, class_accuracy_=Share | None,
+    commonest_class_=Share | None,
+)  # fmt: skip
+
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 Lossless = _object(
     Result, same=_dict(Chosen), arms=_dict(Way), answers=_dict(Object), histories=dict[str, str],
@@ -132,6 +139,7 @@ KINDS: dict[str, Any] = {
     "curve": _object(Result, curves=_list(Curve), chosen=Setting),
     "lossless": Lossless,
     "schemas": _object(Result, answers=_dict(Object), spelling=_dict(Spelling), summary_=_dict(Bound)),
+    "branch": _object(Result, cells=_list(Simulated), agreement=dict[str, Share]),
     "sameness": _object(Result, suite_=str, source=_object(tensors=Held), types=_dict(Version)),
 }  # fmt: skip
 
