@@ -25,6 +25,9 @@ SEQUENCES: Final = 16
 READING_CHUNK: Final = 128
 """Tokens of a text that are read in one decode, beside whatever else runs."""
 
+LEAD: Final = 32
+"""Tokens of the text that a question may decode on its way, in the same batch. More are read before."""
+
 MOST_ROWS: Final = LARGEST_PASS - 1
 """Places that one decode may tell of."""
 
@@ -168,7 +171,7 @@ class Branches:
         A path that would need a sequence, a row or a cell too many is left out.
 
         Args:
-            paths: likeliest first; the text's last token counts as the way to all of them.
+            paths: likeliest first; what is unread of the text, ``LEAD`` tokens at most, is the way to all of them.
 
         Returns:
             The paths of all new places with the rows where ``logits`` has what follows, valid until the next decode;
@@ -177,7 +180,7 @@ class Branches:
         Raises:
             DeviceError: llama.cpp refused; everything is forgotten.
         """
-        if self.unread > 1:
+        if self.unread > LEAD:
             return [], 0.0
         lead = self.text[self.n_read :]
         new: list[Place] = []
@@ -192,10 +195,10 @@ class Branches:
             [place.token for place in new],
             [place.position for place in new],
             [place.sequences for place in new],
-            len(new),
+            len(new) - max(0, len(lead) - 1),
         )
         if lead:
-            self._end = new[0]
+            self._end = new[len(lead) - 1]  # places are in the order of growing, and all lie behind these
             self._end.parent = None
             self.n_read = len(self.text)
         rows = {id(place): row for row, place in enumerate(new)}
@@ -219,7 +222,8 @@ class Branches:
             below = Place(steps[depth], place.position + 1, place, [])
             place.children[below.token] = below
             new.append(below)
-            named.append((steps[n_lead : depth + 1], below))
+            if depth >= n_lead - 1:
+                named.append((steps[n_lead : depth + 1], below))
             place = below
 
     def _give_sequences(self, new: list[Place]) -> None:

@@ -49,7 +49,6 @@ class ModelDrafter:
 
     Attributes:
         way: of the present step.
-        beside: the model worked, or could have, beside the last pass: its time says nothing of passes alone.
     """
 
     name = "auto"
@@ -75,7 +74,7 @@ class ModelDrafter:
             ways = (Way("serial"), NGRAM, Way("parallel")) if mode == "auto" else (Way(mode),)
         self._chooser = Chooser(ways)
         self.way = self._chooser.way
-        self.beside = False
+        self._prepares = False
         self._plain_seconds = 0.0
         self._cost: npt.NDArray[np.float64] = np.zeros(1)
         self._stalls = 0
@@ -115,6 +114,12 @@ class ModelDrafter:
             self._ngrams.reset()
 
     # --- a step ------------------------------------------------------------------------------------------
+
+    @property
+    def beside(self) -> bool:
+        """Whether the model works beside the pass, which reading a text is too: it says nothing of passes alone."""
+        reads = self._worker.awake and not self._worker.ready
+        return self._uses_model and (self._prepares or reads)
 
     @property
     def lent(self) -> int:
@@ -164,8 +169,8 @@ class ModelDrafter:
         """See ``Drafter``: what may come behind it is prepared now, where the mode is ``parallel`` or ``branch``."""
         worker = self._worker
         self._pass_began, self._busy_before = seconds_now(), worker.busy
-        self.beside = self._uses_model and (not worker.ready or self.way.mode in ("parallel", "branch"))
-        if self.beside and worker.ready:
+        self._prepares = self._uses_model and worker.ready and self.way.mode in ("parallel", "branch")
+        if self._prepares:
             n = min(len(tree) + 1, len(self._cost) - 1)
             expected = float(self._cost[n]) * worker.costs.slowdown
             worker.threads_beside = self.way.lent or worker.threads
@@ -181,22 +186,24 @@ class ModelDrafter:
         worker.put(Further(result.tokens))
         if self._pass_began:
             self._idle += max(0.0, result.verify_seconds - (worker.busy - self._busy_before))
-            if self.beside and worker.ready and len(result.tree) + 1 < len(self._cost):
+            if self._prepares and len(result.tree) + 1 < len(self._cost):
                 worker.costs.passed(
                     result.verify_seconds / max(float(self._cost[len(result.tree) + 1]), 1e-9)
                 )
             self._steps[self.way.mode] = self._steps.get(self.way.mode, 0) + 1
-            if worker.ready and self._plain_seconds > 0.0:
+            if (worker.ready or self.way == NGRAM) and self._plain_seconds > 0.0:
                 self._chooser.record(result.total_seconds / self._plain_seconds, len(result.tokens))
                 self._choose()
         self._pass_began = 0.0
+        self._prepares = False
 
     def _choose(self) -> None:
         self.way = self._chooser.way
+        self._worker.awake = self.way != NGRAM
         if self._mode == "auto" and not self._told and self._chooser.decided and self._chooser.best == NGRAM:
             self._told = True
             self._notice(
-                "the draft model does not pay on this machine, so n-grams draft alone; it is tried again at times"
+                "the draft model does not pay here, so n-grams draft alone; it is tried again at times"
             )
 
     def _give_up(self, why: str) -> None:

@@ -115,7 +115,7 @@ class Chooser:
 
     def _is_better(self, way: Way, than: Way) -> bool:
         ours, theirs = self._paces[way].value, self._paces[than].value
-        return ours < theirs * (BETTER if than == NGRAM else 1.0)
+        return ours * (BETTER if way == NGRAM else 1.0) < theirs * (BETTER if than == NGRAM else 1.0)
 
     def _after_usual_step(self) -> None:
         if self._in_trial < TRIAL:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from aded_local.drafters.statement import Statement
 from aded_local.kernels.top_k import new_rows, top_k_rows, warm_up
-from aded_local.llama.branches import Branches, Path
+from aded_local.llama.branches import LEAD, Branches, Path
 from aded_local.tree import FloatArray, IntArray
 
 FIRST_ROW: Final = np.zeros(1, np.int32)
@@ -45,8 +45,8 @@ class Speaker:
 
     @property
     def unread(self) -> int:
-        """Tokens that it has to read before it can be asked; the last one is read with the first question."""
-        return max(0, self._branches.unread - 1)
+        """Tokens that it has to read before it can be asked; a few are read with the next question."""
+        return max(0, self._branches.unread - LEAD)
 
     @property
     def can_go_on(self) -> bool:

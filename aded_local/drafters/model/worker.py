@@ -111,6 +111,7 @@ class Worker:
     Attributes:
         costs: what asking takes.
         failure: why the thread ended; empty as long as it runs.
+        awake: it is to read the text.
         ready: it has read the text, and can be asked.
         busy: seconds that it has prepared beside passes.
         threads, threads_beside: of a decode that is waited for, and of one beside a pass.
@@ -131,6 +132,7 @@ class Worker:
         self.policy = policy
         self.costs = AskingCosts()
         self.failure = ""
+        self.awake = True
         self.ready = False
         self.busy = 0.0
         self.threads = self.threads_beside = threads
@@ -163,6 +165,8 @@ class Worker:
 
     def stop(self) -> None:
         """Have the thread end after the decode under way; returns at once."""
+        if is_forked():
+            return
         with self._news:
             self._stopping = True
             self._news.notify()
@@ -208,9 +212,10 @@ class Worker:
             while not self._stopping:
                 if self._queue:
                     return self._queue.popleft()
-                if self.speaker.unread and self.speaker.can_go_on:
+                unread = self.speaker.unread > 0
+                self.ready = self.speaker.can_go_on and not unread
+                if self.awake and unread and self.speaker.can_go_on:
                     return self._read
-                self.ready = self.speaker.can_go_on
                 if self._verified is not None:
                     return self._prepare
                 self._news.wait()
