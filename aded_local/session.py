@@ -26,6 +26,8 @@ from aded_local.chat.segments import text_tokens
 from aded_local.chat.style import AnswerStyle
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
+from aded_local.drafters import NOBODY
+from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob, token_logprob
@@ -210,6 +212,7 @@ class Session(Asking):
         model = engine.model
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
         tally = Tally()
+        model_did = engine.model_did()
         text = TextStream(model.piece if style is None else showing(model, style.markers), request.stop)
         likely: deque[TokenLogprob] | None = None if request.steering.logprobs is None else deque()
         prompt = np.array(tokens, np.int32)
@@ -232,6 +235,7 @@ class Session(Asking):
             asked.is_cancelled,
             started,
             request.steering,
+            NOBODY if request.is_plain else engine.beside_in_use,
         )
         try:
             for step in steps:
@@ -271,6 +275,7 @@ class Session(Asking):
                 setting_of(engine.target.settings).name,
                 same_words=engine.is_exact or tally.drafted == 0,
                 answer_tokens=text.n_read,
+                draft_model=_since(engine.model_did(), model_did),
             ),
             _taken(likely, len(told)),
         )
@@ -430,6 +435,10 @@ class Session(Asking):
                 self._engine.target.forget()
             self._answers.clear()
             self._forget()
+
+
+def _since(now: ModelDrafting | None, before: ModelDrafting | None) -> ModelDrafting | None:
+    return now if now is None or before is None else now.since(before)
 
 
 def _taken(likely: deque[TokenLogprob] | None, n: int) -> tuple[TokenLogprob, ...] | None:

@@ -16,6 +16,7 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
+    MODEL,
     SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
@@ -58,12 +59,13 @@ COMPONENTS: Final[dict[str, tuple[int, ...]]] = {
 
 
 def switches(without: Iterable[str]) -> npt.NDArray[np.uint8]:
-    """1 for each part that is used, uint8 ``(PARTS,)``.
+    """1 for each part that is used, uint8 ``(PARTS,)``; a draft model is none before one is there.
 
     Raises:
         OptionError: an unknown name.
     """
     used = np.ones(PARTS, np.uint8)
+    used[MODEL] = 0
     for name in without:
         if name not in COMPONENTS:
             raise OptionError(f"the drafter has no part {name!r}; its parts are {', '.join(COMPONENTS)}")
