@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded_bench.branch import modes
-from aded_bench.branch.chances import Chances, conditionals_of, entropy_of, shares_of
-from aded_bench.branch.growing import best_size
+from aded_bench.branch.chances import Hits, best_size, entropy_of
 from aded_bench.branch.machine import Machine, Ran, World
 from aded_bench.branch.recording import Draft, Recording, listening, record
 from aded_bench.branch.simulate import agreement, simulate
@@ -23,7 +22,7 @@ from aded_bench.branch.table import chart, tables
 from aded_bench.drafters.real import RealText, Row, Way
 from aded_bench.main import main
 from aded_bench.replay.curves import NamedCurve
-from aded_local.drafters import Drafter, make_drafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.errors import OptionError, StoreError
 from aded_models.builtin import builtin_path, draft_path
 
@@ -69,8 +68,8 @@ UNEVEN = Oracle(
 )
 
 
-def ngrams() -> Drafter:
-    return make_drafter("auto", n_vocab=N_VOCAB)
+def ngrams() -> NgramDrafter:
+    return NgramDrafter(n_vocab=N_VOCAB)
 
 
 def recording(n: int = 4) -> Recording:
@@ -139,53 +138,29 @@ def test_a_branch_that_leaves_the_text_is_dropped_and_no_other() -> None:
 
 # --- what statements are worth -------------------------------------------------------------------
 
-SHARES = st.dictionaries(st.integers(0, 20), st.floats(0.0, 1.0), max_size=8)
 
-
-@given(SHARES, SHARES, st.lists(st.tuples(SHARES, SHARES, st.integers(0, 20)), max_size=20))
-def test_chances_are_a_distribution(model: dict[int, float], said: dict[int, float], seen: list[Any]) -> None:
-    chances = Chances()
-    for each in seen:
-        chances.learn(*each)
-    found = chances.of(model, said)
-    assert sum(found.values()) <= 1 + 1e-6 and all(p > 0 for p in found.values())
-    assert list(found.values()) == sorted(found.values(), reverse=True)
-
-
-def test_chances_follow_what_came() -> None:
-    chances = Chances()
+def test_a_statement_counts_by_how_often_it_came_true() -> None:
+    hits = Hits()
+    assert hits.chance(0.95) == pytest.approx(0.95)
     for _ in range(200):
-        chances.learn({1: 0.95}, {}, 2)
-        chances.learn({3: 0.05}, {3: 0.6}, 3)
-    assert chances.of({1: 0.95}, {}).get(1, 0.0) < 0.05 and chances.of({3: 0.05}, {3: 0.6})[3] > 0.9
+        hits.learn(0.95, False)
+        hits.learn(0.2, True)
+    assert hits.chance(0.95) < 0.05 and hits.chance(0.2) > 0.9 and hits.chance(0.6) == pytest.approx(0.6)
 
 
-def test_an_n_gram_tree_is_taken_apart_into_conditionals() -> None:
-    drafter = ngrams()
-    text = [1, 2, 3, 4] * 8
-    from aded_local.step import NO_TOKENS, Beginning
-
-    drafter.begin(Beginning(0, NO_TOKENS, np.array(text, np.int32)))
-    tree = drafter.draft(8)
-    found = conditionals_of(tree)
-    assert max(found[()], key=lambda token: found[()][token]) == 1
-    for node in range(len(tree)):
-        way = tuple(int(tree.tokens[step]) for step in tree.path_to(node))
-        path = np.prod([found[way[:n]][way[n]] for n in range(len(way))])
-        assert path == pytest.approx(float(tree.probabilities[node]), rel=1e-3)
-
-
-def test_shares_and_their_entropy() -> None:
+def test_the_entropy_of_a_statement_counts_what_it_does_not_name() -> None:
     even = (np.array([4, 5, -1], np.int32), np.array([0.5, 0.5, 0.0], np.float32))
-    assert shares_of(even) == {4: 0.5, 5: 0.5} and entropy_of(even) == pytest.approx(np.log(2))
+    assert entropy_of(even) == pytest.approx(np.log(2))
+    half = (np.array([4, 5, -1], np.int32), np.array([0.25, 0.25, 0.0], np.float32))
+    assert entropy_of(half) == pytest.approx(-0.5 * np.log(0.25) - 0.5 * np.log(0.5))
 
 
-@given(st.lists(st.floats(0.01, 1.0), max_size=12), st.floats(0, 2))
-def test_the_best_size_is_the_best_of_all(chances: list[float], extra: float) -> None:
+@given(st.lists(st.floats(0.01, 1.0), max_size=12))
+def test_the_best_size_is_the_best_of_all(chances: list[float]) -> None:
     chances.sort(reverse=True)
-    rate, n = best_size(np.array(chances), STEEP.costs, extra)
-    rates = [(1 + sum(chances[:k])) / (STEEP.costs[k + 1] + extra) for k in range(len(chances) + 1)]
-    assert rate == pytest.approx(max(rates)) and rates[n] == pytest.approx(max(rates))
+    n = best_size(chances, STEEP.costs)
+    rates = [(1 + sum(chances[:k])) / STEEP.costs[k + 1] for k in range(len(chances) + 1)]
+    assert rates[n] == pytest.approx(max(rates))
 
 
 # --- modes ---------------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class World:
         """Whether the draft model has said by then what comes after ``way`` from the root."""
         return self._ready.get(self.text.key(self.at, way), np.inf) <= when
 
-    def in_flight(self, way: Way) -> bool:
-        """Whether it is being asked, or was."""
+    def was_asked(self, way: Way) -> bool:
+        """Whether it has said that, or is about to."""
         return self.text.key(self.at, way) in self._ready
 
     def statement(self, way: Way) -> Row:
@@ -129,8 +129,13 @@ class World:
         known = self._ready.get((place, ()), np.inf) <= self.now
         return self.draft.says(self.text, place, ()) if known else None
 
-    def ask(self, ways: Sequence[Way], start: float) -> None:
-        """The draft model decodes these nodes in one pass, as soon as it is free; their parents were asked before."""
+    def ask(self, ways: Sequence[Way], start: float) -> float:
+        """The draft model decodes these nodes in one pass, as soon as it is free: the time that takes.
+
+        Args:
+            ways: the nodes; those above them are among them, or were asked before.
+            start: not before this.
+        """
         width = 0
         keys = [self.text.key(self.at, way) for way in ways]
         for place, rest in keys:
@@ -145,6 +150,7 @@ class World:
         for key in keys:
             self._ready[key] = self.free_at
         self._drafted.update(key for key, way in zip(keys, ways, strict=True) if way)
+        return seconds
 
     def wait(self) -> None:
         """The target waits for the draft model."""

@@ -1,4 +1,4 @@
-"""Ways to use a draft model, as a simulation runs them."""
+"""Ways to use a draft model, as a simulation runs them: llama.cpp's, SpecBranch's, and the engine's own."""
 
 from __future__ import annotations
 
@@ -7,30 +7,23 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from aded_bench.branch.chances import Chances, conditionals_of, entropy_of, shares_of
-from aded_bench.branch.growing import LOOK_AHEAD, MOST_ASKED, Growing, best_size
+from aded_bench.branch.chances import Hits, best_size, entropy_of
 from aded_bench.branch.machine import World
 from aded_bench.drafters.real import Way
-from aded_local.drafters import Drafter
+from aded_local.drafters.model.costs import AskingCosts
 from aded_local.drafters.model.hrad import Acceptance, Hrad, branch_point, draft_features, outcome
+from aded_local.drafters.model.outcomes import open_places, outcomes, paths_of, worth_asking
+from aded_local.drafters.model.worker import POOL
+from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.drafters.statement import Statement
 from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
-from aded_local.tree import FloatArray, chain
-
-NGRAM_NODES: Final = 48
-"""Of an n-gram tree: what any curve here pays for."""
-
-WIDTH: Final = 8
-"""Tokens behind a node: what a draft model's statement names."""
-
-FIRST_SHARE: Final = 0.6
-"""Chance of a further statement's first token, before any was judged; then the mean, of which each is a part."""
-SHARE_PART: Final = 0.02
+from aded_local.tree import DraftTree, FloatArray, chain
 
 BRANCHES: Final = 3
 """SpecBranch's, as its released code sets them."""
 
 LONGEST: Final = 16
-"""Tokens of a chain at most: SpecBranch's gamma is the ratio of both times, and a pass has room for no more."""
+"""Tokens of a chain at most. SpecBranch's gamma is the ratio of both times; a pass of more tokens is not cheap."""
 
 SERVER_TOKENS: Final = 3
 """llama.cpp's server drafts so many by default (``--spec-draft-n-max``)."""
@@ -56,121 +49,96 @@ class Mode(Protocol):
         ...
 
 
-def answer(mode: Mode, world: World, session: int) -> None:
-    """Write the whole answer."""
-    mode.begin(world, session)
-    while world.left > 0:
-        ways, proposed = mode.prepare(world)
-        mode.meanwhile(world, world.begin(ways, proposed))
-        mode.learn(world, world.finish(ways))
+def run(mode: Mode, worlds: Sequence[World]) -> None:
+    """Write one answer after the other."""
+    for session, world in enumerate(worlds):
+        mode.begin(world, session)
+        while world.left > 0:
+            ways, proposed = mode.prepare(world)
+            mode.meanwhile(world, world.begin(ways, proposed))
+            mode.learn(world, world.finish(ways))
 
 
-class Priced:
-    """Ours: one tree, asked where it is likeliest, verified as far as it pays.
+class Engine:
+    """The engine's own: its prediction of all sources, and its rules for which places are asked for.
 
     Args:
-        ngrams: None to do without.
+        ngrams: whose prediction the draft model joins.
         asks: the draft model; without it n-grams alone.
-        overlaps: it drafts on while the target verifies.
-        width: tokens considered behind a node; 1 for chains.
+        overlaps: it is asked while the target verifies, too.
     """
 
-    def __init__(
-        self, ngrams: Drafter | None, *, asks: bool = True, overlaps: bool = True, width: int = WIDTH
-    ):
-        self.ngrams, self.asks, self.overlaps, self.width = ngrams, asks, overlaps, width
-        self.chances = Chances()
-        self._share = FIRST_SHARE
-        self._grown: Growing
-        self._said: Mapping[Way, Mapping[int, float]] = {}
+    def __init__(self, ngrams: NgramDrafter, *, asks: bool = True, overlaps: bool = True) -> None:
+        self.ngrams, self.asks, self.overlaps = ngrams, asks, overlaps
+        self.costs = AskingCosts()
+        self._said: dict[Way, Statement] = {}
+        self._verified: frozenset[Way] = frozenset()
+        if asks:
+            ngrams.hear_model()
 
     def begin(self, world: World, session: int) -> None:
-        if self.ngrams is not None:
-            tokens = np.array(world.text.tokens[: world.at], np.int32)
-            self.ngrams.begin(Beginning(session, NO_TOKENS, tokens))
+        self._said = {}
+        text = np.array(world.text.tokens[: world.at], np.int32)
+        self.ngrams.begin(Beginning(session, NO_TOKENS, text))
 
     def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
-        costs = world.machine.curve.costs
-        if self.ngrams is not None:
-            self._said = conditionals_of(self.ngrams.draft(NGRAM_NODES))
-        grown = self._grown = Growing(world, self.chances, self._said, self.width)
-        while self.asks and world.left > 1:
-            ways, chances = grown.likeliest()
-            if not self._wait_pays(world, grown, chances):
-                break
-            if world.free_at > world.now:  # what is in flight comes first
-                world.wait()
-                grown = self._grown = Growing(world, self.chances, self._said, self.width)
-                continue
-            asked = grown.next_unknown(1, costs)
+        cost, most = world.machine.curve.costs, min(POOL, world.left - 1)
+        started = world.now
+        if self.asks:
+            world.wait()  # what is in flight comes first
+        tree = self._draft(most, world)
+        while self.asks and most:
+            places = open_places(tree, self._said, self.costs.sureness)
+            asked = worth_asking(tree, places, cost, world.now - started, self.costs)
             if not asked:
                 break
-            world.ask(asked, world.now)
+            self._ask(world, asked, world.now, beside=False)
             world.wait()
-            grown.refresh(world.now, asked)
-        ways, chances = grown.likeliest()
-        _, n = best_size(chances, costs)
-        return ways[:n], [way for way in ways[:n] if way in grown.by_model]
+            tree = self._draft(most, world)
+        n = best_size(tree.probabilities, cost)
+        ways = paths_of(tree.first(n))
+        self._verified = frozenset(ways)
+        return ways, [way for way in ways if self._is_models(way)]
 
-    def _wait_pays(self, world: World, grown: Growing, chances: FloatArray) -> bool:
-        """Whether tokens per time rise when the target waits for a few more statements."""
-        costs = world.machine.curve.costs
-        best, _ = best_size(chances, costs)
-        top = self._open_chance(world, grown)
-        if top <= 0.0:
-            return False
-        busy = max(0.0, world.free_at - world.now)
-        more: list[float] = []
-        for n in range(1, min(LOOK_AHEAD, world.left - 1) + 1):
-            more.append(top * self._share**n)
-            with_more = np.sort(np.concatenate([chances, more]))[::-1]
-            # What is in flight needs no decode of its own.
-            decodes = n - 1 if busy else n
-            if best_size(with_more, costs, busy + decodes * world.machine.decode(1))[0] > best:
-                return True
-        return False
+    def _draft(self, most: int, world: World) -> DraftTree:
+        return self.ngrams.draft(most, world.machine.curve.costs)
 
-    def _open_chance(self, world: World, grown: Growing) -> float:
-        """Of the likeliest node about which nothing is known yet."""
-        open_ways = (way for way in grown.chance if not world.known(way, world.now))
-        return max((grown.chance[way] for way in open_ways), default=0.0)
+    def _is_models(self, way: Way) -> bool:
+        said = self._said.get(way[:-1])
+        return said is not None and way[-1] in said.tokens.tolist()
+
+    def _ask(self, world: World, ways: Sequence[Way], start: float, *, beside: bool) -> None:
+        # Places on the way that were not asked for are asked for too, as the engine does.
+        every = dict.fromkeys(way[:n] for way in ways for n in range(len(way) + 1))
+        asked = [way for way in every if way not in self._said]
+        seconds = world.ask(asked, start)
+        self.costs.decoded(len(asked), seconds, beside=beside)
+        statements = [Statement(way, *world.statement(way)) for way in asked]
+        self._said |= {each.path: each for each in statements}
+        self.ngrams.tell(world.text.tokens[: world.at], statements)
 
     def meanwhile(self, world: World, end: float) -> None:
-        if not (self.asks and self.overlaps):
-            return
-        grown, most = self._grown, MOST_ASKED if self.width > 1 else 1
-        while (start := max(world.free_at, world.now)) < end:
-            grown.refresh(start, self._answered(world, grown, start))
-            asked = grown.next_unknown(most, world.machine.curve.costs)
-            if not asked:
+        while self.asks and self.overlaps:
+            start = max(world.free_at, world.now)
+            tree = self.ngrams.draft(min(POOL, world.left - 1))
+            asked = outcomes(tree, self._verified, self._said, self.costs, end - start)
+            if start >= end or not asked:
                 return
-            world.ask(asked, start)
-            grown.refresh(world.free_at, asked)
-
-    @staticmethod
-    def _answered(world: World, grown: Growing, when: float) -> list[Way]:
-        """What was in flight when the tree was made and has come since."""
-        return [
-            way for way in list(grown.chance) if world.known(way, when) and not world.known(way, grown.when)
-        ]
+            self._ask(world, asked, start, beside=True)
 
     def learn(self, world: World, came: list[int]) -> None:
-        start = world.at - len(came)
-        tokens = world.text.tokens
-        for n, token in enumerate(came):
-            way, place = tuple(came[:n]), start + n
-            row = world.said_at(place)
-            if row is not None:
-                model = shares_of(row)
-                self.chances.learn(model, self._said.get(way, {}), token)
-                top = next(iter(model))
-                self._share += SHARE_PART * ((top == token) - self._share)
-        if self.ngrams is not None:
-            rows = [world.text.rows[start + n, ()] for n in range(len(came))]
-            likely = Likely(np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows]))
-            path = np.array(tokens[start : world.at - 1], np.int32)
-            tree = chain(path, np.ones(len(path), np.float32))
-            self.ngrams.observe(StepResult(tree, came, list(range(len(path))), start - 1, likely))
+        start, n = world.at - len(came), len(came)
+        rows = [world.text.rows[start + place, ()] for place in range(n)]
+        likely = Likely(np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows]))
+        path = np.array(came[:-1], np.int32)
+        tree = chain(path, np.ones(n - 1, np.float32))
+        self.ngrams.observe(StepResult(tree, came, list(range(n - 1)), start - 1, likely))
+        gone = tuple(came)
+        on_the_way = [
+            (way, said) for way, said in self._said.items() if len(way) < n and way == gone[: len(way)]
+        ]
+        self.costs.judged([int(said.tokens[0]) == gone[len(way)] for way, said in on_the_way])
+        self._said = {way[n:]: said for way, said in self._said.items() if way[:n] == gone}
 
 
 class Fixed:
@@ -183,7 +151,7 @@ class Fixed:
         pass
 
     def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
-        way = draft_chain(world, (), min(self.n, world.left - 1))
+        way = draft_chain(world, min(self.n, world.left - 1))
         ways = [way[: n + 1] for n in range(len(way))]
         return ways, ways
 
@@ -194,11 +162,12 @@ class Fixed:
         pass
 
 
-def draft_chain(world: World, way: Way, n: int) -> Way:
-    """Extend a chain to ``n`` tokens, one decode each, while the target waits."""
+def draft_chain(world: World, n: int) -> Way:
+    """The draft model's likeliest ``n`` tokens, one decode each, while the target waits."""
+    way: Way = ()
     while len(way) < n:
         if not world.known(way, world.now):
-            if not world.in_flight(way):
+            if not world.was_asked(way):
                 world.ask([way], world.now)
             world.wait()
         way = (*way, likeliest(world, way))
@@ -220,15 +189,15 @@ class Branching:
     Args:
         rule: of ``RULES``.
         n_hidden: numbers of the target's hidden state.
+        branches: 1 for a chain that goes on while it is verified, as in PEARL.
     """
 
-    def __init__(self, rule: str, n_hidden: int, seed: int = 0) -> None:
-        self.rule = RULES[rule]
+    def __init__(self, rule: str, n_hidden: int, seed: int = 0, branches: int = BRANCHES) -> None:
+        self.rule, self.branches = RULES[rule], branches
         self.hrad = Hrad(n_hidden, seed)
-        self.chances = Chances()
-        self.right = np.zeros((3, 3), np.int64)
+        self.hits = Hits()
+        self.right = np.zeros((len(Acceptance), len(Acceptance)), np.int64)
         """What was expected of chains (row) and what came (column), once the classifier had learnt enough."""
-        self._chain: Way = ()
         self._stem: Way = ()
         self._open: list[tuple[int, Way, FloatArray, FloatArray, Acceptance | None]] = []
 
@@ -240,18 +209,19 @@ class Branching:
         return max(1, min(LONGEST, round(world.machine.ratio), world.left - 1))
 
     def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
+        self._stem = ()
         if world.left <= 1:
-            self._chain = self._stem = ()
             return [], []
         gamma = self.gamma(world)
         way: Way = ()
         while len(way) < gamma and world.known(way, world.now):
             way = (*way, likeliest(world, way))
         if not way:  # nothing was prepared for what came
-            way = draft_chain(world, (), gamma)
-        self._chain = way
+            way = draft_chain(world, gamma)
         self._stem = way[: self.rule(self, world, way)]
-        self._note(world, way)
+        features = self.said(world, way)[1]
+        expected = self.hrad.expected(world.hidden, features) if self.hrad.is_settled else None
+        self._open.append((world.at, way, world.hidden, features, expected))
         ways = [self._stem[: n + 1] for n in range(len(self._stem))]
         return ways, ways
 
@@ -261,23 +231,18 @@ class Branching:
         confidence = [float(row[1][0]) for row in rows]
         return confidence, draft_features(confidence, [entropy_of(row) for row in rows])
 
-    def _note(self, world: World, way: Way) -> None:
-        _, features = self.said(world, way)
-        expected = self.hrad.expected(world.hidden, features) if self.hrad.is_settled else None
-        self._open.append((world.at, way, world.hidden, features, expected))
-
     def meanwhile(self, world: World, end: float) -> None:
-        if world.left <= 1:
-            return
         stem, gamma = self._stem, self.gamma(world)
-        start = max(world.free_at, world.now)
-        if not world.in_flight(stem):
-            if start >= end or len(stem) >= world.left - 1:
+        longest = min(len(stem) + 1 + gamma, world.left - 1)
+        if len(stem) >= longest:
+            return
+        if not world.was_asked(stem):
+            start = max(world.free_at, world.now)
+            if start >= end:
                 return
             world.ask([stem], start)
-        tokens = world.statement(stem)[0][:BRANCHES].tolist()
+        tokens = world.statement(stem)[0][: self.branches].tolist()
         fronts: list[Way] = [(*stem, int(token)) for token in tokens if token >= 0]
-        longest = min(len(stem) + 1 + gamma, world.left - 1)
         while (start := max(world.free_at, world.now)) < end:
             for place, front in enumerate(fronts):
                 while len(front) < longest and world.known(front, start):
@@ -299,11 +264,10 @@ class Branching:
             if expected is not None:
                 self.right[expected, found] += 1
         self._open = still
-        start = world.at - len(came)
-        for n, token in enumerate(came):
-            row = world.said_at(start + n)
+        for place in range(world.at - len(came), world.at):
+            row = world.said_at(place)
             if row is not None:
-                self.chances.learn(shares_of(row), {}, token)
+                self.hits.learn(float(row[1][0]), int(row[0][0]) == world.text.tokens[place])
 
 
 def _confidence(mode: Branching, world: World, way: Way) -> int:
@@ -322,12 +286,9 @@ def _both(mode: Branching, world: World, way: Way) -> int:
 
 
 def _calibrated(mode: Branching, world: World, way: Way) -> int:
-    """As far as tokens pay by how often such statements came true."""
-    path, chances = 1.0, []
-    for n, token in enumerate(way):
-        path *= mode.chances.of(shares_of(world.statement(way[:n])), {}).get(token, 0.0)
-        chances.append(path)
-    return best_size(np.array(chances), world.machine.curve.costs)[1]
+    """As far as tokens pay, by how often such statements came true."""
+    chances = np.cumprod([mode.hits.chance(said) for said in mode.said(world, way)[0]])
+    return best_size(chances, world.machine.curve.costs)
 
 
 RULES: Final[Mapping[str, Rule]] = {
@@ -339,32 +300,23 @@ RULES: Final[Mapping[str, Rule]] = {
 """Where branches start: by the draft's confidence; by H-RAD's class; by both, as in the paper; by calibration."""
 
 NGRAM, SERVER, SERIAL, PARALLEL, BRANCH, AUTO = (
-    "ngram",
-    "draft-simple",
-    "serial",
-    "parallel",
-    "branch",
-    "auto",
-)
+    "ngram", "draft-simple", "serial", "parallel", "branch", "auto"
+)  # fmt: skip
 MODES: Final = (NGRAM, SERVER, SERIAL, PARALLEL, BRANCH, AUTO)
+"""n-grams alone; llama.cpp's server; the engine before passes only; one chain that goes on beside passes; SpecBranch;
+the engine beside passes too."""
 
 
 def make(
-    name: str, ngrams: Callable[[], Drafter], n_hidden: int, *, rule: str = "both", seed: int = 0
+    name: str, ngrams: Callable[[], NgramDrafter], n_hidden: int, *, rule: str = "both", seed: int = 0
 ) -> Mode:
     """A mode by name, with nothing learnt."""
     made: Mapping[str, Callable[[], Mode]] = {
-        NGRAM: lambda: Priced(ngrams(), asks=False),
+        NGRAM: lambda: Engine(ngrams(), asks=False),
         SERVER: Fixed,
-        SERIAL: lambda: Priced(None, overlaps=False, width=1),
-        PARALLEL: lambda: Priced(None, width=1),
+        SERIAL: lambda: Engine(ngrams(), overlaps=False),
+        PARALLEL: lambda: Branching("calibrated", n_hidden, seed, branches=1),
         BRANCH: lambda: Branching(rule, n_hidden, seed),
-        AUTO: lambda: Priced(ngrams()),
+        AUTO: lambda: Engine(ngrams()),
     }
     return made[name]()
-
-
-def run(mode: Mode, worlds: Sequence[World]) -> None:
-    """One answer after the other."""
-    for session, world in enumerate(worlds):
-        answer(mode, world, session)

@@ -22,6 +22,7 @@ from aded_bench.drafters.virtual import Step, open_speaker
 from aded_local.errors import OptionError, StoreError
 from aded_local.files import replacing
 from aded_local.llama import Target
+from aded_local.llama.layout import Layout
 from aded_local.step import Likely
 from aded_local.tree import DraftTree
 
@@ -64,6 +65,19 @@ class Listener(Speaker):
         return text, np.array(self.states[-(len(text.tokens) - text.start) :], np.float16)
 
 
+class Sayer(Speaker):
+    """A draft model, whose statements have probabilities among all tokens in place of shares among those named."""
+
+    def verify(self, root: int, tree: DraftTree) -> tuple[Layout, Likely]:
+        """As a speaker does."""
+        layout, found = super().verify(root, tree)
+        logits = self.target.verified_logits()[[0, *layout.row_of]]
+        largest = logits.max(axis=1, keepdims=True)
+        first = 1.0 / np.exp(logits - largest).sum(axis=1)
+        found.shares[:] *= (first / np.maximum(found.shares[:, 0], first))[:, None]
+        return layout, found
+
+
 @dataclass
 class Draft:
     """What a draft model says in the course of texts that it did not write.
@@ -84,7 +98,7 @@ class Draft:
     _unsaved: int = field(default=0, repr=False)
 
     def says(self, text: RealText, at: int, path: Way) -> Row:
-        """The likeliest tokens after the first ``at`` tokens of a text and ``path``, and their shares.
+        """The likeliest tokens after the first ``at`` tokens of a text and ``path``, and their probabilities.
 
         Raises:
             OptionError: it was not recorded, and there is no model to ask.
@@ -209,7 +223,8 @@ def listening(
     for text in recording.texts:
         if text.id not in texts or texts[text.id].tokens != text.tokens:
             texts[text.id] = RealText(text.id, text.category, list(text.tokens), text.start)
-    speaker, close = open_speaker(model, n_ctx, n_threads)
+    opened, close = open_speaker(model, n_ctx, n_threads)
+    speaker = Sayer(opened.target)
     draft = Draft(name, texts, speaker, folder, origin)
     try:
         for text in recording.texts:

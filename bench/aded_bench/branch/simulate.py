@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from aded_bench.replay.curves import NamedCurve
 from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run.suites import Conversation
 from aded_bench.summary import ratio_interval
-from aded_local.drafters import Drafter
+from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.speed.device import physical_threads
 
 DRAFT_THREADS: Final = 1
@@ -97,7 +97,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     done = {_key(cell) for cell in result["cells"]}
     try:
         recording = _recorded(plan, step)
-        make = virtual.make_drafter(plan.model, _vocabulary(plan.model))
+        make = _ngrams(plan.model)
         for name, path in plan.drafts.items():
             left = [c for c in plan.cells(name) if (c[0], c[1].name, *c[2:]) not in done]
             for _ in range(sum(1 for _ in plan.cells(name)) - len(left)):
@@ -155,10 +155,13 @@ def _origin(plan: Plan, speaker: Path) -> str:
     return f"{speaker.name} ({speaker.stat().st_size} bytes) on {sizes}"
 
 
-def _vocabulary(model: Path) -> int:
+def _ngrams(model: Path) -> Callable[[], NgramDrafter]:
+    """Makes drafters of ``auto`` for a model, with the shipped phrases."""
     from aded_local.llama.gguf import read_header
 
-    return read_header(model).array_length("tokenizer.ggml.tokens") or 0
+    n_vocab = read_header(model).array_length("tokenizer.ggml.tokens") or 0
+    make = virtual.make_drafter(model, n_vocab)
+    return lambda: cast(NgramDrafter, make("auto"))
 
 
 def agreement(recording: Recording, draft: Draft) -> float:
@@ -176,7 +179,7 @@ def simulate(
     draft: Draft,
     machine: Machine,
     mode: str,
-    ngrams: Callable[[], Drafter],
+    ngrams: Callable[[], NgramDrafter],
     rule: str | None = None,
 ) -> dict[str, Any]:
     """All answers with one mode, one after the other, as plain data.
