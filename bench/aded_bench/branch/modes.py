@@ -83,11 +83,13 @@ class Engine:
 
     def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
         cost, most = world.machine.curve.costs, min(POOL, world.left - 1)
+        if most == 0:
+            return [], []
         started = world.now
         if self.asks:
             world.wait()  # what is in flight comes first
         tree = self._draft(most, world)
-        while self.asks and most:
+        while self.asks:
             places = open_places(tree, self._said, self.costs.sureness)
             asked = worth_asking(tree, places, cost, world.now - started, self.costs)
             if not asked:
@@ -118,7 +120,7 @@ class Engine:
         self.ngrams.tell(world.text.tokens[: world.at], statements)
 
     def meanwhile(self, world: World, end: float) -> None:
-        while self.asks and self.overlaps:
+        while self.asks and self.overlaps and world.left > 1:
             start = max(world.free_at, world.now)
             tree = self.ngrams.draft(min(POOL, world.left - 1))
             asked = outcomes(tree, self._verified, self._said, self.costs, end - start)
