@@ -89,7 +89,7 @@ Run = _object(
 )  # fmt: skip
 Method = _object(
     tokens_per_second=Summary | None, first_token_ms=Summary | None, tokens_per_pass_=Number, nodes_per_pass_=Number,
-    microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number,
+    microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number, draft_model_=Object,
 )  # fmt: skip
 Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_tokens=Count, pairs=Count)
 

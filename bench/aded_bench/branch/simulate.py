@@ -19,7 +19,9 @@ from aded_bench.replay.curves import NamedCurve
 from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run.suites import Conversation
 from aded_bench.summary import ratio_interval
+from aded_local.drafters.model.pairing import require_pair
 from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.llama import Model
 from aded_local.speed.device import physical_threads
 
 DRAFT_THREADS: Final = 1
@@ -95,6 +97,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
         with taking_over(file):
             result["cells"], result["agreement"] = earlier["cells"], dict(earlier["agreement"])
     done = {_key(cell) for cell in result["cells"]}
+    _require_pairs(plan)
     try:
         recording = _recorded(plan, step)
         make = _ngrams(plan.model)
@@ -117,6 +120,23 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
         pass
     file.save(result, now=True)
     return result
+
+
+def _require_pairs(plan: Plan) -> None:
+    """Refuse a draft model of another vocabulary before the target is recorded for it."""
+    others = [path for path in plan.drafts.values() if path != plan.model]
+    if not others:
+        return
+    target = Model(plan.model)
+    try:
+        for path in others:
+            draft = Model(path)
+            try:
+                require_pair(target, draft)
+            finally:
+                draft.close()
+    finally:
+        target.close()
 
 
 def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:

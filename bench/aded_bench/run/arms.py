@@ -103,6 +103,7 @@ class Answer:
         own_tokens_per_second: by the arm's own clock, where it has one and it is another process.
         pass_sizes: of each pass after prefill, where the arm says; () stands for passes over one token each.
         threads: that it ended with, where the arm says; 0 for those it was opened with.
+        draft_model: what a draft model of ours did (``ModelDrafting``); {} without one.
     """
 
     tokens: list[int]
@@ -118,6 +119,7 @@ class Answer:
     own_tokens_per_second: float | None = None
     pass_sizes: tuple[PassSize, ...] = ()
     threads: int = 0
+    draft_model: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -161,6 +163,7 @@ class LocalArm:
             draft_microseconds={"median": stats.draft_microseconds, "p99": stats.draft_microseconds_p99},
             pass_sizes=stats.pass_sizes,
             threads=stats.threads,
+            draft_model={} if stats.draft_model is None else stats.draft_model.to_dict(),
         )
 
     def _begin(self, preset: str) -> None:
