@@ -61,7 +61,14 @@ class Oracle(Draft):
 
 
 PERFECT = Oracle(lambda text, at: row(text.tokens[at], first=0.97))
-SECOND = Oracle(lambda text, at: row((text.tokens[at] + 1) % 90, text.tokens[at], first=0.3))
+FORKING = Oracle(
+    lambda text, at: (
+        row(text.tokens[at], first=0.9)
+        if at % 4
+        else row((text.tokens[at] + 1) % 90, text.tokens[at], first=0.3)
+    )
+)
+"""Every fourth token is its second choice, and it is not sure of the first."""
 USELESS = Oracle(lambda text, at: row((text.tokens[at] + 1) % 90, first=0.2))
 UNEVEN = Oracle(
     lambda text, at: row(text.tokens[at], first=0.9) if at % 5 else row((text.tokens[at] + 1) % 90, first=0.3)
@@ -99,7 +106,7 @@ def test_both_processors_work_at_the_same_time() -> None:
     found = world(PERFECT)
     found.ask([()], found.now)
     assert found.free_at == pytest.approx(0.1) and not found.known((), 0.05) and found.known((), 0.1)
-    end = found.begin([], [])
+    end = found.begin([])
     found.ask([(found.text.tokens[PROMPT + 1],)], found.now)
     assert end == pytest.approx(1.0) and found.free_at == pytest.approx(0.2)
     assert found.finish([]) == [found.text.tokens[PROMPT + 1]]
@@ -119,7 +126,7 @@ def test_tokens_that_the_draft_did_not_read_are_read_with_the_next() -> None:
     found = world(PERFECT, curve=STEEP)
     coming = tuple(found.text.tokens[PROMPT + 1 : PROMPT + 3])
     ways = [coming[:1], coming]
-    found.begin(ways, [])
+    found.begin(ways)
     assert len(found.finish(ways)) == 3
     before = found.now
     found.ask([()], before)
@@ -131,9 +138,9 @@ def test_a_branch_that_leaves_the_text_is_dropped_and_no_other() -> None:
     right = found.text.tokens[PROMPT + 1]
     found.ask([()], found.now)
     found.ask([(right,), ((right + 1) % 90,)], found.now)
-    found.begin([(right,), ((right + 2) % 90,)], [((right + 2) % 90,)])
+    found.begin([(right,), ((right + 2) % 90,)])
     found.finish([(right,)])
-    assert (found.ran().drafted, found.ran().dropped) == (3, 2)
+    assert (found.ran().drafted, found.ran().dropped) == (2, 1)
 
 
 # --- what statements are worth -------------------------------------------------------------------
@@ -169,7 +176,7 @@ def test_the_best_size_is_the_best_of_all(chances: list[float]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(modes.MODES),
-    st.sampled_from([PERFECT, SECOND, USELESS, UNEVEN]),
+    st.sampled_from([PERFECT, FORKING, USELESS, UNEVEN]),
     st.sampled_from([1.0, 3.0, 50.0]),
     st.sampled_from([FLAT, STEEP]),
 )
@@ -189,8 +196,8 @@ def test_every_mode_writes_the_text_and_no_time_is_lost(
 
 def test_a_perfect_draft_is_never_dropped_and_its_time_is_hidden() -> None:
     serial, parallel, auto = (cell(PERFECT, mode) for mode in ("serial", "parallel", "auto"))
-    assert serial["dropped_per_token"] == parallel["dropped_per_token"] == 0
-    assert 1 < serial["speedup"] < parallel["speedup"] <= auto["speedup"] * 1.05
+    assert parallel["dropped_per_token"] == 0
+    assert 1 < serial["speedup"] < min(parallel["speedup"], auto["speedup"])
     assert parallel["target_waits"] < 0.2 < serial["target_waits"]
 
 
@@ -202,8 +209,8 @@ def test_llama_servers_chains_cost_what_they_cost() -> None:
 
 
 def test_branches_catch_what_a_chain_misses() -> None:
-    parallel, branch, auto = (cell(SECOND, mode) for mode in ("parallel", "branch", "auto"))
-    assert branch["speedup"] > 1.5 > parallel["speedup"] and auto["speedup"] > 1.5
+    parallel, branch, auto = (cell(FORKING, mode) for mode in ("parallel", "branch", "auto"))
+    assert branch["speedup"] > 1.2 * parallel["speedup"] and auto["speedup"] > parallel["speedup"]
 
 
 @pytest.mark.parametrize("curve", [FLAT, STEEP])
@@ -224,8 +231,7 @@ def test_every_rule_for_branch_points_runs(rule: str) -> None:
 
 def test_confidence_finds_the_places_where_a_draft_is_wrong() -> None:
     # Every fifth token is missed, and the draft says that it does not know it.
-    right, blind = cell(UNEVEN, "branch", rule="confidence"), cell(UNEVEN, "draft-simple")
-    assert right["dropped_per_token"] < blind["dropped_per_token"] + 2 and right["speedup"] > blind["speedup"]
+    assert cell(UNEVEN, "branch", rule="confidence")["speedup"] > cell(UNEVEN, "draft-simple")["speedup"]
 
 
 # --- recordings ----------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ Bound = _object(
 Spelling = _object(tried=Count, came=Count, misspelt=Count)
 
 Simulated = _object(
-    draft=str, curve=str, ratio=Factor, mode=str, rule=str | None, tokens=Count, passes=Count, speedup=Factor,
+    draft=str, curve=str, ratio=Cost, mode=str, rule=str | None, tokens=Count, passes=Count, speedup=Cost,
     low=Factor | None, high=Factor | None, tokens_per_pass=Number, nodes_per_pass=Number, target_waits=Number,
     draft_idle=Number, decodes_per_token=Number, dropped_per_token=Number, class_accuracy_=Share | None,
     commonest_class_=Share | None,

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +143,8 @@ class Hrad:
             draft: see ``draft_features``.
         """
         inputs = self._standard(self._features(hidden, draft)[None])
-        return self._forward(inputs)[1][0]
+        found: FloatArray = self._forward(inputs)[1][0]
+        return found
 
     def expected(self, hidden: FloatArray | None, draft: FloatArray) -> Acceptance:
         """The likeliest class; SOME, which lets the draft's confidence decide, before enough is learnt."""
@@ -236,7 +237,7 @@ class Hrad:
         self._weights = [found[f"weights{i}"] for i in range(len(self._weights))]
         return True
 
-    def _kept(self) -> dict[str, npt.NDArray[np.generic]]:
+    def _kept(self) -> dict[str, Any]:
         weights = {f"weights{i}": each for i, each in enumerate(self._weights)}
         kind = np.array([FORMAT, self.n_hidden, self.seed, PROJECTED, UNITS, DRAFT_FEATURES], np.int64)
         seen = np.array(self.n_seen, np.int64)

@@ -50,7 +50,7 @@ class Ran:
         waited: the target's time without work: the draft model was drafting.
         idle: the draft model's time without work.
         decodes: of the draft model.
-        drafted, dropped: tokens that the draft model decoded or proposed; those of them that did not come.
+        drafted, dropped: tokens that the draft model decoded below the root; those of them that did not come.
     """
 
     tokens: int
@@ -106,7 +106,8 @@ class World:
     @property
     def hidden(self) -> npt.NDArray[np.float32]:
         """The state that the root was chosen from: the newest that the target has computed."""
-        return self.states[self.at - 1 - self.text.start].astype(np.float32)
+        found: npt.NDArray[np.float32] = self.states[self.at - 1 - self.text.start].astype(np.float32)
+        return found
 
     # --- the draft model -------------------------------------------------------------------------
 
@@ -160,16 +161,10 @@ class World:
 
     # --- the target ------------------------------------------------------------------------------
 
-    def begin(self, ways: Sequence[Way], proposed: Sequence[Way]) -> float:
-        """A pass over the root and these nodes begins; when it ends.
-
-        Args:
-            ways: parents are among them.
-            proposed: those of them that are the draft model's.
-        """
+    def begin(self, ways: Sequence[Way]) -> float:
+        """A pass over the root and these nodes begins; when it ends. Parents are among them."""
         self._passes += 1
         self._nodes += len(ways)
-        self._drafted.update(self.text.key(self.at, way) for way in proposed)
         self._until = self.now + self.machine.verify(len(ways) + 1)
         return self._until
 

@@ -36,8 +36,8 @@ class Mode(Protocol):
         """An answer begins."""
         ...
 
-    def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
-        """What to verify now, parents first, and what of that is the draft model's; the target waits meanwhile."""
+    def prepare(self, world: World) -> list[Way]:
+        """What to verify now, parents first; the target waits meanwhile."""
         ...
 
     def meanwhile(self, world: World, end: float) -> None:
@@ -54,8 +54,8 @@ def run(mode: Mode, worlds: Sequence[World]) -> None:
     for session, world in enumerate(worlds):
         mode.begin(world, session)
         while world.left > 0:
-            ways, proposed = mode.prepare(world)
-            mode.meanwhile(world, world.begin(ways, proposed))
+            ways = mode.prepare(world)
+            mode.meanwhile(world, world.begin(ways))
             mode.learn(world, world.finish(ways))
 
 
@@ -81,10 +81,10 @@ class Engine:
         text = np.array(world.text.tokens[: world.at], np.int32)
         self.ngrams.begin(Beginning(session, NO_TOKENS, text))
 
-    def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
+    def prepare(self, world: World) -> list[Way]:
         cost, most = world.machine.curve.costs, min(POOL, world.left - 1)
         if most == 0:
-            return [], []
+            return []
         started = world.now
         if self.asks:
             world.wait()  # what is in flight comes first
@@ -100,14 +100,10 @@ class Engine:
         n = best_size(tree.probabilities, cost)
         ways = paths_of(tree.first(n))
         self._verified = frozenset(ways)
-        return ways, [way for way in ways if self._is_models(way)]
+        return ways
 
     def _draft(self, most: int, world: World) -> DraftTree:
         return self.ngrams.draft(most, world.machine.curve.costs)
-
-    def _is_models(self, way: Way) -> bool:
-        said = self._said.get(way[:-1])
-        return said is not None and way[-1] in said.tokens.tolist()
 
     def _ask(self, world: World, ways: Sequence[Way], start: float, *, beside: bool) -> None:
         # Places on the way that were not asked for are asked for too, as the engine does.
@@ -152,10 +148,9 @@ class Fixed:
     def begin(self, world: World, session: int) -> None:
         pass
 
-    def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
+    def prepare(self, world: World) -> list[Way]:
         way = draft_chain(world, min(self.n, world.left - 1))
-        ways = [way[: n + 1] for n in range(len(way))]
-        return ways, ways
+        return [way[: n + 1] for n in range(len(way))]
 
     def meanwhile(self, world: World, end: float) -> None:
         pass
@@ -210,10 +205,10 @@ class Branching:
         """Tokens of a chain: as many as the draft model writes while the target verifies one."""
         return max(1, min(LONGEST, round(world.machine.ratio), world.left - 1))
 
-    def prepare(self, world: World) -> tuple[list[Way], list[Way]]:
+    def prepare(self, world: World) -> list[Way]:
         self._stem = ()
         if world.left <= 1:
-            return [], []
+            return []
         gamma = self.gamma(world)
         way: Way = ()
         while len(way) < gamma and world.known(way, world.now):
@@ -224,8 +219,7 @@ class Branching:
         features = self.said(world, way)[1]
         expected = self.hrad.expected(world.hidden, features) if self.hrad.is_settled else None
         self._open.append((world.at, way, world.hidden, features, expected))
-        ways = [self._stem[: n + 1] for n in range(len(self._stem))]
-        return ways, ways
+        return [self._stem[: n + 1] for n in range(len(self._stem))]
 
     def said(self, world: World, way: Way) -> tuple[list[float], FloatArray]:
         """The draft model's confidence in each token of a chain, and the features of it."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -195,9 +195,10 @@ def _kept(folder: Path | None, origin: str) -> tuple[list[RealText], dict[str, S
 
 
 def _save_states(path: Path, states: dict[str, States]) -> None:
+    arrays: dict[str, Any] = dict(states)
     try:
         with replacing(path) as file:
-            np.savez_compressed(file, **states)
+            np.savez_compressed(file, **arrays)
     except OSError as error:
         raise StoreError(f"{path} was not written: {error.strerror or error}") from None
 

@@ -109,9 +109,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
                 with _draft(plan, name, path, recording) as draft:
                     result["agreement"][name] = agreement(recording, draft)
                     for _, curve, ratio, mode, rule in left:
-                        cell = simulate(
-                            recording, draft, Machine(curve, ratio), mode, lambda: make("auto"), rule
-                        )
+                        cell = simulate(recording, draft, Machine(curve, ratio), mode, make, rule)
                         result["cells"].append(cell)
                         file.save(result)
                         step(f"{name}, {ratio:g}, {mode}")
