@@ -23,7 +23,7 @@ from aded_local.ngrams.table import Table
 from aded_local.scheduler import Scheduler
 from aded_local.speed import device
 from aded_local.speed.joining import JoiningPlanner
-from aded_local.speed.planner import PlainPlanner, Planner, make_planner
+from aded_local.speed.planner import PlainPlanner, Planner, WholePlanner, make_planner
 from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compile_beside, giving_way
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
@@ -394,6 +394,8 @@ def _make_planner(engine: Engine, drafter: Drafter) -> Planner:
     assert engine.curve is not None
     engine.threads.use(engine.curve)
     options = engine.options
+    if options.draft_mode == "branch" and engine.asking is not None:
+        return WholePlanner(drafter, engine.limits())  # as published, whatever it promises
     return make_planner(
         options.draft,
         drafter,

@@ -43,7 +43,7 @@ _SAMPLING_KEYS = {
     "mirostat_eta": "general.sampling.mirostat_eta",
 }
 
-_KINDS = (
+_KINDS: int = (
     lib.LLAMA_TOKEN_ATTR_UNKNOWN
     | lib.LLAMA_TOKEN_ATTR_UNUSED
     | lib.LLAMA_TOKEN_ATTR_NORMAL

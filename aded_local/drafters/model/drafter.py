@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters.model import DraftMode
+from aded_local.drafters.model.branching import Branching
 from aded_local.drafters.model.modes import NGRAM, Chooser, Way
 from aded_local.drafters.model.outcomes import paths_of
 from aded_local.drafters.model.speaker import Speaker, seconds_now
@@ -28,8 +30,10 @@ SHORTEST_WAIT: Final = 0.25
 """Seconds that a step waits for the draft model at least, before it goes without."""
 LONGEST_WAIT: Final = 8.0
 """The same in plain passes of the target, where that is longer."""
-STALLS: Final = 3
-"""Steps in a row that waited in vain, after which the model is given up."""
+STALLS: Final = 10
+"""Steps that waited in vain, after which the model is given up."""
+STALLED_SECONDS: Final = 10.0
+"""Seconds without an answer after which it is given up at once. Steps meanwhile do not wait."""
 
 Notice = Callable[[str], None]
 
@@ -45,7 +49,6 @@ class ModelDrafter:
         threads: CPU threads of a decode of the draft model.
         ways: of ``auto``, those that may be taken, in the order of trying; None for the usual ones.
         notice: told once where the model does not pay, or is given up.
-        policy: which places the model is asked for.
 
     Attributes:
         way: of the present step.
@@ -63,7 +66,6 @@ class ModelDrafter:
         threads: int,
         notice: Notice,
         ways: tuple[Way, ...] | None = None,
-        policy: Policy | None = None,
     ) -> None:
         self._ngrams = ngrams
         self._lock = threading.Lock()
@@ -84,7 +86,8 @@ class ModelDrafter:
         self._waited = self._idle = 0.0
         self._steps: dict[str, int] = {}
         self._pass_began = self._busy_before = 0.0
-        self._worker = Worker(speaker, ngrams, self._lock, policy or Likeliest(), close, threads)
+        policy: Policy = Branching() if mode == "branch" else Likeliest()
+        self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads)
         # Dropped unclosed, it tells its thread to end; the thread frees what is the model's.
         weakref.finalize(self, self._worker.stop).atexit = False
 
@@ -99,7 +102,9 @@ class ModelDrafter:
         """See ``Drafter``; the model begins to read."""
         with self._lock:
             self._ngrams.begin(beginning)
-        self._awaited = None
+        if self._awaited is not None:
+            self._awaited.given_up = True
+            self._awaited = None
         if self._uses_model:
             self._worker.put(Another(np.concatenate((beginning.past, beginning.new))))
 
@@ -137,8 +142,8 @@ class ModelDrafter:
         if cost is not None:
             self._cost = cost
             self._plain_seconds = float(cost[1])
-        if self._uses_model and self.way != NGRAM and cost is not None:
-            tree = self._asked(max_nodes, cost, forced)
+        if self._uses_model and self.way != NGRAM and (cost is not None or self.way.mode == "branch"):
+            tree = self._asked(max_nodes, self._cost, forced)
             if tree is not None:
                 return tree
         with self._lock:
@@ -149,9 +154,13 @@ class ModelDrafter:
         if not worker.runs:
             self._give_up(f"the draft model failed: {worker.failure or 'its thread ended'}")
             return None
-        if not worker.ready or (self._awaited is not None and not self._awaited.done.is_set()):
-            return None
         started = seconds_now()
+        if self._awaited is not None and not self._awaited.done.is_set():
+            if started - self._awaited.since > STALLED_SECONDS:
+                self._give_up("the draft model does not answer")
+            return None
+        if not worker.ready:
+            return None
         wanted = Wanted(max_nodes, cost, forced, started)
         self._awaited = wanted
         worker.put(wanted)
@@ -160,8 +169,6 @@ class ModelDrafter:
             self._stalls += 1
             if self._stalls >= STALLS:
                 self._give_up("the draft model does not answer in time")
-        else:
-            self._stalls = 0
         self._waited += seconds_now() - started
         return wanted.tree if wanted.done.is_set() else None
 
@@ -171,8 +178,10 @@ class ModelDrafter:
         self._pass_began, self._busy_before = seconds_now(), worker.busy
         self._prepares = self._uses_model and worker.ready and self.way.mode in ("parallel", "branch")
         if self._prepares:
-            n = min(len(tree) + 1, len(self._cost) - 1)
-            expected = float(self._cost[n]) * worker.costs.slowdown
+            n = len(tree) + 1
+            expected = inf  # nobody priced the pass
+            if n < len(self._cost):
+                expected = float(self._cost[n]) * worker.costs.slowdown
             worker.threads_beside = self.way.lent or worker.threads
             worker.put(Verified(frozenset(paths_of(tree)), self._pass_began + expected))
 

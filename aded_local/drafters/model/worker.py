@@ -43,7 +43,7 @@ class Wanted:
 
     Attributes:
         most: nodes of it.
-        cost: see ``Drafter.draft``.
+        cost: see ``Drafter.draft``; shorter than 2 where passes have no prices.
         forced: what comes first.
         tree: the draft, once ``done``; None where the model could not be asked.
         done: it is there, or never will be.
@@ -64,7 +64,7 @@ class Verified:
 
     Attributes:
         paths: of the nodes that it verifies.
-        until: when it is expected to end, by ``seconds_now``.
+        until: when it is expected to end, by ``seconds_now``; infinite where nobody knows.
     """
 
     paths: frozenset[Path]
