@@ -19,7 +19,7 @@ from aded_bench.branch.machine import Machine, Ran, World
 from aded_bench.branch.recording import Draft, Recording, listening, record
 from aded_bench.branch.simulate import agreement, simulate
 from aded_bench.branch.table import chart, tables
-from aded_bench.drafters.real import RealText, Row, Way
+from aded_bench.drafters.real import Key, RealText, Row, Way
 from aded_bench.main import main
 from aded_bench.replay.curves import NamedCurve
 from aded_local.drafters.ngram.drafter import NgramDrafter
@@ -58,6 +58,9 @@ class Oracle(Draft):
         if path or at >= len(text.tokens):
             return row(sum(path) % 90, first=0.5)
         return self.say(text, at)
+
+    def learn(self, text: RealText, keys: Sequence[Key], ahead: int = 0) -> None:
+        pass
 
 
 PERFECT = Oracle(lambda text, at: row(text.tokens[at], first=0.97))
@@ -234,6 +237,10 @@ def test_confidence_finds_the_places_where_a_draft_is_wrong() -> None:
     assert cell(UNEVEN, "branch", rule="confidence")["speedup"] > cell(UNEVEN, "draft-simple")["speedup"]
 
 
+def text_like(text: RealText) -> RealText:
+    return RealText(text.id, text.category, list(text.tokens), text.start)
+
+
 # --- recordings ----------------------------------------------------------------------------------
 
 
@@ -252,6 +259,14 @@ def test_a_recording_is_kept_and_gone_on_from(tmp_path: Path) -> None:
         share = agreement(again, draft)
         text = again.texts[0]
         off = draft.says(text, text.start, (text.tokens[text.start] ^ 1, 7))
+        draft.learn(text, [(text.start + 1, (text.tokens[text.start + 1] ^ 1,))], ahead=4)
+        own = [key for key in draft.texts["a"].rows if key[0] == text.start + 1 and key[1]]
+        one_by_one = Draft("pair", {"a": text_like(text)}, draft.speaker)
+        for at, way in own:
+            row = draft.texts["a"].rows[at, way]
+            np.testing.assert_array_equal(one_by_one.says(text, at, way)[0], row[0])
+            assert row[1].sum() <= 1 + 1e-5
+        assert sorted(len(way) for _, way in own) == [1, 2, 3, 4, 5]
     assert 0 <= share <= 1
     with listening("pair", draft_path(), again, **common) as draft:
         draft.speaker = None  # all was kept

@@ -125,6 +125,10 @@ class World:
         assert key in self._ready
         return self.draft.says(self.text, *key)
 
+    def prepare(self, ways: Sequence[Way], ahead: int = 0) -> None:
+        """Have statements recorded together that are wanted soon: quicker than one by one, and no part of the clock."""
+        self.draft.learn(self.text, [self.text.key(self.at, way) for way in ways], ahead)
+
     def said_at(self, place: int) -> Row | None:
         """What the draft model said after the first ``place`` tokens of the text; None where it was not asked."""
         known = self._ready.get((place, ()), np.inf) <= self.now

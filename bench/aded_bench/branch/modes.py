@@ -111,6 +111,7 @@ class Engine:
         asked = [way for way in every if way not in self._said]
         seconds = world.ask(asked, start)
         self.costs.decoded(len(asked), seconds, beside=beside)
+        world.prepare(asked)
         statements = [Statement(way, *world.statement(way)) for way in asked]
         self._said |= {each.path: each for each in statements}
         self.ngrams.tell(world.text.tokens[: world.at], statements)
@@ -239,6 +240,7 @@ class Branching:
             world.ask([stem], start)
         tokens = world.statement(stem)[0][: self.branches].tolist()
         fronts: list[Way] = [(*stem, int(token)) for token in tokens if token >= 0]
+        world.prepare(fronts, ahead=longest - len(stem) - 2)
         while (start := max(world.free_at, world.now)) < end:
             for place, front in enumerate(fronts):
                 while len(front) < longest and world.known(front, start):

@@ -17,14 +17,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_bench.drafters.real import RealText, Row, Speaker, Way, load, save
+from aded_bench.drafters.real import Key, RealText, Row, Speaker, Way, load, save
 from aded_bench.drafters.virtual import Step, open_speaker
 from aded_local.errors import OptionError, StoreError
 from aded_local.files import replacing
 from aded_local.llama import Target
 from aded_local.llama.layout import Layout
 from aded_local.step import Likely
-from aded_local.tree import DraftTree
+from aded_local.tree import EMPTY_TREE, DraftTree, chain
 
 TARGET, STATES, DRAFT = "target.npz", "states.npz", "draft-{}.npz"
 """Files of a recording's folder."""
@@ -77,6 +77,18 @@ class Sayer(Speaker):
         found.shares[:] *= (first / np.maximum(found.shares[:, 0], first))[:, None]
         return layout, found
 
+    def go_on(self, text: RealText, at: int, path: Way, n: int) -> None:
+        """Decode what is likely after a path that leaves the text at once, and along its ``n`` likeliest next tokens."""
+        self.bring(text, at - 1)
+        tree = chain(np.array(path, np.int32), np.ones(len(path), np.float32))
+        likely = self.decode(text.tokens[at - 1], tree, list(range(len(path))))
+        for row in range(len(path) + 1):
+            self._keep(text, (at, path[:row]), likely, row)
+        for _ in range(n):
+            path = (*path, int(likely.tokens[-1, 0]))
+            likely = self.decode(path[-1], EMPTY_TREE, [])
+            self._keep(text, (at, path), likely, 0)
+
 
 @dataclass
 class Draft:
@@ -92,7 +104,7 @@ class Draft:
 
     name: str
     texts: dict[str, RealText]
-    speaker: Speaker | None = None
+    speaker: Sayer | None = None
     folder: Path | None = None
     origin: str = ""
     _unsaved: int = field(default=0, repr=False)
@@ -105,16 +117,38 @@ class Draft:
         """
         own = self.texts[text.id]
         key = own.key(at, path)
-        found = own.rows.get(key)
-        if found is None:
-            if self.speaker is None:
-                raise OptionError(f"the recording of {self.name} lacks a place that this simulation comes to")
-            self.speaker.learn(own, key[0], [key[1]])
-            found = own.rows[key]
-            self._unsaved += 1
-            if self._unsaved >= SAVE_EVERY:
-                self.save()
-        return found
+        if key not in own.rows:
+            self.learn(text, [key])
+        return own.rows[key]
+
+    def learn(self, text: RealText, keys: Sequence[Key], ahead: int = 0) -> None:
+        """Decode what was not recorded of these places, those that leave the text at one token together.
+
+        Args:
+            keys: of places.
+            ahead: tokens of the model's own chain behind each, whose places will be asked for next.
+
+        Raises:
+            OptionError: something is missing, and there is no model to ask.
+        """
+        own = self.texts[text.id]
+        missing: dict[int, list[Way]] = {}
+        for at, way in dict.fromkeys(keys):
+            if (at, way) not in own.rows:
+                missing.setdefault(at, []).append(way)
+        if not missing:
+            return
+        if self.speaker is None:
+            raise OptionError(f"the recording of {self.name} lacks a place that this simulation comes to")
+        for at, ways in missing.items():
+            if ahead:
+                for way in ways:
+                    self.speaker.go_on(own, at, way, ahead)
+            else:
+                self.speaker.learn(own, at, ways)
+            self._unsaved += len(ways) * (1 + ahead)
+        if self._unsaved >= SAVE_EVERY:
+            self.save()
 
     def save(self) -> None:
         """Keep the statements, if there is a folder."""
