@@ -78,7 +78,7 @@ class Sayer(Speaker):
         return layout, found
 
     def go_on(self, text: RealText, at: int, path: Way, n: int) -> None:
-        """Decode what is likely after a path that leaves the text at once, and along its ``n`` likeliest next tokens."""
+        """Decode what is likely after a path that leaves the text at once, and along its ``n`` likeliest tokens."""
         self.bring(text, at - 1)
         tree = chain(np.array(path, np.int32), np.ones(len(path), np.float32))
         likely = self.decode(text.tokens[at - 1], tree, list(range(len(path))))
