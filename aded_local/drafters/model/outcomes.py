@@ -27,8 +27,10 @@ DEEPEST_LOOK: Final = 8
 """Further decodes that are thought of when the next one is priced."""
 MARGIN: Final = 0.02
 """By how much a decode must be expected to raise the tokens per second."""
-LEAST_OUTCOME: Final = 0.01
-"""Outcomes less likely than this are not prepared: they save next to nothing and slow the pass down."""
+LEAST_OUTCOME: Final = 0.1
+"""Outcomes less likely than this are not prepared. Origin: three answers of SmolLM2, drafted by itself on a virtual clock
+where a pass takes eight draft steps: 0.01, 0.05, 0.1 and 0.2 reach 2.00, 1.97, 2.05 and 2.00 times plain decoding, and
+drop 7.8, 2.7, 1.1 and 0.4 places for each token."""
 
 
 @dataclass(frozen=True)
