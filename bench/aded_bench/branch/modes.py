@@ -23,8 +23,8 @@ BRANCHES: Final = 3
 """SpecBranch's, as its released code sets them."""
 
 LONGEST: Final = 10
-"""Tokens of a chain at most, where the ratio of both times, which is SpecBranch's gamma, is more. Chosen: longer ones of
-a draft model that is right half of the time come to nothing."""
+"""Tokens of a chain at most, where the ratio of both times, which is SpecBranch's gamma, is more. Chosen: longer ones
+of a draft model that is right half of the time come to nothing."""
 
 SERVER_TOKENS: Final = 3
 """llama.cpp's server drafts so many by default (``--spec-draft-n-max``)."""
