@@ -30,6 +30,7 @@ class State(Protocol):
         copy_record: of the latest copied tokens, a bit each: 1 where it was another.
         n_nodes: nodes in the pool after the last draft.
         n_vocab: token ids are below it; what a file claims is not believed.
+        n_told: statements that a draft model made.
     """
 
     head: int
@@ -40,6 +41,7 @@ class State(Protocol):
     copy_record: int
     n_nodes: int
     n_vocab: int
+    n_told: int
 
 
 STATE = np.dtype([(name, np.int64) for name in State.__annotations__])
@@ -66,8 +68,9 @@ POOL_SIZE: Final = 4096
 
 NAMED: Final = 8
 """Tokens that a draft model names behind a place, as ``top_k`` finds them."""
-STATEMENTS: Final = 512
-"""What a draft model said of so many places is remembered: of several steps."""
+STATEMENTS: Final = 4096
+"""What a draft model said of so many places is remembered: of tens of steps beside which a fast one is asked for a
+hundred places each. Chosen, so that newer ones hardly ever have to give way."""
 
 STATEMENT = np.dtype(
     [
@@ -76,6 +79,7 @@ STATEMENT = np.dtype(
         ("cells", np.int32, NAMED),  # their evidence
         ("absent", np.int32),  # that of all others
         ("sure", np.int32),  # class of how likely the first one is
+        ("told", np.int64),  # statements before it
     ],
     align=True,
 )

@@ -86,7 +86,7 @@ def tell(
     tokens: npt.NDArray[np.int32],
     probabilities: npt.NDArray[np.float32],
 ) -> None:
-    """Remember statements; each takes the place of an older one.
+    """Remember statements; each takes a free place or that of an older one.
 
     Args:
         tails: the last tokens before each place, newest first, int32 ``(m, ORDERS)``.
@@ -94,7 +94,7 @@ def tell(
         tokens: likeliest first, -1 for none, int32 ``(m, NAMED)``.
         probabilities: of each, float32 ``(m, NAMED)``.
     """
-    statements = block[0].statements
+    statements, state = block[0].statements, block[0].state
     for row in range(tails.shape[0]):
         key = SEED_KEY
         for k in range(min(ORDERS, lengths[row])):
@@ -104,12 +104,14 @@ def tell(
         if at < 0:
             first = int(key >> np.uint64(20))
             at = first & (STATEMENTS - 1)
-            for i in range(PROBES):
-                if statements[(first + i) & (STATEMENTS - 1)].key == 0:
-                    at = (first + i) & (STATEMENTS - 1)
-                    break
+            for i in range(1, PROBES):  # a free place was told of before all others
+                other = (first + i) & (STATEMENTS - 1)
+                if statements[other].told < statements[at].told:
+                    at = other
+        state.n_told += 1
         said = statements[at]
         said.key = key
+        said.told = state.n_told
         first_level = level_of_odds(probabilities[row, 0])
         said.absent = OTHERS + first_level
         said.sure = min(first_level * SURE_SETS // LEVELS, SURE_SETS - 1)
