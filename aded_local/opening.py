@@ -15,6 +15,7 @@ from aded_local.kernels import kept
 from aded_local.llama import CACHE_TYPES, ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.llama.interrupts import not_dropped
+from aded_local.llama.teams import give_team_back
 from aded_local.memory import ConversationMemory, identity_of
 from aded_local.ngrams.phrases import kept_phrase_table
 from aded_local.ngrams.static import open_static
@@ -173,7 +174,7 @@ def _open_context(
     if options.same == "exact" and tuner.choice() is None:
         tuner.settle()  # which words are said depends on it
     target = tuner.open()
-    scheduler = Scheduler()
+    scheduler = Scheduler(rest=give_team_back)
     tuner.on_busy = scheduler.hold_nobody_up
     engine = Engine(
         model,
@@ -228,6 +229,8 @@ def _open_context(
         engine.preparation.close()
         target.context.close()
         raise
+    finally:
+        give_team_back()
 
 
 def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None) -> None:
