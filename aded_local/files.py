@@ -31,9 +31,6 @@ CACHE_VARIABLE, DATA_VARIABLE = "ADED_CACHE_DIR", "ADED_DATA_DIR"
 KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"
 """Numba's own, which stands above the cache folder for compiled kernels."""
 
-NO_MEMORY_VARIABLE: Final = "ADED_NO_MEMORY"
-"""Set to anything but 0, nothing that was said or typed is kept or read, whatever a program asks for."""
-
 NOWHERE: Final = Path(os.devnull, "nowhere")
 """A folder that cannot be: there is nothing to read in it, and writing fails as on a disk that refuses."""
 
@@ -121,11 +118,6 @@ def data_problem() -> str | None:
     if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
         return None
     return f"{folder} cannot be made or written"
-
-
-def memory_is_off() -> bool:
-    """Whether the person has switched off for good that anything they said or typed is kept or read."""
-    return os.environ.get(NO_MEMORY_VARIABLE, "") not in ("", "0")
 
 
 def temporary_folder() -> Path | None:

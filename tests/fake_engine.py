@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aded_local.chat.style import AnswerStyle
@@ -60,6 +61,8 @@ class FakeEngine:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.resets = 0
         self.closed = False
+        self.saved: list[Path] = []
+        self.refusal: str | None = None  # why what the cells hold is not kept or used
         self.threads: list[tuple[int, bool]] = []  # what the next answers end with, and whether others ran
         self._cancelled = False
 
@@ -94,6 +97,24 @@ class FakeEngine:
         if self.count_chat_tokens(messages) > self.n_ctx:
             raise ContextOverflowError("the prompt is longer than the context")
         return self._pieces(self.says or ["you", " said ", messages[-1]["content"]])
+
+    def kept(self, messages: Any, settings: Any = None) -> Any:
+        from aded_local.conversations import KeptConversation
+
+        return KeptConversation.of(messages, answers={}, settings=settings)
+
+    def save(self, path: Path, messages: Any, settings: Any = None) -> str | None:
+        from aded_local.conversations import write
+
+        write(path, self.kept(messages, settings))
+        self.saved.append(path)
+        return self.refusal
+
+    def resume(self, path: Path) -> Any:
+        from aded_local.conversations import read
+        from aded_local.resuming import Resumed
+
+        return Resumed(read(path), 0 if self.refusal else 7, self.refusal)
 
     def answer_style(self, messages: Any) -> AnswerStyle:
         return AnswerStyle(reasoning=("<think>", "</think>"))

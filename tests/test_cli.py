@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from aded_cli import chat, display, history
 from aded_cli.conversation import Conversation
+from aded_cli.keeping import Keeper
 from aded_cli.repl import Repl
 from aded_local.errors import ADEDError, DeviceError, ModelNotFoundError
 from aded_local.shown import visible
@@ -428,7 +429,8 @@ def talk(engine: FakeEngine, *lines: str | BaseException, **sampling: Any) -> Co
         return str(line)
 
     conversation = Conversation("be brief")
-    Repl(engine, conversation, sampling, read_line).run()  # type: ignore[arg-type]
+    with Keeper(engine, conversation, sampling, keeps=False, warn=pytest.fail) as keeper:  # type: ignore[arg-type]
+        Repl(engine, conversation, sampling, read_line, keeper).run()  # type: ignore[arg-type]
     return conversation
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import os
 import signal
 import sys
 import time
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from aded_local.chat.style import AnswerStyle
 
     from .answer import Answer
+    from .conversation import Conversation
+    from .keeping import Keeper
 
 MEASURING = "answered; measuring what a pass costs here, once per model (Ctrl-C leaves it for next time)…"
 MEASURING_SECONDS = 15.0
@@ -60,6 +64,7 @@ def main(**given: Any) -> int:
 
 
 def _run(settings: Settings) -> int:
+    settings = dataclasses.replace(settings, model=_model_to_open(settings))
     at_terminal = display.is_terminal(sys.stdin)
     has_prompt = bool(settings.prompt or settings.files)
     if settings.conversation and not at_terminal:
@@ -118,6 +123,22 @@ def _decoded(name: str, data: bytes, raw: bool) -> str:
     return text if raw else text.removesuffix("\n").removesuffix("\r")
 
 
+def _model_to_open(settings: Settings) -> str | None:
+    """The model that was named; else that of the conversation that goes on; else the usual one of the person's own
+    configuration; None leaves it to the engine."""
+    if settings.model is not None:
+        return settings.model
+    if settings.goes_on:
+        from aded_local.conversations import LAST, find, read
+
+        model = read(find(LAST)).model
+        if model is not None and os.path.exists(model.file):
+            return model.file
+    from aded_local.config import read_config
+
+    return read_config().model
+
+
 def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalADED:
     """Load the model that the command line names; ``on_progress`` is told what takes seconds."""
     from aded_local import LocalADED
@@ -126,6 +147,8 @@ def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalA
 
 
 def _converse(settings: Settings, first: str | None) -> int:
+    from aded_local.files import data_problem
+
     from .conversation import Conversation
     from .history import PROMPT, line_reader
     from .repl import Repl
@@ -139,15 +162,41 @@ def _converse(settings: Settings, first: str | None) -> int:
                 read_line = line_reader(remember=settings.remember, warn=display.note)
             else:
                 read_line = functools.partial(keyboard.read_line, PROMPT)
-            Repl(llm, Conversation(settings.system), settings.sampling, read_line).run(first)
+            conversation = Conversation(settings.system)
+            keeps = settings.remember and data_problem() is None  # which the engine tells
+            with _keeper(llm, conversation, settings, keeps=keeps) as keeper:
+                if settings.goes_on:
+                    _go_on(keeper, conversation)
+                Repl(llm, conversation, settings.sampling, read_line, keeper).run(first)
     return 0
 
 
+def _keeper(llm: LocalADED, conversation: Conversation, settings: Settings, *, keeps: bool) -> Keeper:
+    from .keeping import Keeper
+
+    return Keeper(llm, conversation, settings.sampling, keeps=keeps, warn=display.notices)
+
+
+def _go_on(keeper: Keeper, conversation: Conversation) -> None:
+    """Bring the last conversation back, and show how it ended."""
+    from aded_local.conversations import LAST
+
+    from .keeping import show_past
+
+    with display.loading("going on with the last conversation…", quiet=False):
+        resumed = keeper.load(LAST)
+    show_past(conversation, resumed.conversation)
+    if resumed.refusal is None:
+        display.note(f"it goes on at once: {resumed.cached:,} tokens need not be read again")
+
+
 def _answer_once(settings: Settings, prompt: str) -> int:
+    from aded_local.conversations import LAST
+
     from .answer import relay
     from .conversation import Conversation
 
-    messages = Conversation(settings.system).messages(prompt)
+    conversation = Conversation(settings.system)
 
     def start() -> Any:
         if settings.raw:
@@ -158,7 +207,12 @@ def _answer_once(settings: Settings, prompt: str) -> int:
         with display.loading("loading the model…", quiet=settings.verbose) as say:
             # What --exact waits for takes a minute with a large model, and whoever reads a log wants to know.
             llm = open_model(settings, say if display.is_terminal(sys.stderr) else _note_if_exact(settings))
-        with llm:
+        with llm, _keeper(llm, conversation, settings, keeps=settings.goes_on) as keeper:
+            if settings.goes_on:
+                keeper.load(LAST)
+                limit = settings.sampling.get("max_tokens")
+                conversation.make_room(prompt, llm.count_chat_tokens, n_ctx=llm.n_ctx, max_tokens=limit)
+            messages = conversation.messages(prompt)
             with display.notices.kept():
                 style = None if settings.raw else llm.answer_style(messages)
                 if settings.as_json:
@@ -169,6 +223,8 @@ def _answer_once(settings: Settings, prompt: str) -> int:
                         answer = relay(llm, start, write)
             if not settings.as_json and display.is_terminal(sys.stderr):
                 display.note(display.closing_line(answer))
+            conversation.record(prompt, answer.text, stopped=answer.stopped)
+            keeper.turn_ended()
             if not answer.stopped:
                 _measure_after_answer(llm, at_last.enter_context(_interrupts_noted()))
     return EXIT_INTERRUPTED if answer.stopped else 0

@@ -72,6 +72,7 @@ class Settings:
         files: the paths given with -f, in order; their texts follow the parts.
         system: the system prompt, None without one.
         conversation: chat, where the prompt is only the first message.
+        goes_on: the last conversation that is kept goes on.
         raw: complete the prompt's text without a chat template.
         as_json: print one JSON object instead of streaming text.
         remember: keep a history of typed lines on disk; the engine's ``memory`` likewise.
@@ -85,6 +86,7 @@ class Settings:
     files: tuple[str, ...]
     system: str | None
     conversation: bool
+    goes_on: bool
     raw: bool
     as_json: bool
     remember: bool
@@ -113,10 +115,21 @@ class Settings:
             )
         if given["raw"] and given["chat_template"] is not None:
             raise click.UsageError("--raw uses no chat template, so leave out --raw or --chat-template")
+        if given["goes_on"] and given["raw"]:
+            raise click.UsageError("--raw knows no conversation, so --continue has no place in it")
+        if given["goes_on"] and system:
+            raise click.UsageError(
+                "--continue goes on with the conversation's own system prompt: leave out --system"
+            )
         engine = engine_of(given)
-        from aded_local.files import memory_is_off
+        from aded_local.config import memory_is_off
 
-        engine["memory"] = not (given["no_memory"] or memory_is_off())
+        forbidden = "--no-memory" if given["no_memory"] else memory_is_off()
+        engine["memory"] = forbidden is None
+        if given["goes_on"] and forbidden is not None:
+            raise click.UsageError(
+                f"--continue reads a conversation that was kept, and {forbidden} says that none is read"
+            )
         sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
         return cls(
             model=model,
@@ -126,6 +139,7 @@ class Settings:
             files=given["files"],
             system=system or None,
             conversation=given["conversation"],
+            goes_on=given["goes_on"],
             raw=given["raw"],
             as_json=given["as_json"],
             remember=engine["memory"],
@@ -277,6 +291,12 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         is_flag=True,
         help="Chat at the terminal, as without -p and -f; these give the first message.",
     ),
+    "goes_on": click.option(
+        "--continue",
+        "goes_on",
+        is_flag=True,
+        help="Go on with the last conversation, which is not read again where it was held with the same model.",
+    ),
     "as_json": click.option(
         "--json",
         "as_json",
@@ -383,8 +403,8 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
     "no_memory": click.option(
         "--no-memory",
         is_flag=True,
-        help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, which"
-        " makes later answers faster, nor the history of typed lines. `aded-store inspect` and `erase` look after it;"
+        help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, to go on"
+        " with (--continue) and to draft from, nor the history of typed lines. `aded-store` looks after all that;"
         " ADED_NO_MEMORY=1 does without for good.",
     ),
     "store": click.option(

@@ -11,6 +11,7 @@ from aded_local.errors import ADEDError, DeviceError
 from . import display
 from .answer import relay
 from .conversation import Conversation
+from .keeping import Keeper
 from .options import utf8
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Repl:
         conversation: the turns so far.
         sampling: keyword arguments of every generation.
         read_line: gives one line; raises EOFError to leave, KeyboardInterrupt for Ctrl-C at an empty prompt.
+        keeper: keeps the conversation on disk.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Repl:
         conversation: Conversation,
         sampling: dict[str, Any],
         read_line: Callable[[], str],
+        keeper: Keeper,
     ) -> None:
         self._llm = llm
         self._conversation = conversation
         self._sampling = sampling
         self._read_line = read_line
+        self._keeper = keeper
         self._figures: list[dict[str, Any]] = []
         self._last: Stats | None = None
         self._commands: dict[str, Callable[[], object]] = {
@@ -106,6 +110,7 @@ class Repl:
             self._answer(line)
 
     def _reset(self) -> None:
+        self._keeper.begin_anew()
         self._conversation.clear()
         self._llm.reset()
         display.note("a new conversation begins")
@@ -138,5 +143,6 @@ class Repl:
         conversation.record(text, answer.text, stopped=answer.stopped)
         if answer.stats is not None:
             self._figures.append(answer.stats.to_dict())
+        self._keeper.turn_ended()
         display.note(display.closing_line(answer, self._last))
         self._last = answer.stats or self._last
