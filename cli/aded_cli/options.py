@@ -74,6 +74,7 @@ class Settings:
         conversation: chat, where the prompt is only the first message.
         goes_on: the last conversation that is kept goes on.
         raw: complete the prompt's text without a chat template.
+        plain: write answers as they come.
         as_json: print one JSON object instead of streaming text.
         remember: keep a history of typed lines on disk; the engine's ``memory`` likewise.
         verbose: llama.cpp's log, and tracebacks.
@@ -88,6 +89,7 @@ class Settings:
     conversation: bool
     goes_on: bool
     raw: bool
+    plain: bool
     as_json: bool
     remember: bool
     verbose: bool
@@ -122,7 +124,7 @@ class Settings:
                 "--continue goes on with the conversation's own system prompt: leave out --system"
             )
         engine = engine_of(given)
-        from aded_local.config import memory_is_off
+        from aded_local.config import memory_is_off, read_config
 
         forbidden = "--no-memory" if given["no_memory"] else memory_is_off()
         engine["memory"] = forbidden is None
@@ -130,7 +132,7 @@ class Settings:
             raise click.UsageError(
                 f"--continue reads a conversation that was kept, and {forbidden} says that none is read"
             )
-        sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
+        sampling = {name: given[name] for name in SAMPLING if given[name] not in (None, ())}
         return cls(
             model=model,
             engine=engine,
@@ -141,6 +143,7 @@ class Settings:
             conversation=given["conversation"],
             goes_on=given["goes_on"],
             raw=given["raw"],
+            plain=given["plain"] or read_config().plain,
             as_json=given["as_json"],
             remember=engine["memory"],
             verbose=given["verbose"],
@@ -164,7 +167,7 @@ ENGINE = (
 )
 """What says which model to open and how, by the names of their parameters."""
 
-SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
 
 
 def engine_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,6 +306,9 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         is_flag=True,
         help="Print one JSON object; with -p, -f or standard input only.",
     ),
+    "plain": click.option(
+        "--plain", is_flag=True, help="Write answers as they come: Markdown is not rendered at a terminal."
+    ),
     "raw": click.option(
         "--raw",
         "-no-cnv",
@@ -371,6 +377,12 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         type=FiniteRange(0, 10, min_open=True),
         metavar="R",
         help="Penalty on repetition (1: none).",
+    ),
+    "stop": click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help="End an answer before TEXT. May be repeated.",
     ),
     "seed": click.option(
         "-s",
