@@ -81,8 +81,9 @@ class LocalADED(Asking):
     child forked after a model was loaded cannot use llama.cpp (``ForkedError``): start such children with spawn.
 
     Args:
-        model_path: the GGUF, or a model's name, ``smollm2`` or ``builtin`` (a ``Path`` is never a name). None
-            loads SmolLM2 where it is installed, else the built-in model, with a notice.
+        model_path: the GGUF; a model's name, such as ``smollm2`` or ``builtin`` (a ``Path`` is never a name); or
+            ``hf:OWNER/NAME[:QUANT]`` of the Hugging Face Hub, downloaded if it is not here. None loads SmolLM2 where
+            it is installed, else the built-in model, with a notice.
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
         same: what is asked of the words. ``cheap``, the default, keeps to those of plain decoding wherever that costs
@@ -186,7 +187,7 @@ class LocalADED(Asking):
         from aded_models import find
 
         notice = on_notice or _warn
-        found = find(model_path)
+        found = find(model_path, on_progress or _quiet)
         if found.note is not None:
             notice(found.note)
         self._engine = open_engine(found.path, how, on_progress or _quiet, notice)

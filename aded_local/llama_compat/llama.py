@@ -67,7 +67,7 @@ class Llama(LlamaAnswers):
     that are refused. Close it, or use it in a ``with`` block; one that is dropped is closed.
 
     Args:
-        model_path: the GGUF, or a model's name (``smollm2``).
+        model_path: the GGUF, or a model's name (``smollm2``, ``hf:OWNER/NAME``).
         n_gpu_layers: layers on the GPU; -1 for all.
         seed: what the seeds of the answers follow from.
         n_ctx: tokens of context; 0 is what the model was trained with.

@@ -47,10 +47,10 @@ def main(**given: Any) -> int:
     """Chat with a GGUF model, faster where drafts pay. The model decides every token: each is the one that
     it would have said without drafts, or (see --same) one that is as likely but for rounding.
 
-    MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed, or
-    builtin, which answers questions about shell commands. Without MODEL, smollm2 answers where it is
-    installed, else builtin. In the chat, /help lists the commands. With -p, -f, or text on standard input,
-    one answer is printed, and nothing else goes to standard output.
+    MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed,
+    builtin, which answers questions about shell commands, or one that `aded-models pull` fetched. Without
+    MODEL, smollm2 answers where it is installed, else builtin. In the chat, /help lists the commands. With
+    -p, -f, or text on standard input, one answer is printed, and nothing else goes to standard output.
     """
     settings = Settings.from_options(**given)
     try:

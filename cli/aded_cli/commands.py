@@ -156,7 +156,8 @@ def _model(chat: Repl, typed: str) -> None:
     from aded_models import NAMES
 
     display.tell(str(chat.llm.description().get("model", "")))
-    display.note(f"/model takes a path or a name: {', '.join(sorted(NAMES))}")
+    names = ", ".join(sorted(NAMES))
+    display.note(f"/model takes a path, a name ({names}, and those of `aded-models list`), or hf:OWNER/NAME")
 
 
 def _context(chat: Repl, _typed: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from aded_models import NAMES
+from aded_models import CATALOGUE, NAMES, PREFIX, reference
+from aded_models.references import is_repository
 
 STDIN = "-"
 """As a value of -p: standard input."""
@@ -153,6 +154,7 @@ class Settings:
 ENGINE = (
     "models",
     "model_option",
+    "hf_model",
     "chat_template",
     "n_ctx",
     "n_threads",
@@ -199,19 +201,23 @@ def engine_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_of(given: Mapping[str, Any]) -> str | None:
-    """The one model that was named.
+    """The one model that was named; one of the Hugging Face Hub begins with ``hf:``.
 
     Raises:
         click.UsageError: there are several, or the name is empty.
+        OptionError: --hf names no repository.
     """
-    arguments, option = given["models"], given["model_option"]
-    named = [*arguments, *([] if option is None else [option])]
+    arguments, option, hub = given["models"], given["model_option"], given["hf_model"]
     if len(arguments) > 1:
         raise click.UsageError(
             f"there is one MODEL, not {len(arguments)}: to ask something, put it in quotes behind -p"
         )
+    named = [*arguments, *([] if option is None else [option])]
+    if hub is not None:
+        named.append(f"{PREFIX}{reference(hub)}")
     if len(named) > 1:
-        raise click.UsageError(f"-m {option} names a model, and so does {arguments[0]}: give one of them")
+        last = f"-m {option}" if hub is None else f"--hf {hub}"
+        raise click.UsageError(f"{last} names a model, and so does {named[0]}: give one of them")
     if "" in named:
         raise click.UsageError("MODEL is an empty string: give a path or a name, or leave it out")
     return named[0] if named else None
@@ -220,12 +226,15 @@ def model_of(given: Mapping[str, Any]) -> str | None:
 def help_for_missing(model: str) -> str:
     """What to add to an error where there is no such file: somebody may have meant a question, or a name."""
     is_file = model.lower().endswith(".gguf") or os.path.lexists(os.path.expanduser(model))
-    if model in NAMES or is_file:
+    if model in NAMES or model in CATALOGUE or model.startswith(PREFIX) or is_file:
         return ""
+    if is_repository(model.partition(":")[0]):
+        return f"; if it is on the Hugging Face Hub: --hf {model}"
     if any(character.isspace() for character in model):
         return "; to ask it, put -p before it"
     if os.path.basename(model) == model:
-        return f"; models have the names {' and '.join(sorted(NAMES))}, and -p answers a question"
+        names = " and ".join(sorted(NAMES))
+        return f"; models have the names {names}, `aded-models list` has more, and -p answers a question"
     return ""
 
 
@@ -271,6 +280,15 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
     "models": click.argument("models", nargs=-1, metavar="[MODEL]"),
     "model_option": click.option(
         "-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."
+    ),
+    "hf_model": click.option(
+        "--hf",
+        "-hf",
+        "--hf-repo",
+        "hf_model",
+        metavar="OWNER/NAME[:QUANT]",
+        help="A model of the Hugging Face Hub, which is downloaded if it is not here (Q4_K_M, if there is one and QUANT"
+        " names no other).",
     ),
     "prompt": click.option(
         "-p",

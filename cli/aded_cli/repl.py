@@ -217,7 +217,9 @@ class Repl:
         """
         from aded_models import find
 
-        if not find(model).path.exists():
+        with display.loading(f"looking for {model}", quiet=False) as say:
+            path = find(model, say).path
+        if not path.exists():
             raise ModelNotFoundError(f"there is no model {model}: /model takes a path or a name")
         self._next_model = model
         self.is_over = True
