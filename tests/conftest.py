@@ -63,7 +63,6 @@ def own_folders(
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("ADED_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("ADED_CONFIG_DIR", str(tmp_path / "config"))
 
 
 @pytest.fixture

@@ -479,7 +479,7 @@ def test_help_fits_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    display.tell_help(COMMANDS)
+    display.tell_help([command.as_typed for command in COMMANDS])
     assert max(map(len, capsys.readouterr().err.splitlines())) < 60
 
 

@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aded_local.errors import DeviceError, OptionError
 
 from . import display, setting
-from .attachments import attachment
+from .attachments import Attachment, attachment
 
-Repl = Any
-"""``repl.Repl``, which imports this module: the checker of imports allows no circle, not even of types."""
+if TYPE_CHECKING:
+    from aded_local.api import LocalADED
+
+    from .answer import Answer
+    from .conversation import Conversation, Turn
+    from .keeping import Keeper
 
 PATH: Final = "path"
 """As completion of a command: files."""
+
+
+class Chat(Protocol):
+    """What commands see and do of a chat; ``repl.Repl`` is one, and says what each of these is."""
+
+    llm: LocalADED
+    conversation: Conversation
+    sampling: dict[str, Any]
+    keeper: Keeper
+    attached: list[Attachment]
+    figures: list[dict[str, Any]]
+    last: Answer | None
+    drafts: bool
+    is_over: bool
+    apart: Callable[[], AbstractContextManager[Any]]
+
+    @property
+    def last_text(self) -> str | None:
+        """See ``Repl``, as of all others."""
+
+    def clear(self) -> None: ...
+    def ask(self, typed: str) -> None: ...
+    def ask_again(self) -> None: ...
+    def take_back(self) -> Turn: ...
+    def load(self, name: str) -> None: ...
+    def switch_to(self, model: str) -> None: ...
+    def context_used(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +67,24 @@ class Command:
     names: tuple[str, ...]
     takes: str
     words: str
-    act: Callable[[Repl, str], None]
+    act: Callable[[Chat, str], None]
     completions: Sequence[str] | str = ()
     takes_lines: bool = False
 
+    @property
+    def as_typed(self) -> tuple[str, str]:
+        """All its names with what it takes, and what it does."""
+        return f"{', '.join(self.names)} {self.takes}".rstrip(), self.words
 
-def _help(_chat: Repl, topic: str) -> None:
+
+def _help(_chat: Chat, topic: str) -> None:
     if topic:
         command = BY_NAME.get("/" + topic.lstrip("/"))
         if command is None:
             raise OptionError(f"there is no command {topic}; /help lists them")
-        display.tell_help([command])
+        display.tell_help([command.as_typed])
         return
-    display.tell_help(COMMANDS)
+    display.tell_help([command.as_typed for command in COMMANDS])
     display.note(KEYS)
 
 
@@ -57,12 +94,12 @@ Tab completes a command; Ctrl-C stops the answer; Ctrl-D leaves
 All else is a message, also a command's name behind a space."""
 
 
-def _clear(chat: Repl, _typed: str) -> None:
+def _clear(chat: Chat, _typed: str) -> None:
     chat.clear()
     display.note("a new conversation begins")
 
 
-def _system(chat: Repl, typed: str) -> None:
+def _system(chat: Chat, typed: str) -> None:
     conversation = chat.conversation
     if not typed:
         display.tell(conversation.system or "there is no system prompt; /system TEXT sets one")
@@ -73,7 +110,7 @@ def _system(chat: Repl, typed: str) -> None:
     display.note(f"{said} from the next message on{again}")
 
 
-def _set(chat: Repl, typed: str) -> None:
+def _set(chat: Chat, typed: str) -> None:
     if typed == "system" or typed.startswith("system "):  # as in Ollama
         _system(chat, typed.partition(" ")[2].strip().strip('"'))
         return
@@ -87,7 +124,7 @@ def _set(chat: Repl, typed: str) -> None:
     display.say_rows(rows, err=True)
 
 
-def _file(chat: Repl, typed: str) -> None:
+def _file(chat: Chat, typed: str) -> None:
     if not typed:
         waiting = ", ".join(file.name for file in chat.attached)
         display.note(f"with the next message: {waiting}" if waiting else "/file needs the path of a file")
@@ -102,7 +139,7 @@ def _file(chat: Repl, typed: str) -> None:
     display.note(f"{file.name} goes with the next message ({tokens:,} tokens{share})")
 
 
-def _edit(chat: Repl, typed: str) -> None:
+def _edit(chat: Chat, typed: str) -> None:
     from .editor import edited
 
     text = edited(typed, chat.apart())
@@ -113,16 +150,16 @@ def _edit(chat: Repl, typed: str) -> None:
     chat.ask(text)
 
 
-def _retry(chat: Repl, _typed: str) -> None:
+def _retry(chat: Chat, _typed: str) -> None:
     chat.ask_again()
 
 
-def _undo(chat: Repl, _typed: str) -> None:
+def _undo(chat: Chat, _typed: str) -> None:
     turn = chat.take_back()
     display.note(f"taken back: {_shortened(turn.user)}")
 
 
-def _copy(chat: Repl, typed: str) -> None:
+def _copy(chat: Chat, typed: str) -> None:
     from .copying import code_blocks, copy
 
     text = chat.last_text
@@ -138,18 +175,18 @@ def _copy(chat: Repl, typed: str) -> None:
     display.note(copy(text))
 
 
-def _save(chat: Repl, typed: str) -> None:
+def _save(chat: Chat, typed: str) -> None:
     path, reason = chat.keeper.save(typed or None)
     display.note(f"kept as {path}" + (f"; it will be read again: {reason}" if reason else ""))
 
 
-def _load(chat: Repl, typed: str) -> None:
+def _load(chat: Chat, typed: str) -> None:
     if not typed:
         raise OptionError("/load needs the name or path of a conversation (`aded-store conversations list`)")
     chat.load(typed)
 
 
-def _model(chat: Repl, typed: str) -> None:
+def _model(chat: Chat, typed: str) -> None:
     if typed:
         chat.switch_to(typed)
         return
@@ -160,7 +197,7 @@ def _model(chat: Repl, typed: str) -> None:
     display.note(f"/model takes a path, a name ({names}, and those of `aded-models list`), or hf:OWNER/NAME")
 
 
-def _context(chat: Repl, _typed: str) -> None:
+def _context(chat: Chat, _typed: str) -> None:
     llm, conversation = chat.llm, chat.conversation
     used = chat.context_used()
     display.tell_bar(used, llm.n_ctx)
@@ -172,7 +209,7 @@ def _context(chat: Repl, _typed: str) -> None:
     )
 
 
-def _stats(chat: Repl, typed: str) -> None:
+def _stats(chat: Chat, typed: str) -> None:
     if typed not in ("", "probe"):
         raise OptionError("/stats takes nothing after it, or probe, which measures what is not known yet")
     if typed:
@@ -184,7 +221,7 @@ def _stats(chat: Repl, typed: str) -> None:
     display.show_stats(chat.llm.description(), chat.figures)
 
 
-def _why(chat: Repl, _typed: str) -> None:
+def _why(chat: Chat, _typed: str) -> None:
     from .why import show_why
 
     if chat.last is None:
@@ -192,7 +229,7 @@ def _why(chat: Repl, _typed: str) -> None:
     show_why(chat.last, chat.llm.piece)
 
 
-def _draft(chat: Repl, typed: str) -> None:
+def _draft(chat: Chat, typed: str) -> None:
     opened = str(chat.llm.description().get("draft", "off"))
     if typed:
         if typed not in ("on", "off", opened):
@@ -205,7 +242,7 @@ def _draft(chat: Repl, typed: str) -> None:
     display.note(f"drafting is {state}" + ("" if typed else "; /draft on, /draft off"))
 
 
-def _quit(chat: Repl, _typed: str) -> None:
+def _quit(chat: Chat, _typed: str) -> None:
     chat.is_over = True
 
 

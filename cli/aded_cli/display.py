@@ -158,9 +158,8 @@ def tell(message: str) -> None:
     click.echo(visible(message), err=True)
 
 
-def tell_help(commands: Sequence[Any]) -> None:
-    """Commands, of ``commands.Command``, in two columns: what is typed, and what it does."""
-    rows = [(" ".join(filter(None, (", ".join(each.names), each.takes))), each.words) for each in commands]
+def tell_help(rows: Sequence[tuple[str, str]]) -> None:
+    """Commands in two columns: what is typed, and what it does, wrapped at words."""
     widest = max(len(typed) for typed, _ in rows)
     room = max(NARROWEST_HELP, shutil.get_terminal_size().columns - widest - 3)
     for typed, words in rows:
