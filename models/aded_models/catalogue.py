@@ -17,7 +17,7 @@ CONTEXT_TOKENS: Final = 8192
 """Tokens of context that the memory is counted for: what programs take unless another number is given."""
 
 PROGRAM_BYTES: Final = 500_000_000
-"""Memory beside weights and context: the program, its compiled kernels, llama.cpp's buffers. Measured with SmolLM2."""
+"""Memory beside weights and context: the program, its compiled kernels, llama.cpp's buffers. An estimate."""
 
 _BYTES_EACH: Final = 2
 """Of a number in the cache: F16 or BF16."""
