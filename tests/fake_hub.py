@@ -29,6 +29,7 @@ class Repository:
         files: contents by name.
         access: ``public``, ``private`` (seen with TOKEN only) or ``gated`` (listed for all, given with TOKEN only).
         damaged: names whose contents come with another last byte.
+        announced: by name, what is listed in place of the content's SHA-256.
         cuts: after how many bytes each of the next answers breaks off.
         status: of every answer, where it is an error.
         ignores_ranges: the content's host sends all, whatever range was asked for.
@@ -38,6 +39,7 @@ class Repository:
     files: dict[str, bytes]
     access: str = "public"
     damaged: set[str] = field(default_factory=set)
+    announced: dict[str, str] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
     status: int | None = None
     ignores_ranges: bool = False
@@ -111,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         for file, data in found.files.items():
             one: dict[str, object] = {"rfilename": file, "size": len(data), "blobId": "0" * 40}
             if file.endswith(".gguf"):
-                sha256 = hashlib.sha256(data).hexdigest()
+                sha256 = found.announced.get(file, hashlib.sha256(data).hexdigest())
                 one["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 134}
             siblings.append(one)
         self._send(200, json.dumps({"id": name, "sha": _commit(found), "siblings": siblings}).encode())

@@ -293,6 +293,15 @@ def test_content_that_is_not_what_was_announced_is_removed(fake: FakeHub, reposi
     assert find("hf:someone/tiny").path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("announced", ["../../outside", "", "A" * 64, "0" * 63])
+def test_what_is_announced_and_no_sha_256_names_no_file(
+    fake: FakeHub, repository: Repository, announced: str
+) -> None:
+    repository.announced = {"m-Q4_K_M.gguf": announced}
+    assert "which is none: nothing is fetched" in refused()
+    assert fake.contents_asked() == [] and not repository_folder("someone/tiny").exists()
+
+
 def test_what_came_before_and_is_damaged_is_found_out(fake: FakeHub) -> None:
     unfinished().parent.mkdir(parents=True)
     unfinished().write_bytes(b"?" * STEP)

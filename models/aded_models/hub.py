@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,8 @@ HASHED_AT_ONCE: Final = 1 << 22
 WRITTEN_AT_ONCE: Final = 1 << 20
 """Bytes of a download. What came is kept in whole steps: with the client's own, ten times as large, a line that breaks
 every few seconds would keep nothing."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 Say = Callable[[str], None]
 Folder = str | os.PathLike[str]
@@ -105,6 +108,11 @@ def listed(repository: str) -> dict[str, HubFile]:
     found = {}
     for one in info.siblings or ():
         sha256 = None if one.lfs is None else one.lfs.sha256
+        if sha256 is not None and not _SHA256.fullmatch(sha256):  # it becomes a file's name
+            raise ModelNotFoundError(
+                f"{repository} announces {sha256!r} as the SHA-256 of {one.rfilename}, which is none: nothing is"
+                " fetched"
+            )
         found[one.rfilename] = HubFile(one.rfilename, one.size, sha256)
     return found
 
