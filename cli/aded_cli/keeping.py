@@ -12,7 +12,7 @@ from aded_local.errors import ADEDError, EmptyPromptError, OptionError
 
 from . import display
 from .conversation import Conversation
-from .options import SAMPLING
+from .setting import SETTINGS
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED, Resumed
@@ -158,7 +158,7 @@ class Keeper:
 
     def _settings(self) -> dict[str, Any]:
         """What is kept beside the messages: how answers are made, and how many turns the model is not told of."""
-        kept = {name: value for name, value in self._sampling.items() if name in SAMPLING}
+        kept = {name: value for name, value in self._sampling.items() if name in SETTINGS}
         dropped = len(self._conversation.dropped)
         return {**kept, DROPPED_TURNS: dropped} if dropped else kept
 
@@ -212,7 +212,7 @@ def sound(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     found = {}
     for name, value in settings.items():
-        if name not in SAMPLING or value is None:
+        if name not in SETTINGS or value is None:
             continue
         try:
             Request.of(cast("Options", {name: value}), {}, None, 1)
