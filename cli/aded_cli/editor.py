@@ -59,7 +59,8 @@ def _editor() -> list[str]:
 def _run(command: list[str]) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the editor's
     try:
-        code = subprocess.run(command, check=False, preexec_fn=_listen).returncode
+        listen = _listen if os.name == "posix" else None
+        code = subprocess.run(command, check=False, preexec_fn=listen).returncode
     finally:
         signal.signal(signal.SIGINT, before)
     if code:
