@@ -331,7 +331,8 @@ def test_an_error_of_the_engine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         ("what is in /etc", "-p"),
         ("models/my file.gguf", ""),
         ("missing.gguf", ""),
-        ("models/missing", ""),
+        ("models/missing", "--hf models/missing"),
+        ("./models/missing", ""),
     ],
 )
 def test_a_model_that_is_not_there_may_have_been_a_question_or_a_name(
@@ -786,7 +787,7 @@ def test_the_environment_switches_memory_and_history_off_for_good(
 
     def line_reader(*, remember: bool, warn: Any, words: Any) -> Any:
         remembers.append(remember)
-        raise EOFError
+        return lambda: (_ for _ in ()).throw(EOFError())
 
     monkeypatch.setattr(editing, "line_reader", line_reader)
     monkeypatch.setattr(display, "is_terminal", lambda stream: True)
