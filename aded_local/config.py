@@ -20,7 +20,7 @@ from typing import Any, Final
 import platformdirs
 
 from aded_local.errors import OptionError
-from aded_local.files import APP, SMALL
+from aded_local.files import NOWHERE, SMALL, meant_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,16 +58,26 @@ _KINDS: Final[dict[str, tuple[type, str]]] = {
 
 
 def config_path() -> Path:
-    """Where the file is looked for. ``ADED_CONFIG_DIR`` names another folder."""
-    folder = os.environ.get(CONFIG_VARIABLE) or platformdirs.user_config_dir(APP, appauthor=False)
-    return Path(os.path.expanduser(folder), CONFIG_NAME)
+    """Where the file is looked for: in the folder that ``ADED_CONFIG_DIR`` names, else in that of the home folder.
+
+    Where no home folder is known, it is the path of a file that cannot be.
+
+    Raises:
+        OptionError: it names none.
+    """
+    folder, problem = meant_folder(CONFIG_VARIABLE, platformdirs.user_config_dir)
+    if folder is None and os.environ.get(CONFIG_VARIABLE):
+        raise OptionError(
+            f"there is no configuration folder ({problem}); let {CONFIG_VARIABLE} name one, or unset it"
+        )
+    return (folder or NOWHERE) / CONFIG_NAME
 
 
 def read_config() -> Config:
     """What the file says; all as usual where there is none.
 
     Raises:
-        OptionError: it cannot be read, is no TOML, or says something that is not known.
+        OptionError: it cannot be read, is no TOML, or says something that is not known; or its folder cannot be told.
     """
     path = config_path()
     try:
@@ -77,7 +87,8 @@ def read_config() -> Config:
         return Config()
     except OSError as error:
         raise OptionError(
-            f"cannot read {path}: {error.strerror or error}; check its permissions, or remove it"
+            f"cannot read {path}: {error.strerror or error}; check its permissions, or name another folder with"
+            f" {CONFIG_VARIABLE}"
         ) from error
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -78,7 +78,7 @@ def cache() -> Place:
 
     One that cannot be written is replaced by ``temporary_folder``; where that is impossible too, it is at least read.
     """
-    return _chosen_cache(*_meant(CACHE_VARIABLE, platformdirs.user_cache_dir), _temporary_path())
+    return _chosen_cache(*meant_folder(CACHE_VARIABLE, platformdirs.user_cache_dir), _temporary_path())
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def data_folder() -> Path:
     Raises:
         StoreError: there is no such place.
     """
-    folder, problem = _meant(DATA_VARIABLE, platformdirs.user_data_dir)
+    folder, problem = meant_folder(DATA_VARIABLE, platformdirs.user_data_dir)
     if folder is None:
         raise StoreError(f"{problem}; set {DATA_VARIABLE} to a folder that can be written")
     return folder
@@ -109,7 +109,7 @@ def data_folder() -> Path:
 
 def data_problem() -> str | None:
     """Why nothing can be kept in the data folder, which is not made for the question; None where it can."""
-    folder, problem = _meant(DATA_VARIABLE, platformdirs.user_data_dir)
+    folder, problem = meant_folder(DATA_VARIABLE, platformdirs.user_data_dir)
     if folder is None:
         return problem
     there = folder
@@ -195,8 +195,13 @@ def complaint(*, kernels: Path | None, memory: bool) -> str | None:
     return f"{'; '.join(parts)}; name {which} with {' and '.join(variables)}"
 
 
-def _meant(variable: str, default: Callable[..., str]) -> tuple[Path | None, str]:
-    """The folder that the environment names; None where it names none, and why."""
+def meant_folder(variable: str, default: Callable[..., str]) -> tuple[Path | None, str]:
+    """The folder that a variable of the environment names, else the usual one; None where there is none, and why.
+
+    Args:
+        variable: its name.
+        default: one of platformdirs' functions.
+    """
     given = os.environ.get(variable)
     unknown = "no home folder is known"
     try:

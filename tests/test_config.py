@@ -59,6 +59,24 @@ def test_what_is_not_understood_is_an_error(text: str, words: str) -> None:
         assert str(config_path()) in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="users of POSIX")
+def test_without_a_home_folder_there_is_no_file_and_a_folder_that_is_named_must_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(_user: object) -> None:
+        raise KeyError("no such user")
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "ADED_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert read_config() == Config()
+    monkeypatch.setenv("ADED_CONFIG_DIR", "~no-such-user/config")
+    with pytest.raises(
+        OptionError, match="ADED_CONFIG_DIR is ~no-such-user/config, and there is no such user"
+    ):
+        memory_is_off()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="links, pipes and modes")
 def test_a_link_is_followed_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "dotfile").write_text("plain = true")
