@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aded_local.access import Access
+from aded_local.config import memory_is_off
 from aded_local.drafters import Drafter, make_drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
-from aded_local.files import NO_MEMORY_VARIABLE, complaint, data_problem, memory_is_off
+from aded_local.files import complaint, data_problem
 from aded_local.kernels import kept
 from aded_local.llama import CACHE_TYPES, ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
@@ -67,9 +68,10 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         if "position_embd.weight" in model.header.tensors:
             # Learnt positions end where training did, and llama.cpp ends the process beyond.
             n_ctx = min(n_ctx, model.n_ctx_train)
-        wanted = options.memory and not memory_is_off()
-        if options.memory and not wanted:
-            notice(f"nothing is remembered: {NO_MEMORY_VARIABLE} is set, and stands above memory=True")
+        forbidden = memory_is_off() if options.memory else None
+        wanted = options.memory and forbidden is None
+        if forbidden is not None:
+            notice(f"nothing is remembered: {forbidden} says so, and stands above memory=True")
         lacking = complaint(kernels=kept.FOLDER, memory=wanted)
         if lacking is not None:
             notice(lacking)
