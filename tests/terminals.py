@@ -107,6 +107,12 @@ class Terminal:
         self._waited = at + len(text)
         return before
 
+    def wait_to_show(self, text: str) -> None:
+        """Read on until a line on the screen holds ``text``, however many writes it came in."""
+        deadline = time.monotonic() + WAIT
+        while not any(text in line for line in self.lines()):
+            assert self._read(max(0.0, deadline - time.monotonic())), self.lines()
+
     def _read(self, seconds: float) -> bool:
         ready, _, _ = select.select([self.master], [], [], seconds)
         if ready:

@@ -221,7 +221,7 @@ def test_tab_completes_a_command_and_indents_a_message() -> None:
     with at_terminal() as terminal:
         terminal.wait_for(PROMPT_SHOWN)
         terminal.type(b"/cont\t")
-        terminal.wait_for(b"/context")
+        terminal.wait_to_show("> /context")
         terminal.type(b"\r")
         terminal.wait_for(b"of 4,096 tokens")
         terminal.wait_for(PROMPT_SHOWN)
