@@ -16,7 +16,7 @@ export ADED_MODEL
 unexport PROMPT
 unexport MODEL
 
-.PHONY: help chat test check model clean
+.PHONY: help chat test check docs model clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -25,6 +25,7 @@ help: ## this list
 	@echo 'make chat MODEL=path/to.gguf    talk to another model; smollm2 and builtin are names'
 	@echo 'make test                       lint, types, imports, tests'
 	@echo 'make check                      lint, types and imports only'
+	@echo 'make docs                       the documentation as a site, in site/'
 	@echo 'make model                      train the built-in models again (hours; CORPUS=path/to/tldr-en.jsonl.gz)'
 	@echo 'make clean                      remove .venv and everything built'
 	@echo
@@ -49,6 +50,10 @@ check: $(VENV)/installed-dev
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-logo --no-cache
 
+docs: $(VENV)/installed-dev
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html'
+
 CORPUS ?= ../shared/corpus/tldr-en.jsonl.gz
 
 model: $(VENV)/installed-train
@@ -56,7 +61,7 @@ model: $(VENV)/installed-train
 	cp build/models/tldr-chat-q8_0.gguf build/models/tldr-draft-q8_0.gguf models/aded_models/data/
 
 clean:
-	rm -rf $(VENV) build/lib build/bdist.* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site build/lib build/bdist.* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Unpack
 
-from aded_local import request
+from aded_local import conversations, request
 from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import ToolChoice
 from aded_local.chat.messages import Message
 from aded_local.chat.rendering import read_template
+from aded_local.conversations import KeptConversation
 from aded_local.drafters import SEARCHES, Search
 from aded_local.drafters.model import DRAFT_MODES, DraftMode
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
@@ -33,6 +34,7 @@ from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
 from aded_local.request import Options
 from aded_local.result import Piece, Reply, Stats, TokenLogprob
+from aded_local.resuming import Resumed
 from aded_local.scheduler import Scheduler
 from aded_local.session import Session
 from aded_local.shown import visible
@@ -45,6 +47,7 @@ __all__ = [
     "Options",
     "Piece",
     "Reply",
+    "Resumed",
     "Session",
     "Stats",
     "Stream",
@@ -81,8 +84,9 @@ class LocalADED(Asking):
     child forked after a model was loaded cannot use llama.cpp (``ForkedError``): start such children with spawn.
 
     Args:
-        model_path: the GGUF, or a model's name, ``smollm2`` or ``builtin`` (a ``Path`` is never a name). None
-            loads SmolLM2 where it is installed, else the built-in model, with a notice.
+        model_path: the GGUF; a model's name, such as ``smollm2`` or ``builtin`` (a ``Path`` is never a name); or
+            ``hf:OWNER/NAME[:QUANT]`` of the Hugging Face Hub, downloaded if it is not here. None loads SmolLM2 where
+            it is installed, else the built-in model, with a notice.
         draft: ``auto`` (calibrated, as much as pays), ``paper`` (ADED as published) or ``off`` (plain
             decoding).
         same: what is asked of the words. ``cheap``, the default, keeps to those of plain decoding wherever that costs
@@ -215,7 +219,7 @@ class LocalADED(Asking):
         if draft_model is not None:
             how = replace(how, draft_model=find(draft_model).path)
         notice = on_notice or _warn
-        found = find(model_path)
+        found = find(model_path, on_progress or _quiet)
         if found.note is not None:
             notice(found.note)
         self._engine = open_engine(found.path, how, on_progress or _quiet, notice)
@@ -371,6 +375,65 @@ class LocalADED(Asking):
     ) -> ChatPrompt:
         """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
         return self._first.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
+
+    # --- kept on disk --------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | Path, model_path: str | Path | None = None, **options: Any) -> LocalADED:
+        """A model, opened to go on with a conversation that was kept; its ``messages`` are the conversation's.
+
+        Args:
+            path: what ``save`` was given. Whatever keeps its state from being used is told to ``on_notice``, and the
+                text is read again by the next call.
+            model_path: as for ``LocalADED``; None takes the file that the conversation was held with.
+            options: as for ``LocalADED``.
+
+        Raises:
+            StoreError: there is no conversation, or it cannot be read.
+            ModelError, OptionError, DeviceError, ForkedError: as of ``LocalADED``.
+        """
+        if model_path is None:
+            model = conversations.read(Path(os.path.expanduser(path))).model
+            model_path = None if model is None else Path(model.file)
+        llm = cls(model_path, **options)
+        try:
+            llm.resume(path)
+        except BaseException:
+            llm.close()
+            raise
+        return llm
+
+    def resume(self, path: str | Path) -> Resumed:
+        """Go on with a kept conversation in this object's own session; see ``Session.load``.
+
+        Why its state is not used, where it is not, is told to ``on_notice`` too.
+        """
+        found = self._first.load(path)
+        if found.refusal is not None:
+            self._engine.notice(f"the conversation is read again from its text: {found.refusal}")
+        return found
+
+    @property
+    def messages(self) -> list[Message]:
+        """This object's own conversation so far; see ``Session.messages``."""
+        return self._first.messages
+
+    def kept(
+        self, messages: Sequence[Message] | None = None, *, settings: Mapping[str, Any] | None = None
+    ) -> KeptConversation:
+        """This object's own conversation as it would be kept; see ``Session.kept``."""
+        return self._first.kept(messages, settings=settings)
+
+    def save(
+        self,
+        path: str | Path,
+        messages: Sequence[Message] | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Keep this object's own conversation, so that it goes on later without being read again; see
+        ``Session.save``."""
+        return self._first.save(path, messages, settings=settings)
 
     # --- what holds for the loaded model -------------------------------------------------------------
 

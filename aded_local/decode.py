@@ -106,6 +106,7 @@ class Tally:
         draft_times: seconds of each step's drafting, in order.
         pass_sizes: of each pass, in order: tokens in its batch, and how many of them stayed in the cache.
         seed: of the random draws.
+        sources: what foresaw each accepted node, in order, of ``tree.Source``.
         threads: of the last pass.
         contended: other programs ran beside it.
         plain_passes: cells before each undisturbed plain pass, and its seconds in llama.cpp.
@@ -127,6 +128,7 @@ class Tally:
     first_token: float = 0.0
     draft_times: list[float] = field(default_factory=list)
     pass_sizes: list[tuple[int, int]] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
     seed: int = 0
     threads: int = 0
     contended: bool = False
@@ -144,6 +146,8 @@ class Tally:
         self.draft += draft_seconds
         self.draft_times.append(draft_seconds)
         self.pass_sizes.append((1 + len(result.tree), 1 + len(result.path)))
+        if result.path:
+            self.sources += result.tree.sources_of(result.path)
         self.verify += result.verify_seconds
         self.sample += result.sample_seconds
 

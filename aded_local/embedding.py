@@ -10,6 +10,7 @@ import numpy as np
 
 from aded_local.errors import ContextOverflowError, EmptyPromptError, OptionError, PromptError
 from aded_local.llama.embedding import MODELS_OWN, POOLINGS, Embedder
+from aded_local.llama.teams import give_team_back
 
 if TYPE_CHECKING:
     from aded_local.engine import Engine
@@ -84,6 +85,7 @@ class TextEmbedder:
                     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
                     rows /= np.where(lengths == 0.0, 1.0, lengths)
                 found.append(rows[0].tolist() if embedder.pools else rows.tolist())
+            give_team_back()
         return found, total
 
     def _opened(self) -> Embedder:

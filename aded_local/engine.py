@@ -329,10 +329,14 @@ class Engine:
         """Hold again what a session's cells held, with the attention and cache that they come from; else nothing."""
         now = setting_of(self.target.settings)
         then = now if saved is None else setting_of(saved.settings)
-        if saved is None or (then[:2] != now[:2] and not self._change(then, exact=False)):
+        if saved is None or (then[:2] != now[:2] and not self.take_setting(then)):
             self.target.forget()
         else:
             self.target.restore(saved)
+
+    def take_setting(self, setting: Setting) -> bool:
+        """Answer in another setting from now on, where it was measured; tells whether it is so."""
+        return setting == setting_of(self.target.settings) or self._change(setting, exact=False)
 
     def has_seat(self, session: Occupant) -> bool:
         """Whether the cells hold tokens of ``session``."""

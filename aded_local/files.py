@@ -31,9 +31,6 @@ CACHE_VARIABLE, DATA_VARIABLE = "ADED_CACHE_DIR", "ADED_DATA_DIR"
 KERNELS_VARIABLE: Final = "NUMBA_CACHE_DIR"
 """Numba's own, which stands above the cache folder for compiled kernels."""
 
-NO_MEMORY_VARIABLE: Final = "ADED_NO_MEMORY"
-"""Set to anything but 0, nothing that was said or typed is kept or read, whatever a program asks for."""
-
 NOWHERE: Final = Path(os.devnull, "nowhere")
 """A folder that cannot be: there is nothing to read in it, and writing fails as on a disk that refuses."""
 
@@ -81,7 +78,7 @@ def cache() -> Place:
 
     One that cannot be written is replaced by ``temporary_folder``; where that is impossible too, it is at least read.
     """
-    return _chosen_cache(*_meant(CACHE_VARIABLE, platformdirs.user_cache_dir), _temporary_path())
+    return _chosen_cache(*meant_folder(CACHE_VARIABLE, platformdirs.user_cache_dir), _temporary_path())
 
 
 @functools.cache
@@ -104,7 +101,7 @@ def data_folder() -> Path:
     Raises:
         StoreError: there is no such place.
     """
-    folder, problem = _meant(DATA_VARIABLE, platformdirs.user_data_dir)
+    folder, problem = meant_folder(DATA_VARIABLE, platformdirs.user_data_dir)
     if folder is None:
         raise StoreError(f"{problem}; set {DATA_VARIABLE} to a folder that can be written")
     return folder
@@ -112,7 +109,7 @@ def data_folder() -> Path:
 
 def data_problem() -> str | None:
     """Why nothing can be kept in the data folder, which is not made for the question; None where it can."""
-    folder, problem = _meant(DATA_VARIABLE, platformdirs.user_data_dir)
+    folder, problem = meant_folder(DATA_VARIABLE, platformdirs.user_data_dir)
     if folder is None:
         return problem
     there = folder
@@ -121,11 +118,6 @@ def data_problem() -> str | None:
     if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
         return None
     return f"{folder} cannot be made or written"
-
-
-def memory_is_off() -> bool:
-    """Whether the person has switched off for good that anything they said or typed is kept or read."""
-    return os.environ.get(NO_MEMORY_VARIABLE, "") not in ("", "0")
 
 
 def temporary_folder() -> Path | None:
@@ -203,8 +195,13 @@ def complaint(*, kernels: Path | None, memory: bool) -> str | None:
     return f"{'; '.join(parts)}; name {which} with {' and '.join(variables)}"
 
 
-def _meant(variable: str, default: Callable[..., str]) -> tuple[Path | None, str]:
-    """The folder that the environment names; None where it names none, and why."""
+def meant_folder(variable: str, default: Callable[..., str]) -> tuple[Path | None, str]:
+    """The folder that a variable of the environment names, else the usual one; None where there is none, and why.
+
+    Args:
+        variable: its name.
+        default: one of platformdirs' functions.
+    """
     given = os.environ.get(variable)
     unknown = "no home folder is known"
     try:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aded_local.access import Access
+from aded_local.config import memory_is_off
 from aded_local.drafters import NOBODY, Drafter, make_drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
-from aded_local.files import NO_MEMORY_VARIABLE, complaint, data_problem, memory_is_off
+from aded_local.files import complaint, data_problem
 from aded_local.kernels import kept
 from aded_local.llama import CACHE_TYPES, ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.llama.interrupts import not_dropped
+from aded_local.llama.teams import give_team_back
 from aded_local.memory import ConversationMemory, identity_of
 from aded_local.ngrams.phrases import kept_phrase_table
 from aded_local.ngrams.static import open_static
@@ -70,9 +72,10 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         if "position_embd.weight" in model.header.tensors:
             # Learnt positions end where training did, and llama.cpp ends the process beyond.
             n_ctx = min(n_ctx, model.n_ctx_train)
-        wanted = options.memory and not memory_is_off()
-        if options.memory and not wanted:
-            notice(f"nothing is remembered: {NO_MEMORY_VARIABLE} is set, and stands above memory=True")
+        forbidden = memory_is_off() if options.memory else None
+        wanted = options.memory and forbidden is None
+        if forbidden is not None:
+            notice(f"nothing is remembered: {forbidden} says so, and stands above memory=True")
         lacking = complaint(kernels=kept.FOLDER, memory=wanted)
         if lacking is not None:
             notice(lacking)
@@ -184,7 +187,7 @@ def _open_context(
     except BaseException:
         target.context.close()
         raise
-    scheduler = Scheduler()
+    scheduler = Scheduler(rest=give_team_back)
     tuner.on_busy = scheduler.hold_nobody_up
     engine = Engine(
         model,
@@ -244,6 +247,8 @@ def _open_context(
             draft.close()
         target.context.close()
         raise
+    finally:
+        give_team_back()
 
 
 def _open_draft(path: Path, target: Model, options: EngineOptions, progress: Say) -> DraftModel:
@@ -385,6 +390,7 @@ def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
         close=draft.close,
         mode=engine.options.draft_mode,
         threads=draft.n_threads,
+        target_threads=engine.target.settings.n_threads,
         notice=engine.notice,
     )
     return engine.asking

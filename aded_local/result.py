@@ -12,6 +12,7 @@ from aded_local.decode import FINISHED_CANCELLED, Tally
 from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import DeviceError
 from aded_local.logprobs import TokenLogprob
+from aded_local.tree import Source
 
 __all__ = ["Piece", "Reply", "Stats", "TokenLogprob", "cancelled_piece", "joined", "stats_of"]
 
@@ -43,6 +44,8 @@ class Stats:
             decoding says after the same cells. (Cells of earlier answers may have been written otherwise.)
         pass_sizes: of each pass after prefill, in order: tokens in its batch (drafts and padding among them), and
             how many of them stayed in the cache.
+        sources: what foresaw each draft token that was accepted, in order, by the names of ``tree.Source`` in small
+            letters: ``conversation``, ``memory``, ``passage``, ….
         answer_tokens: tokens of the answer as a client is told of them: without the end token and without what a step
             brought beyond a stop text, whose own tokens count.
         draft_model: what a draft model did; None without one.
@@ -67,12 +70,13 @@ class Stats:
     same_words: bool
     pass_sizes: tuple[tuple[int, int], ...] = ()
     answer_tokens: int = 0
+    sources: tuple[str, ...] = ()
     draft_model: ModelDrafting | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON; without ``pass_sizes``, which is as long as the answer."""
+        """Plain data, for JSON; without ``pass_sizes`` and ``sources``, which are as long as the answer."""
         found = asdict(self)
-        del found["pass_sizes"]
+        del found["pass_sizes"], found["sources"]
         if self.draft_model is None:
             del found["draft_model"]
         return found
@@ -181,6 +185,7 @@ def stats_of(
         same_words=same_words,
         pass_sizes=tuple(tally.pass_sizes),
         answer_tokens=answer_tokens,
+        sources=tuple(Source(source).name.lower() for source in tally.sources),
         draft_model=draft_model,
     )
 

@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 QUIET_SECONDS: Final = 0.05
@@ -35,8 +35,13 @@ class Closed(Exception):
 class Scheduler:
     """Lets answers begin at once and measurements wait. It is also the ``Gate`` of a probe."""
 
-    def __init__(self) -> None:
-        """No answer and no measurement yet."""
+    def __init__(self, rest: Callable[[], None] = lambda: None) -> None:
+        """No answer and no measurement yet.
+
+        Args:
+            rest: called in a thread that has decoded, when its turn ends.
+        """
+        self._rest = rest
         self._changed = threading.Condition()
         self._exchanging = False
         self._answering = False
@@ -67,6 +72,7 @@ class Scheduler:
 
     def end_answer(self) -> None:
         """The answer has ended; nothing happens if it had ended before."""
+        self._rest()
         with self._changed:
             if self._answering:
                 self._answering = False
@@ -125,6 +131,8 @@ class Scheduler:
             Closed: the model is being closed.
         """
         waited = False
+        if self._answering:
+            self._rest()
         with self._changed:
             while True:
                 if self._closing:

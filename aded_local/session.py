@@ -10,7 +10,7 @@ import functools
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -21,10 +21,11 @@ from aded_local.access import ENDED, Asked, Cancelling
 from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import Calling, ToolChoice, call_grammar
 from aded_local.chat.detokenize import TextStream, showing
-from aded_local.chat.messages import Message
+from aded_local.chat.messages import Message, checked_messages
 from aded_local.chat.segments import text_tokens
 from aded_local.chat.style import AnswerStyle
 from aded_local.continuation import Continuation, common_prefix, continuation
+from aded_local.conversations import KeptCells, KeptConversation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.drafters import NOBODY
 from aded_local.drafters.model.tally import ModelDrafting
@@ -33,6 +34,7 @@ from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob, token_logprob
 from aded_local.request import Options, Request, token_ids
 from aded_local.result import Piece, cancelled_piece, stats_of
+from aded_local.resuming import Resumable, take_cells
 from aded_local.speed.planner import PlainPlanner
 from aded_local.speed.tuning import setting_of
 from aded_local.step import NO_TOKENS, Beginning
@@ -60,7 +62,7 @@ def _reading(method: Callable[Concatenate[Session, P], R]) -> Callable[Concatena
     return read
 
 
-class Session(Asking):
+class Session(Resumable, Asking):
     """One conversation. ``LocalADED.session`` makes one; every ``LocalADED`` has a first.
 
     One thread at a time uses a session, or several that ask with ``wait=True``. Answers of several sessions of a model
@@ -87,6 +89,8 @@ class Session(Asking):
 
     def _forget(self) -> None:
         self._said = NO_TOKENS  # prompt and answer, as last decoded
+        self._messages: list[Message] = []  # the last chat, as far as it was one of messages
+        self._began: int | None = None  # seconds since 1970
         self._is_learnt = False  # the drafter knows all of it
         self._conversation = secrets.randbits(32)
         self._turn = 0
@@ -99,7 +103,7 @@ class Session(Asking):
         asked, request = self._asked(options)
         n_vocab = self._engine.model.n_vocab
         tokens = self.text_tokens(prompt) if isinstance(prompt, str) else token_ids(prompt, n_vocab)
-        return self._run(asked, tokens, request, None)
+        return self._run(asked, tokens, request, None, [])
 
     @_reading
     def stream_chat(
@@ -111,10 +115,12 @@ class Session(Asking):
         **options: Unpack[Options],
     ) -> Stream:
         """Answer a conversation, piece by piece; see ``Asking.stream_chat``."""
+        asked_of: list[Message] = []
         if isinstance(messages, ChatPrompt):
             prompt = messages
         else:
             prompt = self.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
+            asked_of = [dict(message) for message in messages]
         if prompt.grammar is not None:
             if options.get("grammar") is not None or options.get("json_schema") is not None:
                 raise OptionError(
@@ -122,7 +128,7 @@ class Session(Asking):
                 )
             options["grammar"] = prompt.grammar
         asked, request = self._asked(options)
-        return self._run(asked, prompt.tokens, request, prompt.style)
+        return self._run(asked, prompt.tokens, request, prompt.style, asked_of)
 
     @_reading
     def chat_prompt(
@@ -161,10 +167,17 @@ class Session(Asking):
         grammar = Grammar.of(self._engine.model, gbnf=request.grammar, schema=request.json_schema)
         return replace(request, steering=replace(request.steering, grammar=grammar))
 
-    def _run(self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None) -> Stream:
-        """Compute an answer, in ``style`` where it is a chat's."""
+    def _run(
+        self,
+        asked: Asked,
+        tokens: list[int],
+        request: Request,
+        style: AnswerStyle | None,
+        messages: list[Message],
+    ) -> Stream:
+        """Compute an answer, in ``style`` where it is a chat's, to ``messages`` where these are known."""
         self._require_fitting(tokens)
-        steps = self._steps(asked, tokens, request, style)
+        steps = self._steps(asked, tokens, request, style, messages)
         return Stream(self._read(asked, steps, request.waits), asked)
 
     def _require_fitting(self, tokens: list[int]) -> None:
@@ -204,7 +217,12 @@ class Session(Asking):
         yield piece
 
     def _steps(
-        self, asked: Asked, tokens: list[int], request: Request, style: AnswerStyle | None
+        self,
+        asked: Asked,
+        tokens: list[int],
+        request: Request,
+        style: AnswerStyle | None,
+        messages: list[Message],
     ) -> Generator[Piece, None, None]:
         engine = self._engine
         started = time.perf_counter()
@@ -254,6 +272,8 @@ class Session(Asking):
                 pause = time.perf_counter() - paused
         finally:
             steps.close()
+            self._messages = _answered(messages, "".join(written))
+            self._began = self._began or int(time.time())
             if emitted:
                 self._keep(prompt, emitted, goes_on, is_learnt=not (engine.plain or request.is_plain))
             elif engine.target.n_cells == 0 or not engine.target.is_sure:
@@ -263,6 +283,7 @@ class Session(Asking):
         if style is not None and not text.stopped:
             answer = tuple(token for token in emitted if not model.is_end(token))
             self._remember("".join(written) + last, answer)
+        self._messages = _answered(messages, "".join(written) + last)
         engine.answered(tally.plain_passes)
         told = text.take_tokens()
         yield Piece(
@@ -377,8 +398,8 @@ class Session(Asking):
 
     # --- leaving and coming back -------------------------------------------------------------------
 
-    def save(self) -> SavedCells:
-        """A copy of what its cells hold, to go on from later; for this model, in this process or another.
+    def copy_cells(self) -> SavedCells:
+        """A copy of what its cells hold, to go on from later in this process.
 
         Raises:
             BusyError: a generation is running.
@@ -388,8 +409,8 @@ class Session(Asking):
             engine.seat(self)
             return engine.target.save()
 
-    def load(self, saved: SavedCells) -> None:
-        """Go on from what ``save`` gave. Where cells and settings do not fit, the next prompt is decoded whole.
+    def put_cells(self, saved: SavedCells) -> None:
+        """Go on from what ``copy_cells`` gave. Where cells and settings do not fit, the next prompt is decoded whole.
 
         Raises:
             BusyError: a generation is running.
@@ -412,6 +433,24 @@ class Session(Asking):
         saved, self._saved = self._saved, None
         like, self._like = self._like, None
         self._engine.put_back(like._saved if saved is None and like is not None else saved)
+
+    def _go_on(
+        self, kept: KeptConversation, answers: Mapping[str, tuple[int, ...]], cells: KeptCells | None
+    ) -> tuple[int, str | None]:
+        engine = self._engine
+        refusal = None
+        with engine.access.alone():
+            self._saved = self._like = None
+            engine.seat(self)
+            engine.target.forget()
+            self._forget()
+            if cells is not None:
+                refusal = take_cells(engine, cells)
+                self._said = np.array(engine.target.cached, np.int32)
+            for text, ids in answers.items():
+                self._remember(text, ids)
+            self._messages, self._began = list(kept.messages), kept.created
+            return len(engine.target.cached), refusal
 
     # --- ending ------------------------------------------------------------------------------------
 
@@ -439,6 +478,16 @@ class Session(Asking):
 
 def _since(now: ModelDrafting | None, before: ModelDrafting | None) -> ModelDrafting | None:
     return now if now is None or before is None else now.since(before)
+
+
+def _answered(messages: list[Message], text: str) -> list[Message]:
+    """A chat with its answer; one that was to go on goes on."""
+    if not messages or not text:
+        return messages
+    if messages[-1]["role"] == "assistant":
+        [begun] = checked_messages(messages[-1:])
+        return [*messages[:-1], {**begun, "content": begun["content"] + text}]
+    return [*messages, {"role": "assistant", "content": text}]
 
 
 def _taken(likely: deque[TokenLogprob] | None, n: int) -> tuple[TokenLogprob, ...] | None:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, chain
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, Source, chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Forced:
 
     def tree(self, most: int) -> DraftTree:
         """Them alone as a draft, ``most`` at most."""
-        return chain(self.tokens[:most], np.cumprod(self.chances[:most], dtype=np.float32))
+        tree = chain(self.tokens[:most], np.cumprod(self.chances[:most], dtype=np.float32))
+        return replace(tree, sources=np.full(len(tree), Source.FORCED, np.uint8))
 
 
 NO_TOKENS: Final[IntArray] = np.zeros(0, np.int32)

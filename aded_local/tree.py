@@ -9,15 +9,47 @@ cutting a draft to a budget is a slice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
 
 ROOT = -1
 """Parent index of the nodes directly below the last accepted token."""
+
+
+class Source(IntEnum):
+    """What foresaw a drafted token: what made it likeliest, where several knew it.
+
+    Attributes:
+        UNKNOWN: nobody says.
+        CONVERSATION: what followed the same words in this conversation.
+        MEMORY: the same in all that was seen, earlier conversations included.
+        PASSAGE: a longer passage that repeats itself.
+        PHRASES: shipped phrases, or a static store.
+        LIKELY: what the target found likely there before.
+        GAPS: what followed similar words, one of them another.
+        FREQUENT: tokens that are frequent anywhere.
+        PAIRS: the tri-grams of the ADED paper.
+        FORCED: nothing else may come, by the grammar.
+        MODEL: what a draft model said.
+    """
+
+    UNKNOWN = 0
+    CONVERSATION = 1
+    MEMORY = 2
+    PASSAGE = 3
+    PHRASES = 4
+    LIKELY = 5
+    GAPS = 6
+    FREQUENT = 7
+    PAIRS = 8
+    FORCED = 9
+    MODEL = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +63,7 @@ class DraftTree:
         probabilities: the drafter's estimate that the target's output runs through this node (the
             product of the conditional probabilities along its path), float32 ``(n,)``.
         padding: the last so many nodes propose nothing: they fill a pass that is cheaper with more tokens in it.
+        sources: what foresaw each node, of ``Source``, uint8 ``(n,)``; None where the drafter does not say.
     """
 
     tokens: IntArray
@@ -38,6 +71,7 @@ class DraftTree:
     depths: IntArray
     probabilities: FloatArray
     padding: int = 0
+    sources: ByteArray | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -46,7 +80,13 @@ class DraftTree:
         """The tree of the first ``n`` nodes; itself when it has no more than that."""
         if n >= len(self):
             return self
-        return DraftTree(self.tokens[:n], self.parents[:n], self.depths[:n], self.probabilities[:n])
+        return DraftTree(
+            self.tokens[:n],
+            self.parents[:n],
+            self.depths[:n],
+            self.probabilities[:n],
+            sources=None if self.sources is None else self.sources[:n],
+        )
 
     def path_to(self, node: int) -> list[int]:
         """Node indices from the first level down to ``node``, inclusive."""
@@ -84,7 +124,11 @@ class DraftTree:
         places = np.full(len(self) + 1, ROOT, np.int32)
         places[index] = np.arange(len(index), dtype=np.int32)
         return DraftTree(
-            self.tokens[index], places[self.parents[index]], self.depths[index], self.probabilities[index]
+            self.tokens[index],
+            places[self.parents[index]],
+            self.depths[index],
+            self.probabilities[index],
+            sources=None if self.sources is None else self.sources[index],
         )
 
     def padded(self, n: int) -> DraftTree:
@@ -109,7 +153,17 @@ class DraftTree:
             np.concatenate([self.depths, depths.astype(np.int32)]),
             np.concatenate([self.probabilities, np.zeros(missing, np.float32)]),
             padding=missing,
+            sources=None
+            if self.sources is None
+            else np.concatenate([self.sources, np.zeros(missing, np.uint8)]),
         )
+
+    def sources_of(self, nodes: list[int]) -> list[int]:
+        """What foresaw each of some nodes, of ``Source``."""
+        found: list[int] = (
+            [Source.UNKNOWN] * len(nodes) if self.sources is None else self.sources[nodes].tolist()
+        )
+        return found
 
     @property
     def is_chain(self) -> bool:

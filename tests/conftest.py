@@ -62,6 +62,7 @@ def own_folders(
     monkeypatch.setattr(folders, "_temporary_path", lambda: None)
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("ADED_CONFIG_DIR", str(tmp_path / "config"))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aded_local.chat.style import AnswerStyle
@@ -32,9 +33,13 @@ class FakeStats:
     contended: bool = False
     setting: str = "fa-off/f16"
     same_words: bool = True
+    pass_sizes: tuple[tuple[int, int], ...] = ()
+    sources: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        del found["pass_sizes"], found["sources"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ class FakeEngine:
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
         self.resets = 0
         self.closed = False
+        self.saved: list[Path] = []
+        self.refusal: str | None = None  # why what the cells hold is not kept or used
+        self.words: list[str] = []  # of the last answer
+        self.foreseen: tuple[tuple[tuple[int, int], ...], tuple[str, ...]] = ((), ())
+        self.drafts: list[str] = []
         self.threads: list[tuple[int, bool]] = []  # what the next answers end with, and whether others ran
         self._cancelled = False
 
@@ -75,14 +85,17 @@ class FakeEngine:
         self._cancelled = False
         if self.failure is not None:
             raise self.failure
+        self.words = []
         for number, word in enumerate(words):
+            self.words.append(word)
             if self._cancelled:
                 break
             yield FakePiece(word, [number])
             time.sleep(self.pause)
         self.at_the_end()
         threads, contended = self.threads.pop(0) if self.threads else (2, False)
-        stats = FakeStats(threads=threads, contended=contended)
+        sizes, sources = self.foreseen
+        stats = FakeStats(threads=threads, contended=contended, pass_sizes=sizes, sources=sources)
         yield FakePiece("", [], "cancelled" if self._cancelled else self.reason, stats)
 
     def stream(self, prompt: str, **sampling: Any) -> Any:
@@ -95,11 +108,40 @@ class FakeEngine:
             raise ContextOverflowError("the prompt is longer than the context")
         return self._pieces(self.says or ["you", " said ", messages[-1]["content"]])
 
+    def kept(self, messages: Any, settings: Any = None) -> Any:
+        from aded_local.conversations import KeptConversation
+
+        return KeptConversation.of(messages, answers={}, settings=settings)
+
+    def save(self, path: Path, messages: Any, settings: Any = None) -> str | None:
+        from aded_local.conversations import write
+
+        write(path, self.kept(messages, settings))
+        self.saved.append(path)
+        return self.refusal
+
+    def resume(self, path: Path) -> Any:
+        from aded_local.conversations import read
+        from aded_local.resuming import Resumed
+
+        return Resumed(read(path), 0 if self.refusal else 7, self.refusal)
+
     def answer_style(self, messages: Any) -> AnswerStyle:
         return AnswerStyle(reasoning=("<think>", "</think>"))
 
     def count_chat_tokens(self, messages: Any) -> int:
         return sum(len(m["content"].split()) for m in messages)
+
+    def piece(self, token: int) -> bytes:
+        return self.words[token].encode()
+
+    def use_draft(self, preset: str) -> None:
+        self.drafts.append(preset)
+
+    def measure_exactness(self) -> None:
+        self.measured = True
+
+    measured = False
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -118,6 +160,9 @@ def _from_environment(settings: Any, _say: Any) -> FakeEngine:
     if "FAKE_WORDS" in os.environ:
         engine.says = [f"w{n} " for n in range(int(os.environ["FAKE_WORDS"]))]
     engine.pause = float(os.environ.get("FAKE_PAUSE", "0"))
+    if "FAKE_FILE" in os.environ:  # its text, in pieces of a few characters
+        text = Path(os.environ["FAKE_FILE"]).read_text(encoding="utf-8")
+        engine.says = [text[at : at + 3] for at in range(0, len(text), 3)]
     if "FAKE_FAILURE" in os.environ:
         engine.failure = RuntimeError(os.environ["FAKE_FAILURE"])
     if "FAKE_NOTICE" in os.environ:

@@ -21,8 +21,9 @@ from fake_engine import FakeEngine, FakeStats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded_cli import chat, display, history
+from aded_cli import chat, display, editing, history, texts
 from aded_cli.conversation import Conversation
+from aded_cli.keeping import Keeper
 from aded_cli.repl import Repl
 from aded_local.errors import ADEDError, DeviceError, ModelNotFoundError
 from aded_local.shown import visible
@@ -123,7 +124,7 @@ def test_a_file_that_is_no_text_or_without_end_is_refused(
 ) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     refused(run("-f", str(tmp_path / "latin")), "latin", "UTF-8", "byte 3")
-    monkeypatch.setattr(chat, "LARGEST_PROMPT", 1 << 20)
+    monkeypatch.setattr(texts, "LARGEST_PROMPT", 1 << 20)
     (tmp_path / "large").write_bytes(bytes((1 << 20) + 1))
     refused(run("-f", str(tmp_path / "large")), "large", "1 MiB")
     refused(run(stdin=bytes((1 << 20) + 1)), "standard input", "1 MiB")
@@ -215,6 +216,32 @@ def test_options_reach_the_engine_under_its_names(engine: FakeEngine) -> None:
 def test_a_store_reaches_the_engine(engine: FakeEngine) -> None:
     assert run("-p", "q", "--store", "mine.store").exit_code == 0
     assert engine.options["store"] == "mine.store"
+
+
+def test_a_draft_model_reaches_the_engine(engine: FakeEngine) -> None:
+    line = "-p q -md small.gguf -td 2 -ngld 0 --draft-max 8 --draft-mode serial"
+    assert run(*line.split()).exit_code == 0
+    wanted = {
+        "draft_model": "small.gguf",
+        "draft_threads": 2,
+        "draft_gpu_layers": 0,
+        "draft_max": 8,
+        "draft_mode": "serial",
+    }
+    assert {name: engine.options[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("option", ["-td 2", "-ngld 0", "--draft-mode serial"])
+def test_what_is_about_a_draft_model_needs_one(engine: FakeEngine, option: str) -> None:
+    result = run("-p", "q", *option.split())
+    assert result.exit_code == 2
+    assert "give one with -md" in result.stderr
+
+
+def test_a_draft_model_is_no_use_without_drafting(engine: FakeEngine) -> None:
+    result = run("-p", "q", "-md", "small.gguf", "--draft", "off")
+    assert result.exit_code == 2
+    assert "--draft off asks no draft model" in result.stderr
 
 
 @pytest.mark.parametrize("preset", ["off", "paper"])
@@ -330,7 +357,8 @@ def test_an_error_of_the_engine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         ("what is in /etc", "-p"),
         ("models/my file.gguf", ""),
         ("missing.gguf", ""),
-        ("models/missing", ""),
+        ("models/missing", "--hf models/missing"),
+        ("./models/missing", ""),
     ],
 )
 def test_a_model_that_is_not_there_may_have_been_a_question_or_a_name(
@@ -428,7 +456,8 @@ def talk(engine: FakeEngine, *lines: str | BaseException, **sampling: Any) -> Co
         return str(line)
 
     conversation = Conversation("be brief")
-    Repl(engine, conversation, sampling, read_line).run()  # type: ignore[arg-type]
+    with Keeper(engine, conversation, sampling, keeps=False, warn=pytest.fail) as keeper:  # type: ignore[arg-type]
+        Repl(engine, conversation, sampling, read_line, keeper).run()  # type: ignore[arg-type]
     return conversation
 
 
@@ -484,7 +513,7 @@ def test_only_commands_are_commands_and_a_message_is_sent_as_it_is_typed() -> No
     assert [call[1][-1]["content"] for call in engine.calls] == list(MESSAGES)
 
 
-@pytest.mark.parametrize("line", ["/hlep", "/", "/?", "/Quit", "/quit now", "/reset the server"])
+@pytest.mark.parametrize("line", ["/hlep", "/", "/Quit", "/quit now", "/reset the server"])
 def test_what_was_meant_as_a_command_is_neither_sent_nor_guessed(
     capsys: pytest.CaptureFixture[str], line: str
 ) -> None:
@@ -517,7 +546,7 @@ def test_stats_says_what_is_known_at_once_and_measures_nothing(capsys: pytest.Ca
     engine.description = lambda: {"exact_sizes": None, "draft": "auto"}  # type: ignore[method-assign]
     talk(engine, "/stats")
     assert "not known" in capsys.readouterr().err
-    assert not hasattr(engine, "measure_exactness")
+    assert not engine.measured
 
 
 @pytest.mark.parametrize("method", ["description", "reset", "count_chat_tokens"])
@@ -572,7 +601,7 @@ def test_an_answer_that_fails_midway_leaves_its_error_a_line_of_its_own(
 def test_a_prompt_may_begin_a_conversation(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = iter(["/quit"])
     monkeypatch.setattr(display, "is_terminal", lambda _stream: True)
-    monkeypatch.setattr(history, "line_reader", lambda **_: lambda: next(lines))
+    monkeypatch.setattr(editing, "line_reader", lambda **_: lambda: next(lines))
     monkeypatch.setenv("TERM", "xterm")
     result = run("-cnv", "-p", "/help")
     assert result.exit_code == 0
@@ -782,11 +811,11 @@ def test_the_environment_switches_memory_and_history_off_for_good(
     monkeypatch.setenv("ADED_NO_MEMORY", value)
     remembers: list[bool] = []
 
-    def line_reader(*, remember: bool, warn: Any) -> Any:
+    def line_reader(*, remember: bool, warn: Any, words: Any) -> Any:
         remembers.append(remember)
-        raise EOFError
+        return lambda: (_ for _ in ()).throw(EOFError())
 
-    monkeypatch.setattr(history, "line_reader", line_reader)
+    monkeypatch.setattr(editing, "line_reader", line_reader)
     monkeypatch.setattr(display, "is_terminal", lambda stream: True)
     run()
     assert engine.options["memory"] is not is_off and remembers == [not is_off]

@@ -190,7 +190,7 @@ def test_llama_cpp_would_not_survive_these(kind: str, tiny: dict[str, Path], tmp
     # If it does some day, the check can go.
     program = tmp_path / "unchecked.py"
     program.write_text(UNCHECKED)
-    outcome = trial.run(program, [str(tiny["llama"]), HOSTILE[kind]], limit=20, memory=1 << 30)
+    outcome = trial.run(program, [str(tiny["llama"]), HOSTILE[kind]], limit=8, memory=1 << 30)
     assert outcome.ending in (trial.Ending.DIED, trial.Ending.HUNG, trial.Ending.FAILED)
 
 

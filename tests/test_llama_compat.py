@@ -21,6 +21,7 @@ import llama_calls
 import llama_cpp
 import numpy as np
 import pytest
+from fake_hub import Repository, serving
 
 from aded_local import Llama, LocalADED
 from aded_local.errors import BusyError, ContextOverflowError, ModelNotFoundError, OptionError
@@ -428,28 +429,28 @@ def test_a_negative_temperature_draws_from_the_softmax_alone(small: Path) -> Non
 def test_a_models_name_and_its_files_come_from_the_hub(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str]] = []
-
-    class Api:
-        def list_repo_files(self, repository: str) -> list[str]:
-            return ["README.md", "tiny-q4.gguf", "tiny-q8.gguf"]
-
-    class Hub:
-        HfApi = Api
-
-        @staticmethod
-        def hf_hub_download(repository: str, name: str, **where: Any) -> str:
-            asked.append((repository, name))
-            return str(small)
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     options = {"verbose": False, "draft": "off", "n_ctx": 256}
-    Llama.from_pretrained("someone/tiny", "*q4.gguf", **options).close()
-    assert asked == [("someone/tiny", "tiny-q4.gguf")]
-    with pytest.raises(OptionError, match=r"2 files fit .*tiny-q4\.gguf, tiny-q8\.gguf"):
-        Llama.from_pretrained("someone/tiny", "*.gguf", **options)
-    with pytest.raises(OptionError, match="no file fits"):
-        Llama.from_pretrained("someone/tiny", "*f16.gguf", **options)
+    files = {
+        "README.md": b"#",
+        "tiny-q4.gguf": small.read_bytes(),
+        "tiny-q8.gguf": b"GGUF",
+        "vocab.txt": b"a",
+    }
+    with serving({"someone/tiny": Repository(files)}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        with Llama.from_pretrained("someone/tiny", "*q4.gguf", **options) as llm:
+            assert Path(llm.model_path).read_bytes() == files["tiny-q4.gguf"]
+            assert (tmp_path / "hf") in Path(llm.model_path).parents
+        folder = tmp_path / "here"
+        with Llama.from_pretrained("someone/tiny", "*q4.gguf", ["vocab.txt"], folder, **options) as llm:
+            assert llm.model_path == str(folder / "tiny-q4.gguf")
+        assert (folder / "vocab.txt").read_bytes() == b"a"
+        with pytest.raises(OptionError, match=r"2 files fit .*tiny-q4\.gguf, tiny-q8\.gguf"):
+            Llama.from_pretrained("someone/tiny", "*.gguf", **options)
+        with pytest.raises(OptionError, match="no file fits"):
+            Llama.from_pretrained("someone/tiny", "*f16.gguf", **options)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(OptionError, match=r"aded-local\[hub\]"):
         Llama.from_pretrained("someone/tiny", "*q4.gguf", **options)

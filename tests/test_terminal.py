@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,81 +13,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("pseudo-terminals of POSIX", allow_module_level=True)
 
-import fcntl
-import pty
-import termios
-
-FAKE_PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
-PROMPT_SHOWN = b"\x1b[?2004h"  # line editing begins: it asks the terminal to bracket what is pasted
-WAIT = 20.0
-
-
-class Terminal:
-    """A pseudo-terminal with a program on it.
-
-    Attributes:
-        seen: all that it has shown.
-        settings: the terminal's own, before the program began.
-    """
-
-    def __init__(self, command: list[str], **environment: str) -> None:
-        self.master, self.slave = pty.openpty()
-        self.settings = termios.tcgetattr(self.slave)
-        self.seen = b""
-        self._waited = 0
-        self.process = subprocess.Popen(
-            command,
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
-        )
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def wait_for(self, text: bytes) -> bytes:
-        """Read on until ``text`` is shown; what was shown before it since the last wait."""
-        deadline = time.monotonic() + WAIT
-        while (at := self.seen.find(text, self._waited)) < 0:
-            assert self._read(max(0.0, deadline - time.monotonic())), self.seen
-        before = self.seen[self._waited : at]
-        self._waited = at + len(text)
-        return before
-
-    def _read(self, seconds: float) -> bool:
-        ready, _, _ = select.select([self.master], [], [], seconds)
-        if ready:
-            self.seen += os.read(self.master, 4096)
-        return bool(ready)
-
-    def end(self) -> int:
-        """Wait until the program has ended; its exit code. The terminal must be as it was."""
-        deadline = time.monotonic() + WAIT
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.seen
-            self._read(0.05)
-        while self._read(0.0):
-            pass
-        assert termios.tcgetattr(self.slave) == self.settings
-        return self.process.returncode
-
-    def shows_keys(self) -> bool:
-        return bool(termios.tcgetattr(self.slave)[3] & termios.ECHO)
-
-
-@contextlib.contextmanager
-def at_terminal(*args: str, command: list[str] | None = None, **environment: str) -> Iterator[Terminal]:
-    terminal = Terminal([*(command or FAKE_PROGRAM), *args], **environment)
-    try:
-        yield terminal
-    finally:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.master)
-        os.close(terminal.slave)
+from terminals import FAKE_PROGRAM, PROMPT_SHOWN, at_terminal
 
 
 def test_a_chat(tmp_path: Path) -> None:
@@ -116,7 +37,12 @@ def test_thoughts_are_dim_and_stand_apart() -> None:
     with at_terminal(FAKE_SAYS="<thi|nk>\nhm|, so\n</think>\n|\nyes") as terminal:
         terminal.wait_for(PROMPT_SHOWN)
         terminal.type(b"q\r")
-        terminal.wait_for(b"\x1b[2mhm\x1b[0m\x1b[2m, so\x1b[0m\r\n\r\nyes\r\n")
+        terminal.wait_for(b"tokens/s")
+        assert terminal.lines()[-4:-1] == ["hm, so", "", "yes"]
+        assert [row[0].fg for row in terminal.screen.buffer.values() if row[0].data in "hy"] == [
+            "808080",
+            "default",
+        ]
 
 
 def test_what_is_typed_or_pasted_meets_the_next_prompt_as_it_is() -> None:
@@ -130,7 +56,9 @@ def test_what_is_typed_or_pasted_meets_the_next_prompt_as_it_is() -> None:
         terminal.wait_for(b"you said second one")
         terminal.wait_for(PROMPT_SHOWN)
         terminal.type(b"\x1b[200~def f():\r    if x:\r\treturn 1\x1b[201~\r")
-        terminal.wait_for(b"you said def f():\r\n    if x:\r\n\treturn 1")
+        terminal.wait_for(b"you said def f():")
+        terminal.wait_for(PROMPT_SHOWN)
+        assert "you said def f():\n    if x:\n    return 1" in "\n".join(terminal.lines())
         terminal.type(b"\x04")  # Ctrl-D ahead of the prompt
         assert terminal.end() == 0
 
@@ -270,3 +198,99 @@ def test_a_single_answer_is_plain_where_that_is_asked_for(variable: dict[str, st
     spun = variable.get("TERM") != "dumb"
     assert b"\x1b[2m" not in styles and b"\x1b[31m" not in styles and b"a[31mbc\r\nnotice\r\n12.5" in styles
     assert spun or b"\x1b" not in terminal.seen
+
+
+def test_a_line_is_continued_by_alt_enter_ctrl_j_and_three_quotes(tmp_path: Path) -> None:
+    with at_terminal(ADED_DATA_DIR=str(tmp_path)) as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"one\x1b\rtwo\nthree\r")
+        terminal.wait_for(PROMPT_SHOWN)
+        assert "you said one\ntwo\nthree" in "\n".join(terminal.lines())
+        terminal.type(b'"""\r  four\r"""\r')
+        terminal.wait_for(PROMPT_SHOWN)
+        assert "you said   four" in "\n".join(terminal.lines())
+        # Pasted quotes are text.
+        terminal.type(b'\x1b[200~"""doc"""\x1b[201~\r')
+        terminal.wait_for(PROMPT_SHOWN)
+        assert 'you said """doc"""' in "\n".join(terminal.lines())
+        terminal.type(b"\x04")
+        assert terminal.end() == 0
+
+
+def test_tab_completes_a_command_and_indents_a_message() -> None:
+    with at_terminal() as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"/cont\t")
+        terminal.wait_to_show("> /context")
+        terminal.type(b"\r")
+        terminal.wait_for(b"of 4,096 tokens")
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"a\tb\r")
+        terminal.wait_for(b"you said a")
+        terminal.type(b"\x04")
+        assert terminal.end() == 0
+
+
+def test_an_editor_has_the_terminal_to_itself_and_gives_it_back(tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text(f'#!/bin/sh\nstty -a > "{tmp_path}/seen"; echo written > "$1"\n')
+    editor.chmod(0o755)
+    with at_terminal(EDITOR=str(editor), VISUAL="") as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"/edit\r")
+        terminal.wait_for(b"you said written")
+        terminal.wait_for(PROMPT_SHOWN)
+        assert not terminal.shows_keys()
+        terminal.type(b"\x04")
+        assert terminal.end() == 0
+    seen = (tmp_path / "seen").read_text()
+    assert " echo " in seen and " icanon " in seen
+
+
+ANSWER = """\
+# Head
+
+Text with **bold** words that goes on beyond the line of a narrow terminal, and then some more of it.
+
+```python
+def f():
+    return "x"
+```
+
+| a | b |
+|---|---|
+| 1 | 你好 |
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_an_answer_is_rendered_while_it_streams(tmp_path: Path, columns: int) -> None:
+    (tmp_path / "answer.md").write_text(ANSWER, encoding="utf-8")
+    said = {"FAKE_FILE": str(tmp_path / "answer.md"), "FAKE_PAUSE": "0.001"}
+    with at_terminal("-p", "q", columns=columns, **said) as terminal:
+        assert terminal.end() == 0
+        lines = terminal.lines()
+    assert lines[0] == "Head" and 'return "x"' in "\n".join(lines) and "1 │ 你" in "\n".join(lines)
+    assert "**" not in "".join(lines) and "```" not in "".join(lines)
+    assert any(cell.bold for cell in terminal.screen.buffer[0].values())
+
+
+def test_another_size_while_an_answer_streams(tmp_path: Path) -> None:
+    words = " ".join(f"w{n}" for n in range(150))
+    (tmp_path / "answer.md").write_text(words)
+    with at_terminal("-p", "q", FAKE_FILE=str(tmp_path / "answer.md"), FAKE_PAUSE="0.003") as terminal:
+        for columns in (60, 30, 100):
+            terminal.wait_for({60: b"w20", 30: b"w50", 100: b"w90"}[columns])
+            terminal.resize(columns, 40)
+        assert terminal.end() == 0
+        sent = terminal.seen
+    left = iter(sent.decode())  # a word that a new size cuts may begin twice
+    assert all(character in left for character in words.replace(" ", ""))
+
+
+@pytest.mark.parametrize("option", [["--plain"], ["--raw"]])
+def test_what_is_asked_for_plain_is_written_as_it_comes(tmp_path: Path, option: list[str]) -> None:
+    (tmp_path / "answer.md").write_text("**b** `c`")
+    with at_terminal("-p", "q", *option, FAKE_FILE=str(tmp_path / "answer.md")) as terminal:
+        assert terminal.end() == 0
+    assert b"**b** `c`\r\n" in terminal.seen

@@ -15,6 +15,7 @@ from aded_local.errors import ModelFormatError, ModelKindError
 from aded_local.llama import logs
 from aded_local.llama.controls import is_bracketed_twice
 from aded_local.llama.gguf import GGUFHeader, unchanged
+from aded_local.llama.identity import Identity, identity_of, weights_digest
 from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import lib, require_not_forked, threads_begin
 from aded_local.llama.owned import Owned
@@ -188,6 +189,16 @@ class Model:
         self.owned = self.handle = None
 
     # --- what the model is -------------------------------------------------------------------
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What a conversation belongs to; see ``identity_of``, also for errors."""
+        return identity_of(self.header)
+
+    @cached_property
+    def weights(self) -> str:
+        """What tells its weights from others; see ``weights_digest``, also for errors."""
+        return weights_digest(self.header)
 
     @cached_property
     def n_vocab(self) -> int:

@@ -67,7 +67,7 @@ class Llama(LlamaAnswers):
     that are refused. Close it, or use it in a ``with`` block; one that is dropped is closed.
 
     Args:
-        model_path: the GGUF, or a model's name (``smollm2``).
+        model_path: the GGUF, or a model's name (``smollm2``, ``hf:OWNER/NAME``).
         n_gpu_layers: layers on the GPU; -1 for all.
         seed: what the seeds of the answers follow from.
         n_ctx: tokens of context; 0 is what the model was trained with.
@@ -214,7 +214,7 @@ class Llama(LlamaAnswers):
         Raises:
             BusyError: a generation is running.
         """
-        saved = self._session.save()
+        saved = self._session.copy_cells()
         raw = saved.state.tobytes()
         said = self.input_ids if self._evaluated is not None else np.array(saved.tokens, np.int32)
         n_cells = common_prefix(said, np.array(saved.tokens, np.int32))
@@ -241,7 +241,7 @@ class Llama(LlamaAnswers):
             raise OptionError(f"the state is {type(state).__name__}; give what this class's save_state gave")
         cells = np.frombuffer(state.llama_state, np.uint8)
         tokens = state.input_ids.tolist()
-        self._session.load(SavedCells(state.settings, tokens[: state.n_cells], cells))
+        self._session.put_cells(SavedCells(state.settings, tokens[: state.n_cells], cells))
         self._seeds = Seeds(state.seed)
         self._evaluated = tokens
 

@@ -118,4 +118,5 @@ def without(tree: DraftTree, n: int, allowed: npt.NDArray[np.bool_]) -> DraftTre
         np.array([place[parents[node]] for node in order], np.int32),
         tree.depths[index],
         np.array([probabilities[node] for node in order], np.float32),
+        sources=None if tree.sources is None else tree.sources[index],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,7 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
         stat.st_size,
         device_name(),
         *gpu_names(),
-        _build(),
+        library.build(),
         settings.n_threads,
         n_gpu_layers,
         # A small context is measured at fewer cells, and its exact sizes hold for those only.
@@ -46,15 +45,6 @@ def measurements_path(model: Model, settings: ContextSettings, n_gpu_layers: int
     )
     name = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     return cache_folder() / "measurements" / f"{name}.json"
-
-
-def _build() -> str:
-    """Which llama.cpp computes: two builds of one version may have different kernels."""
-    with contextlib.suppress(OSError):
-        paths = library.files()
-        if paths:
-            return library.fingerprint(paths)
-    return importlib.metadata.version(library.DISTRIBUTION)
 
 
 class Measurements:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -80,6 +81,15 @@ def fingerprint(paths: list[Path]) -> str:
         with contextlib.suppress(OSError):
             write_privately(memo, json.dumps({**kept, **hashes}))
     return digest.hexdigest()
+
+
+def build() -> str:
+    """Which llama.cpp computes: two builds of one version may have different kernels."""
+    with contextlib.suppress(OSError):
+        paths = files()
+        if paths:
+            return fingerprint(paths)
+    return importlib.metadata.version(DISTRIBUTION)
 
 
 def _remembered(memo: Path) -> dict[str, object]:

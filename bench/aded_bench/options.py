@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aded_cli.display import error
+from aded_cli.display import error, loading
 from aded_cli.display import say as say
 from aded_local.errors import StoreError
 from aded_local.starting import EXIT_INTERRUPTED
-from aded_models import find
+from aded_models import PREFIX, find, reference
 
 if TYPE_CHECKING:
     from aded_bench.results import ResultFile
@@ -33,10 +34,16 @@ class ModelFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The file. Raises ModelNotFoundError where no model of that name is installed."""
-        return find(value).path
+        return _located(value)
 
 
 GGUF = ModelFile()
+
+
+def _located(model: Any) -> Path:
+    """The file that a path or name means; one of the Hugging Face Hub is downloaded, and a terminal shows how far."""
+    with loading(f"looking for {model}", quiet=not str(model).startswith(PREFIX)) as say:
+        return find(model, say).path
 
 
 def note(message: str) -> None:
@@ -81,7 +88,24 @@ def _temperatures(_: click.Context, __: click.Parameter, value: str) -> tuple[fl
     return tuple(dict.fromkeys(found))
 
 
-MODEL = click.argument("model", required=False, type=GGUF, metavar="[MODEL]")
+def MODEL(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command's function a ``model`` that is named by the argument MODEL or by --hf; None without either."""
+
+    @functools.wraps(command)
+    def with_model(*args: Any, model: Path | None, hf_model: str | None, **others: Any) -> Any:
+        if hf_model is not None:
+            if model is not None:
+                raise click.UsageError(
+                    f"--hf {hf_model} names a model, and so does {model}: give one of them"
+                )
+            model = _located(f"{PREFIX}{reference(hf_model)}")
+        return command(*args, model=model, **others)
+
+    hub = click.option("--hf", "-hf", "--hf-repo", "hf_model", metavar="OWNER/NAME[:QUANT]",
+                       help="A model of the Hugging Face Hub, downloaded if it is not here.")  # fmt: skip
+    return click.argument("model", required=False, type=GGUF, metavar="[MODEL]")(hub(with_model))
+
+
 N_PREDICT = click.option("-n", "--predict", "max_tokens", default=96, show_default=True, type=click.IntRange(1),
                          help="Tokens per answer.")  # fmt: skip
 THREADS = click.option("-t", "--threads", type=click.IntRange(1),

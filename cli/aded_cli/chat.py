@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from aded_local.errors import EmptyPromptError, ModelNotFoundError
+from aded_local.errors import ADEDError, EmptyPromptError, ModelNotFoundError
 from aded_local.shown import json_text
 from aded_local.starting import EXIT_INTERRUPTED
 
-from . import display
+from . import display, texts
 from .keyboard import Keyboard
 from .options import STDIN, Settings, chat_options, help_for_missing
 from .program import CONTEXT, OneLine
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from aded_local.chat.style import AnswerStyle
 
     from .answer import Answer
+    from .conversation import Conversation
+    from .keeping import Keeper
 
 MEASURING = "answered; measuring what a pass costs here, once per model (Ctrl-C leaves it for next time)…"
 MEASURING_SECONDS = 15.0
@@ -35,9 +40,6 @@ MEASURING_SECONDS_UNSEEN = 6.0
 LOOK_SECONDS = 0.1
 """How often it looks whether the machine is busy."""
 
-LARGEST_PROMPT = 2**26
-"""Bytes of a file or of standard input: 64 for each token of the largest context. More is a mistake (/dev/zero)."""
-
 
 @click.command(cls=OneLine, context_settings=CONTEXT)
 @chat_options
@@ -45,10 +47,10 @@ def main(**given: Any) -> int:
     """Chat with a GGUF model, faster where drafts pay. The model decides every token: each is the one that
     it would have said without drafts, or (see --same) one that is as likely but for rounding.
 
-    MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed, or
-    builtin, which answers questions about shell commands. Without MODEL, smollm2 answers where it is
-    installed, else builtin. In the chat, /help lists the commands. With -p, -f, or text on standard input,
-    one answer is printed, and nothing else goes to standard output.
+    MODEL is the path of a GGUF file, or a name: smollm2, a small general model, where it is installed,
+    builtin, which answers questions about shell commands, or one that `aded-models pull` fetched. Without
+    MODEL, smollm2 answers where it is installed, else builtin. In the chat, /help lists the commands. With
+    -p, -f, or text on standard input, one answer is printed, and nothing else goes to standard output.
     """
     settings = Settings.from_options(**given)
     try:
@@ -60,6 +62,7 @@ def main(**given: Any) -> int:
 
 
 def _run(settings: Settings) -> int:
+    settings = dataclasses.replace(settings, model=_model_to_open(settings))
     at_terminal = display.is_terminal(sys.stdin)
     has_prompt = bool(settings.prompt or settings.files)
     if settings.conversation and not at_terminal:
@@ -84,8 +87,9 @@ def read_prompt(settings: Settings) -> str:
         EmptyPromptError: nothing, or without --raw nothing but white space.
     """
     parts = settings.prompt or (() if settings.files else (STDIN,))
-    texts = [_standard_input(settings.raw) if part == STDIN else part for part in parts]
-    prompt = "\n".join([*texts, *(_text_of(path, settings.raw) for path in settings.files)])
+    raw = settings.raw
+    read = [_standard_input(raw) if part == STDIN else part for part in parts]
+    prompt = "\n".join([*read, *(texts.read_text(path, f"-f {path}", raw=raw) for path in settings.files)])
     if not (prompt if settings.raw else prompt.strip()):
         raise EmptyPromptError("the prompt is empty: give some text with -p, -f or on standard input")
     return prompt
@@ -94,28 +98,23 @@ def read_prompt(settings: Settings) -> str:
 def _standard_input(raw: bool) -> str:
     if sys.stdin is None or sys.stdin.closed:
         return ""
-    return _decoded("standard input", sys.stdin.buffer.read(LARGEST_PROMPT + 1), raw)
+    return texts.decoded("standard input", sys.stdin.buffer.read(texts.LARGEST_PROMPT + 1), raw=raw)
 
 
-def _text_of(path: str, raw: bool) -> str:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LARGEST_PROMPT + 1)
-    except (OSError, ValueError) as failure:  # ValueError: a null byte in the path
-        raise click.UsageError(
-            f"-f {path} cannot be read: {getattr(failure, 'strerror', None) or failure}"
-        ) from None
-    return _decoded(path, data, raw)
+def _model_to_open(settings: Settings) -> str | None:
+    """The model that was named; else that of the conversation that goes on; else the usual one of the person's own
+    configuration; None leaves it to the engine."""
+    if settings.model is not None:
+        return settings.model
+    if settings.goes_on:
+        from aded_local.conversations import LAST, find, read
 
+        model = read(find(LAST)).model
+        if model is not None and os.path.exists(model.file):
+            return model.file
+    from aded_local.config import read_config
 
-def _decoded(name: str, data: bytes, raw: bool) -> str:
-    if len(data) > LARGEST_PROMPT:
-        raise click.UsageError(f"{name} is larger than any prompt ({LARGEST_PROMPT >> 20} MiB): give less")
-    try:
-        text = data.decode("utf-8" if raw else "utf-8-sig")
-    except UnicodeDecodeError as failure:
-        raise click.UsageError(f"{name} is not valid UTF-8 text (byte {failure.start:,})") from None
-    return text if raw else text.removesuffix("\n").removesuffix("\r")
+    return read_config().model
 
 
 def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalADED:
@@ -126,28 +125,97 @@ def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalA
 
 
 def _converse(settings: Settings, first: str | None) -> int:
+    from aded_local.files import data_problem
+
     from .conversation import Conversation
-    from .history import PROMPT, line_reader
     from .repl import Repl
 
+    conversation = Conversation(settings.system)
     edited = not display.is_dumb()
+    if not settings.plain and display.is_styled(sys.stdout):
+        from .rendering.code import warm_up
+
+        threading.Thread(target=warm_up).start()  # while the model loads
     with Keyboard(edited=edited) as keyboard:
-        with display.loading("loading the model…", quiet=settings.verbose) as say:
-            llm = open_model(settings, say)
-        with llm:
-            if edited:
-                read_line = line_reader(remember=settings.remember, warn=display.note)
-            else:
-                read_line = functools.partial(keyboard.read_line, PROMPT)
-            Repl(llm, Conversation(settings.system), settings.sampling, read_line).run(first)
-    return 0
+        read_line = _line_reader(settings, keyboard, edited=edited)
+        repl: Repl | None = None
+        keeper: Keeper | None = None
+        before: Settings | None = None
+        keeps = settings.remember and data_problem() is None  # which the engine tells
+        while True:
+            with contextlib.ExitStack() as opened:
+                try:
+                    llm = opened.enter_context(_opened(settings))
+                except ADEDError as failure:
+                    if before is None:
+                        raise
+                    display.error(str(failure))
+                    settings, before = before, None
+                    continue
+                keeper = opened.enter_context(_keeper(llm, conversation, settings, keeps, keeper))
+                if repl is None:
+                    repl = Repl(llm, conversation, settings.sampling, read_line, keeper)
+                    repl.plain, repl.apart = settings.plain, keyboard.given_back
+                    if settings.goes_on:
+                        _go_on(keeper, conversation)
+                    display.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
+                else:
+                    repl.go_on_with(llm, keeper)
+                wanted = repl.run(first)
+            if wanted is None:
+                return 0
+            first, before, settings = None, settings, dataclasses.replace(settings, model=wanted)
+
+
+def _line_reader(settings: Settings, keyboard: Keyboard, *, edited: bool) -> Callable[[], str]:
+    from . import editing
+    from .commands import completions
+    from .history import PROMPT
+
+    if edited:
+        return editing.line_reader(remember=settings.remember, warn=display.note, words=completions)
+    return editing.unquoting(
+        functools.partial(keyboard.read_line, PROMPT),
+        functools.partial(keyboard.read_line, editing.CONTINUED),
+    )
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings) -> Iterator[LocalADED]:
+    with display.loading("loading the model…", quiet=settings.verbose) as say:
+        llm = open_model(settings, say)
+    with llm:
+        yield llm
+
+
+def _keeper(
+    llm: LocalADED, conversation: Conversation, settings: Settings, keeps: bool, before: Keeper | None = None
+) -> Keeper:
+    from .keeping import Keeper
+
+    return Keeper(llm, conversation, settings.sampling, keeps=keeps, warn=display.notices, before=before)
+
+
+def _go_on(keeper: Keeper, conversation: Conversation) -> None:
+    """Bring the last conversation back, and show how it ended."""
+    from aded_local.conversations import LAST
+
+    from .keeping import show_past
+
+    with display.loading("going on with the last conversation…", quiet=False):
+        resumed = keeper.load(LAST)
+    show_past(conversation, resumed.conversation)
+    if resumed.refusal is None:
+        display.note(f"it goes on at once: {resumed.cached:,} tokens need not be read again")
 
 
 def _answer_once(settings: Settings, prompt: str) -> int:
+    from aded_local.conversations import LAST
+
     from .answer import relay
     from .conversation import Conversation
 
-    messages = Conversation(settings.system).messages(prompt)
+    conversation = Conversation(settings.system)
 
     def start() -> Any:
         if settings.raw:
@@ -158,17 +226,24 @@ def _answer_once(settings: Settings, prompt: str) -> int:
         with display.loading("loading the model…", quiet=settings.verbose) as say:
             # What --exact waits for takes a minute with a large model, and whoever reads a log wants to know.
             llm = open_model(settings, say if display.is_terminal(sys.stderr) else _note_if_exact(settings))
-        with llm:
+        with llm, _keeper(llm, conversation, settings, settings.goes_on) as keeper:
+            if settings.goes_on:
+                keeper.load(LAST)
+                limit = settings.sampling.get("max_tokens")
+                conversation.make_room(prompt, llm.count_chat_tokens, n_ctx=llm.n_ctx, max_tokens=limit)
+            messages = conversation.messages(prompt)
             with display.notices.kept():
                 style = None if settings.raw else llm.answer_style(messages)
                 if settings.as_json:
                     answer = relay(llm, start, _keep_silent)
                     _print_json(answer, style)
                 else:
-                    with display.answering(style) as write:
+                    with display.answering(style, plain=settings.plain or settings.raw) as write:
                         answer = relay(llm, start, write)
             if not settings.as_json and display.is_terminal(sys.stderr):
                 display.note(display.closing_line(answer))
+            conversation.record(prompt, answer.text, stopped=answer.stopped)
+            keeper.turn_ended()
             if not answer.stopped:
                 _measure_after_answer(llm, at_last.enter_context(_interrupts_noted()))
     return EXIT_INTERRUPTED if answer.stopped else 0

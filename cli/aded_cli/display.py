@@ -6,7 +6,9 @@ Text of others goes through ``aded_local.shown`` on its way.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +18,12 @@ import click
 
 from aded_local.shown import one_line, visible
 
+from .rendering.styles import BOLD, PLAIN, Run, styled
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from aded_local.api import Stats
-    from aded_local.chat.parsing import AnswerDelta, AnswerParser
     from aded_local.chat.style import AnswerStyle
 
     from .answer import Answer
@@ -58,19 +61,34 @@ def tolerate_narrow_encodings() -> None:
 
 
 @contextmanager
-def answering(style: AnswerStyle | None = None) -> Iterator[Callable[[str], None]]:
+def answering(style: AnswerStyle | None = None, *, plain: bool = False) -> Iterator[Callable[[str], None]]:
     """Yields what writes an answer to standard output, piece by piece and at once.
 
     Its last line is ended with the block, also where the answer fails in the middle: what comes next stands below it.
+    Where standard output is styled, thoughts are dim and Markdown is rendered.
 
     Args:
-        style: of the answer; where standard output is styled, its thoughts are dim, else all is written as it came.
+        style: of the answer.
+        plain: all is written as it comes, wherever that is.
     """
-    said = _Said(_parser(style))
+    if not plain and is_styled(sys.stdout):
+        from .rendering.answers import RenderedAnswer
+
+        rendered = RenderedAnswer(sys.stdout, style)
+        try:
+            yield rendered.write
+            rendered.finish()
+        except OSError:  # nobody takes what is written
+            raise
+        except BaseException:
+            if rendered.said:
+                rendered.end()
+            raise
+        return
+    said = _Said()
     try:
         yield said.write
-        said.finish()
-    except OSError:  # nobody takes what is written
+    except OSError:
         raise
     except BaseException:
         if said.last:
@@ -79,46 +97,17 @@ def answering(style: AnswerStyle | None = None) -> Iterator[Callable[[str], None
     _end_line(said.last)
 
 
-def _parser(style: AnswerStyle | None) -> AnswerParser | None:
-    if style is None or style.reasoning is None or not is_styled(sys.stdout):
-        return None
-    from aded_local.chat.parsing import AnswerParser
-
-    return AnswerParser(style)
-
-
 class _Said:
     """What of an answer is on standard output; ``last`` is its last character."""
 
-    def __init__(self, parser: AnswerParser | None) -> None:
-        self._parser = parser
+    def __init__(self) -> None:
         self._is_shown = is_terminal(sys.stdout)
-        self._is_thought = False  # thoughts, and nothing else yet
         self.last = ""
 
     def write(self, text: str) -> None:
         """Write what comes next."""
-        if self._parser is None:
-            self._put(text)
-        else:
-            self._show(self._parser.feed(text))
-
-    def finish(self) -> None:
-        """Write what was held back, since it might have been the beginning of a marker."""
-        if self._parser is not None:
-            self._show(self._parser.finish())
-
-    def _show(self, delta: AnswerDelta) -> None:
-        if delta.reasoning:
-            self._put(delta.reasoning, dim=True)
-            self._is_thought = True
-        if delta.content:
-            self._put("\n\n" * self._is_thought + delta.content)
-            self._is_thought = False
-
-    def _put(self, text: str, *, dim: bool = False) -> None:
         said = visible(text) if self._is_shown else text
-        sys.stdout.write(click.style(said, dim=True) if dim else said)
+        sys.stdout.write(said)
         sys.stdout.flush()
         self.last = said[-1:] or self.last
 
@@ -145,12 +134,13 @@ def say(message: str) -> None:
     click.echo(visible(message))
 
 
-def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), err: bool = False) -> None:
     """Rows as columns, two spaces apart.
 
     Args:
         rows: of equal length.
         right: columns of numbers.
+        err: on standard error.
     """
     # A name may hold a line end, which must not look like another row.
     rows = [[visible(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
@@ -160,7 +150,43 @@ def say_rows(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Non
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        click.echo("  ".join(cells).rstrip(), err=err)
+
+
+def tell(message: str) -> None:
+    """A line on standard error, as it is: what a command of the chat was asked for."""
+    click.echo(visible(message), err=True)
+
+
+def tell_help(rows: Sequence[tuple[str, str]]) -> None:
+    """Commands in two columns: what is typed, and what it does, wrapped at words."""
+    widest = max(len(typed) for typed, _ in rows)
+    room = max(NARROWEST_HELP, shutil.get_terminal_size().columns - widest - 3)
+    for typed, words in rows:
+        first, *others = textwrap.wrap(words, room)
+        name = typed.ljust(widest)
+        tell_styled((name, BOLD), (f"  {first}", PLAIN))
+        for line in others:
+            tell(" " * (widest + 2) + line)
+
+
+NARROWEST_HELP = 24
+"""Columns of a command's explanation at least."""
+
+BAR = 40
+"""Columns of the bar of ``/context``."""
+
+
+def tell_bar(used: int, most: int) -> None:
+    """How much of something is used, as a bar."""
+    full = min(BAR, round(BAR * used / most))
+    tell("█" * full + "░" * (BAR - full) + f" {used / most:.0%}")
+
+
+def tell_styled(*runs: Run) -> None:
+    """A line on standard error in several styles, where it has any."""
+    is_shown = is_styled(sys.stderr)
+    click.echo("".join(styled(visible(text), style if is_shown else PLAIN) for text, style in runs), err=True)
 
 
 class Notices:

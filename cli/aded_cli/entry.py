@@ -21,3 +21,8 @@ def doctor() -> None:
 def serve() -> None:
     """aded-serve."""
     start("aded_cli.serve.program")
+
+
+def models() -> None:
+    """aded-models."""
+    start("aded_cli.models")

@@ -119,26 +119,3 @@ def open_history(*, remember: bool, warn: Callable[[str], None]) -> History:
     except OSError as failure:
         warn(f"the lines you type are not kept in {path}: {failure.strerror or failure}")
         return InMemoryHistory()
-
-
-def line_reader(*, remember: bool, warn: Callable[[str], None]) -> Callable[[], str]:
-    """A function that reads one line from the terminal with editing and history.
-
-    It raises EOFError on Ctrl-D and KeyboardInterrupt on Ctrl-C at an empty prompt; Ctrl-C over typed text
-    clears that text and gives "".
-    """
-    from prompt_toolkit import PromptSession
-
-    session: PromptSession[str] = PromptSession(
-        PROMPT, history=open_history(remember=remember, warn=warn), enable_suspend=True
-    )
-
-    def read_line() -> str:
-        try:
-            return session.prompt()
-        except KeyboardInterrupt:
-            if session.default_buffer.text:
-                return ""
-            raise
-
-    return read_line

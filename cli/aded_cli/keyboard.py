@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -74,6 +74,16 @@ class Keyboard:
         finally:
             self._set(unseen)
         return line.decode("utf-8", errors="surrogateescape").rstrip("\r\n")
+
+    @contextlib.contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Within the block the terminal is another program's, with the settings it had before."""
+        unseen = self._now()
+        self._set(self._before)
+        try:
+            yield
+        finally:
+            self._set(unseen)
 
     # --- the terminal's settings ---------------------------------------------------------------------
 

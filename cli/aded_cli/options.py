@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
-from aded_models import NAMES
+from aded_models import CATALOGUE, NAMES, PREFIX, reference
+from aded_models.references import is_repository
 
 STDIN = "-"
 """As a value of -p: standard input."""
@@ -73,7 +74,9 @@ class Settings:
         files: the paths given with -f, in order; their texts follow the parts.
         system: the system prompt, None without one.
         conversation: chat, where the prompt is only the first message.
+        goes_on: the last conversation that is kept goes on.
         raw: complete the prompt's text without a chat template.
+        plain: write answers as they come.
         as_json: print one JSON object instead of streaming text.
         remember: keep a history of typed lines on disk; the engine's ``memory`` likewise.
         verbose: llama.cpp's log, and tracebacks.
@@ -86,7 +89,9 @@ class Settings:
     files: tuple[str, ...]
     system: str | None
     conversation: bool
+    goes_on: bool
     raw: bool
+    plain: bool
     as_json: bool
     remember: bool
     verbose: bool
@@ -114,11 +119,22 @@ class Settings:
             )
         if given["raw"] and given["chat_template"] is not None:
             raise click.UsageError("--raw uses no chat template, so leave out --raw or --chat-template")
+        if given["goes_on"] and given["raw"]:
+            raise click.UsageError("--raw knows no conversation, so --continue has no place in it")
+        if given["goes_on"] and system:
+            raise click.UsageError(
+                "--continue goes on with the conversation's own system prompt: leave out --system"
+            )
         engine = engine_of(given)
-        from aded_local.files import memory_is_off
+        from aded_local.config import memory_is_off, read_config
 
-        engine["memory"] = not (given["no_memory"] or memory_is_off())
-        sampling = {name: given[name] for name in SAMPLING if given[name] is not None}
+        forbidden = "--no-memory" if given["no_memory"] else memory_is_off()
+        engine["memory"] = forbidden is None
+        if given["goes_on"] and forbidden is not None:
+            raise click.UsageError(
+                f"--continue reads a conversation that was kept, and {forbidden} says that none is read"
+            )
+        sampling = {name: given[name] for name in SAMPLING if given[name] not in (None, ())}
         return cls(
             model=model,
             engine=engine,
@@ -127,7 +143,9 @@ class Settings:
             files=given["files"],
             system=system or None,
             conversation=given["conversation"],
+            goes_on=given["goes_on"],
             raw=given["raw"],
+            plain=given["plain"] or read_config().plain,
             as_json=given["as_json"],
             remember=engine["memory"],
             verbose=given["verbose"],
@@ -137,6 +155,7 @@ class Settings:
 ENGINE = (
     "models",
     "model_option",
+    "hf_model",
     "chat_template",
     "n_ctx",
     "n_threads",
@@ -156,7 +175,7 @@ ENGINE = (
 )
 """What says which model to open and how, by the names of their parameters."""
 
-SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")
 
 
 def engine_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,19 +229,23 @@ def _draft_model_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_of(given: Mapping[str, Any]) -> str | None:
-    """The one model that was named.
+    """The one model that was named; one of the Hugging Face Hub begins with ``hf:``.
 
     Raises:
         click.UsageError: there are several, or the name is empty.
+        OptionError: --hf names no repository.
     """
-    arguments, option = given["models"], given["model_option"]
-    named = [*arguments, *([] if option is None else [option])]
+    arguments, option, hub = given["models"], given["model_option"], given["hf_model"]
     if len(arguments) > 1:
         raise click.UsageError(
             f"there is one MODEL, not {len(arguments)}: to ask something, put it in quotes behind -p"
         )
+    named = [*arguments, *([] if option is None else [option])]
+    if hub is not None:
+        named.append(f"{PREFIX}{reference(hub)}")
     if len(named) > 1:
-        raise click.UsageError(f"-m {option} names a model, and so does {arguments[0]}: give one of them")
+        last = f"-m {option}" if hub is None else f"--hf {hub}"
+        raise click.UsageError(f"{last} names a model, and so does {named[0]}: give one of them")
     if "" in named:
         raise click.UsageError("MODEL is an empty string: give a path or a name, or leave it out")
     return named[0] if named else None
@@ -231,12 +254,15 @@ def model_of(given: Mapping[str, Any]) -> str | None:
 def help_for_missing(model: str) -> str:
     """What to add to an error where there is no such file: somebody may have meant a question, or a name."""
     is_file = model.lower().endswith(".gguf") or os.path.lexists(os.path.expanduser(model))
-    if model in NAMES or is_file:
+    if model in NAMES or model in CATALOGUE or model.startswith(PREFIX) or is_file:
         return ""
+    if is_repository(model.partition(":")[0]):
+        return f"; if it is on the Hugging Face Hub: --hf {model}"
     if any(character.isspace() for character in model):
         return "; to ask it, put -p before it"
     if os.path.basename(model) == model:
-        return f"; models have the names {' and '.join(sorted(NAMES))}, and -p answers a question"
+        names = " and ".join(sorted(NAMES))
+        return f"; models have the names {names}, `aded-models list` has more, and -p answers a question"
     return ""
 
 
@@ -283,6 +309,15 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
     "model_option": click.option(
         "-m", "--model", "model_option", metavar="MODEL", help="The same as MODEL alone."
     ),
+    "hf_model": click.option(
+        "--hf",
+        "-hf",
+        "--hf-repo",
+        "hf_model",
+        metavar="OWNER/NAME[:QUANT]",
+        help="A model of the Hugging Face Hub, which is downloaded if it is not here (Q4_K_M, if there is one and QUANT"
+        " names no other).",
+    ),
     "prompt": click.option(
         "-p",
         "--prompt",
@@ -305,11 +340,20 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         is_flag=True,
         help="Chat at the terminal, as without -p and -f; these give the first message.",
     ),
+    "goes_on": click.option(
+        "--continue",
+        "goes_on",
+        is_flag=True,
+        help="Go on with the last conversation, which is not read again where it was held with the same model.",
+    ),
     "as_json": click.option(
         "--json",
         "as_json",
         is_flag=True,
         help="Print one JSON object; with -p, -f or standard input only.",
+    ),
+    "plain": click.option(
+        "--plain", is_flag=True, help="Write answers as they come: Markdown is not rendered at a terminal."
     ),
     "raw": click.option(
         "--raw",
@@ -379,6 +423,12 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         type=FiniteRange(0, 10, min_open=True),
         metavar="R",
         help="Penalty on repetition (1: none).",
+    ),
+    "stop": click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help="End an answer before TEXT. May be repeated.",
     ),
     "seed": click.option(
         "-s",
@@ -451,8 +501,8 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
     "no_memory": click.option(
         "--no-memory",
         is_flag=True,
-        help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, which"
-        " makes later answers faster, nor the history of typed lines. `aded-store inspect` and `erase` look after it;"
+        help="Do without earlier conversations, and keep nothing of this one on disk: neither what was said, to go on"
+        " with (--continue) and to draft from, nor the history of typed lines. `aded-store` looks after all that;"
         " ADED_NO_MEMORY=1 does without for good.",
     ),
     "store": click.option(

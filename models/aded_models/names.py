@@ -17,6 +17,10 @@ from typing import Final
 from aded_local.errors import ModelNotFoundError, OptionError
 
 from .builtin import builtin_path
+from .catalogue import CATALOGUE
+from .installed import installed
+from .references import PREFIX, reference
+from .sizes import size_text
 
 BUILTIN: Final = "builtin"
 SMOLLM2: Final = "smollm2"
@@ -40,22 +44,36 @@ class Found:
     note: str | None = None
 
 
-def find(given: str | os.PathLike[str] | None = None) -> Found:
+def find(
+    given: str | os.PathLike[str] | None = None, on_progress: Callable[[str], None] | None = None
+) -> Found:
     """The model that was asked for; without a name or path, SmolLM2 where it is installed, else the built-in one.
 
     Args:
-        given: a name of ``NAMES`` or a path. A ``Path`` is never a name, and ``./builtin`` is a file too.
+        given: a path; a name of ``NAMES``, or of ``CATALOGUE`` once it was pulled; or ``hf:OWNER/NAME[:QUANT]``, a
+            model of the Hugging Face Hub, which is downloaded where it is not here. A ``Path`` is never a name, and
+            ``./builtin`` is a file too.
+        on_progress: is told how far a download is.
 
     Raises:
-        ModelNotFoundError: the model of that name is not installed; the message has the command that installs it.
-        OptionError: it is neither.
+        ModelNotFoundError: the model of that name is not installed, with the command that installs it; or it cannot
+            be had from the hub.
+        OptionError: it is none of these, or the hub's client is not installed.
+        StoreError: there is no place for what is downloaded.
     """
     if given is None:
         return _best()
     if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
         raise OptionError(f"the model is {given!r}; give the path of a GGUF, or a name: {', '.join(NAMES)}")
-    if isinstance(given, str) and given in NAMES:
-        return Found(NAMES[given]())
+    if isinstance(given, str):
+        if given in NAMES:
+            return Found(NAMES[given]())
+        if given in CATALOGUE:
+            return Found(_pulled(given))
+        if given.startswith(PREFIX):
+            from .hub import found_or_pulled
+
+            return Found(found_or_pulled(reference(given), on_progress))
     return Found(Path(os.path.expanduser(given)))  # Path.expanduser fails where there is no such user
 
 
@@ -87,6 +105,16 @@ NAMES: Final[Mapping[str, Callable[[], Path]]] = MappingProxyType(
     {BUILTIN: builtin_path, SMOLLM2: smollm2_path}
 )
 """A function for each name that gives its file, and raises ModelNotFoundError where it is not installed."""
+
+
+def _pulled(name: str) -> Path:
+    one = CATALOGUE[name]
+    path = installed(one.model)
+    if path is None:
+        raise ModelNotFoundError(
+            f"{name} is not on this machine; `aded-models pull {name}` fetches it ({size_text(one.size)})"
+        )
+    return path
 
 
 def missing() -> str:

@@ -7,12 +7,13 @@ length of a chain. Where the target says one of them, the next chain is there at
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from aded_local.llama.branches import Path
-from aded_local.tree import DraftTree, chain
+from aded_local.tree import DraftTree, Source, chain
 
 if TYPE_CHECKING:
     from aded_local.drafters.model.worker import Verified, Wanted, Worker
@@ -53,7 +54,8 @@ class Branching:
                 break
             chances.append(said.confidence)
             path = (*path, int(said.tokens[0]))
-        return chain(np.array(path, np.int32), np.cumprod(chances, dtype=np.float32))
+        tree = chain(np.array(path, np.int32), np.cumprod(chances, dtype=np.float32))
+        return replace(tree, sources=np.full(len(tree), Source.MODEL, np.uint8))
 
     def prepare(self, worker: Worker, verified: Verified) -> list[Path]:
         """The next token of each branch at the end of the verified chain; see ``worker.Policy``."""

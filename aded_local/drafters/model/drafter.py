@@ -23,6 +23,7 @@ from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.drafters.model.worker import Another, Further, Likeliest, Policy, Verified, Wanted, Worker
 from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.llama.teams import give_team_back
 from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
 
@@ -47,7 +48,8 @@ class ModelDrafter:
         close: frees the draft model's weights, once its context is freed.
         mode: see ``DraftMode``.
         threads: CPU threads of a decode of the draft model.
-        ways: of ``auto``, those that may be taken, in the order of trying; None for the usual ones.
+        target_threads: those of the target's passes.
+        ways: that may be taken, in the order of trying; None for those of the mode.
         notice: told once where the model does not pay, or is given up.
 
     Attributes:
@@ -65,6 +67,7 @@ class ModelDrafter:
         mode: DraftMode,
         threads: int,
         notice: Notice,
+        target_threads: int = 1,
         ways: tuple[Way, ...] | None = None,
     ) -> None:
         self._ngrams = ngrams
@@ -72,9 +75,7 @@ class ModelDrafter:
         ngrams.hear_model()
         self._notice = notice
         self._mode = mode
-        if ways is None:
-            ways = (Way("serial"), NGRAM, Way("parallel")) if mode == "auto" else (Way(mode),)
-        self._chooser = Chooser(ways)
+        self._chooser = Chooser(ways_of(mode, target_threads) if ways is None else ways)
         self.way = self._chooser.way
         self._prepares = False
         self._plain_seconds = 0.0
@@ -143,7 +144,9 @@ class ModelDrafter:
             self._cost = cost
             self._plain_seconds = float(cost[1])
         if self._uses_model and self.way != NGRAM and (cost is not None or self.way.mode == "branch"):
-            tree = self._asked(max_nodes, self._cost, forced)
+            # Beside the model a pass takes longer, and a token of it is worth more.
+            slower = self._worker.costs.slowdown if self.way.mode == "parallel" else 1.0
+            tree = self._asked(max_nodes, self._cost * slower, forced)
             if tree is not None:
                 return tree
         with self._lock:
@@ -163,6 +166,8 @@ class ModelDrafter:
             return None
         wanted = Wanted(max_nodes, cost, forced, started)
         self._awaited = wanted
+        if worker.threads > 1:
+            give_team_back()  # the draft model's decodes would be slower by half
         worker.put(wanted)
         if not wanted.done.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
             wanted.given_up = True

@@ -43,6 +43,18 @@ class Way:
 NGRAM: Final = Way("ngram")
 
 
+def ways_of(mode: DraftMode, target_threads: int) -> tuple[Way, ...]:
+    """Those that may be taken in a mode, in the order of trying.
+
+    Beside the target's passes the model gets one of its threads, or both use all: which is faster is a matter of the
+    machine.
+    """
+    parallel = (Way("parallel", 1), Way("parallel")) if target_threads > 1 else (Way("parallel"),)
+    if mode == "auto":
+        return (Way("serial"), NGRAM, *parallel)
+    return parallel if mode == "parallel" else (Way(mode),)
+
+
 class _Pace:
     """Seconds per token of one way, in plain passes."""
 

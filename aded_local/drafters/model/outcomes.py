@@ -28,9 +28,9 @@ DEEPEST_LOOK: Final = 8
 MARGIN: Final = 0.02
 """By how much a decode must be expected to raise the tokens per second."""
 LEAST_OUTCOME: Final = 0.1
-"""Outcomes less likely than this are not prepared. Origin: three answers of SmolLM2, drafted by itself on a virtual clock
-where a pass takes eight draft steps: 0.01, 0.05, 0.1 and 0.2 reach 2.00, 1.97, 2.05 and 2.00 times plain decoding, and
-drop 7.8, 2.7, 1.1 and 0.4 places for each token."""
+"""Outcomes less likely than this are not prepared. Origin: three answers of SmolLM2, drafted by itself on a virtual
+clock where a pass takes eight draft steps: 0.01, 0.05, 0.1 and 0.2 reach 2.00, 1.97, 2.05 and 2.00 times plain
+decoding, and drop 7.8, 2.7, 1.1 and 0.4 places for each token."""
 
 
 @dataclass(frozen=True)

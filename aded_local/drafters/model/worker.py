@@ -24,6 +24,7 @@ from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.llama.branches import Path
 from aded_local.llama.loading import is_forked
+from aded_local.llama.teams import give_team_back
 from aded_local.step import Forced
 from aded_local.tree import DraftTree, IntArray
 
@@ -236,6 +237,8 @@ class Worker:
                     job.tree = self.policy.draft(self, job)
             finally:
                 job.done.set()
+                if self.threads > 1:
+                    give_team_back()  # else the target's passes are slower by half
         else:
             job()
 

@@ -82,6 +82,8 @@ class Evidence(Protocol):
         odds: their log-odds once mixed, float64 ``(MOST_CANDIDATES,)``.
         raw: the same as probabilities, each for itself, float64.
         chances: the same, adding up to one at most, float64.
+        foremost: what the source that says most for each adds to its log-odds, float64 ``(MOST_CANDIDATES,)``.
+        said_by: that source, int32.
         calibrated: scratch for ``prediction``, float64; ``order`` likewise, int64.
         gradient, trials, hits: scratch for ``mixing``, of each source, float64 ``(SOURCES,)``.
         candidate: of each entry, the candidate's place, int32 ``(MOST_ENTRIES,)``.
@@ -105,6 +107,8 @@ class Evidence(Protocol):
     odds: npt.NDArray[np.float64]
     raw: npt.NDArray[np.float64]
     chances: npt.NDArray[np.float64]
+    foremost: npt.NDArray[np.float64]
+    said_by: Integers
     calibrated: npt.NDArray[np.float64]
     order: npt.NDArray[np.int64]
     gradient: npt.NDArray[np.float64]
@@ -135,6 +139,8 @@ EVIDENCE = np.dtype(
         ("odds", np.float64, MOST_CANDIDATES),
         ("raw", np.float64, MOST_CANDIDATES),
         ("chances", np.float64, MOST_CANDIDATES),
+        ("foremost", np.float64, MOST_CANDIDATES),
+        ("said_by", np.int32, MOST_CANDIDATES),
         ("calibrated", np.float64, MOST_CANDIDATES),
         ("order", np.int64, MOST_CANDIDATES),
         ("gradient", np.float64, SOURCES),

@@ -28,6 +28,7 @@ from aded_local.drafters.ngram.candidates import (
 )
 from aded_local.errors import OptionError
 from aded_local.ngrams.table import ORDERS
+from aded_local.tree import ByteArray, Source
 
 MIXING: Final = SOURCES
 RATES: Final = SOURCES + 1
@@ -56,6 +57,30 @@ COMPONENTS: Final[dict[str, tuple[int, ...]]] = {
 """Sources first; then what is learnt as the text goes on: weights, hit rates of the evidence, final calibration;
 ``priors`` is what was learnt of them before shipping. ``static`` is shipped phrases and a store of one's own;
 ``long-contexts`` those of four to six tokens."""
+
+FORCED: Final = SOURCES
+"""In place of a source: a token that has to come, see ``step.Forced``."""
+
+
+def _kinds() -> ByteArray:
+    kinds = np.full(SOURCES + 1, Source.UNKNOWN, np.uint8)
+    for part, kind in (
+        ("conversation", Source.CONVERSATION),
+        ("memory", Source.MEMORY),
+        ("static", Source.PHRASES),
+        ("soft", Source.LIKELY),
+        ("longest", Source.MEMORY),
+        ("gaps", Source.GAPS),
+        ("unigram", Source.FREQUENT),
+        ("passages", Source.PASSAGE),
+    ):
+        kinds[list(COMPONENTS[part])] = kind
+    kinds[MODEL], kinds[FORCED] = Source.MODEL, Source.FORCED
+    return kinds
+
+
+KIND_OF_SOURCE: Final = _kinds()
+"""What each source is to those who ask what foresaw a token, of ``tree.Source``, uint8 ``(SOURCES + 1,)``."""
 
 
 def switches(without: Iterable[str]) -> npt.NDArray[np.uint8]:

@@ -125,6 +125,7 @@ class NgramDrafter:
         # A scalar of it takes Python 0.4 microseconds by name, as an attribute 2.
         self._state = self._block["state"][0]
         self._tree, self._probabilities = self.model.tree, self.model.probabilities
+        self._sources = self.model.sources
         self._state["copy_at"] = -1
         self._state["n_vocab"] = self.n_vocab
         self.model.rates[:], self.model.weights[:], self.model.finals[:] = priors
@@ -203,7 +204,8 @@ class NgramDrafter:
         if n == 0:
             return EMPTY_TREE
         tokens, parents, depths = self._tree[:, :n].copy()
-        return DraftTree(tokens, parents, depths, self._probabilities[:n].copy())
+        sources = self._sources[:n].copy()
+        return DraftTree(tokens, parents, depths, self._probabilities[:n].copy(), sources=sources)
 
     def predict(self) -> tuple[IntArray, FloatArray]:
         """The next token's distribution, calibrated; see ``Drafter.predict``."""

@@ -76,7 +76,10 @@ def said_odds(evidence: Evidence, rates: Rates, entry: int) -> float:
 
 @kernel
 def mix(evidence: Evidence, rates: Rates, weights: Weights) -> None:
-    """Turn the evidence into a probability for each candidate, in ``evidence.odds`` and ``evidence.raw``."""
+    """Turn the evidence into a probability for each candidate, in ``evidence.odds`` and ``evidence.raw``.
+
+    Which source says most for a candidate is noted beside it.
+    """
     n = evidence.n_candidates
     everyone = weight_of(evidence, weights, BIAS) * BIAS_INPUT
     for source in range(SOURCES):
@@ -85,9 +88,14 @@ def mix(evidence: Evidence, rates: Rates, weights: Weights) -> None:
             everyone += weight_of(evidence, weights, source) * rates[ODDS, source, absent]
     for i in range(n):
         evidence.odds[i] = everyone
+        evidence.foremost[i] = -math.inf
     for entry in range(evidence.n_entries):
-        weight = weight_of(evidence, weights, evidence.source[entry])
-        evidence.odds[evidence.candidate[entry]] += weight * said_odds(evidence, rates, entry)
+        source, i = evidence.source[entry], evidence.candidate[entry]
+        said = weight_of(evidence, weights, source) * said_odds(evidence, rates, entry)
+        evidence.odds[i] += said
+        if said > evidence.foremost[i]:
+            evidence.foremost[i] = said
+            evidence.said_by[i] = source
     for i in range(n):
         evidence.odds[i] = min(max(evidence.odds[i], -MOST_ODDS), MOST_ODDS)
         evidence.raw[i] = 1.0 / (1.0 + math.exp(-evidence.odds[i]))

@@ -119,6 +119,7 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
         child.token = evidence.tokens[i]
         child.conditional = chances[i]
         child.mixed = evidence.odds[i]
+        child.source = evidence.said_by[i]
         child.kind = (copied_kind if child.token == copied else kind) + (1 if i == best else 0)
         child.parent = node
         child.depth = depth

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from aded_local.drafters.ngram.components import FORCED, KIND_OF_SOURCE
 from aded_local.drafters.ngram.prediction import UNJUDGED, copied_token, expand
 from aded_local.drafters.ngram.state import Block, Predictor, Tables, plant_root
 from aded_local.drafters.puct import best_child, draw
@@ -120,6 +121,7 @@ def export(model: Predictor, n: int) -> None:
         tree[1, i] = nodes[node.parent].visits if node.parent > 0 else -1
         tree[2, i] = node.depth
         model.probabilities[i] = node.path
+        model.sources[i] = KIND_OF_SOURCE[node.source]
         node.visits = i  # where this node went, for its children
 
 
@@ -138,6 +140,7 @@ def plant_chain(model: Predictor, tokens: Integers, chances: npt.NDArray[np.floa
         child.n_children = -1
         child.visits = 0
         child.kind = UNJUDGED
+        child.source = FORCED
         child.mixed = 0.0
         child.copy_at = parent.copy_at + 1 if copies else -1
         child.copy_length = parent.copy_length + 1 if copies else 0

@@ -56,6 +56,7 @@ NODE = np.dtype(
         ("visits", np.int32),
         ("copy_length", np.int32),
         ("kind", np.int32),  # class of its calibration
+        ("source", np.int32),  # of candidates.SOURCES, that which says most for it
         ("copy_at", np.int64),
         ("mixed", np.float64),  # log-odds given the parent, before calibration
         ("conditional", np.float64),  # probability given the parent
@@ -112,6 +113,7 @@ class Predictor(Protocol):
         heap: of places in the pool, scratch for a search, int32 ``(POOL_SIZE,)``.
         chosen: places of the nodes chosen for the draft, int32 ``(MOST_NODES,)``.
         tree: the draft: tokens, parents and depths, int32 ``(3, MOST_NODES)``.
+        sources: what foresaw its nodes, see ``components.KIND_OF_SOURCE``, uint8 ``(MOST_NODES,)``.
         probabilities: of its paths, float32 ``(MOST_NODES,)``.
     """
 
@@ -130,6 +132,7 @@ class Predictor(Protocol):
     heap: Integers
     chosen: Integers
     tree: Integers
+    sources: npt.NDArray[np.uint8]
     probabilities: Floats
 
 
@@ -147,6 +150,7 @@ def predictor_type(
             ("heap", np.int32, pool_size),
             ("chosen", np.int32, MOST_NODES),
             ("tree", np.int32, (3, MOST_NODES)),
+            ("sources", np.uint8, MOST_NODES),
             ("probabilities", np.float32, MOST_NODES),
             ("rates", np.float32, (3, SOURCES, CELLS)),
             ("weights", np.float32, (SETS, SOURCES)),

@@ -21,7 +21,7 @@ from aded_local.drafters.paper.tree import search_tree
 from aded_local.kernels.compiling import entry
 from aded_local.ngrams.table import SEED_KEY, claim_pages, extend_hash
 from aded_local.step import NO_TOKENS, NOTHING_FORCED, Beginning, Forced, StepResult
-from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
+from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray, Source
 
 WINDOW_TOKENS: Final = 16
 WEIGHT_STEP: Final = 0.04
@@ -90,7 +90,8 @@ class PaperDrafter:
         if n == 0:
             return EMPTY_TREE
         tokens, parents, depths = self._shape[:, :n].copy()
-        return DraftTree(tokens, parents, depths, self._probabilities[:n].copy())
+        sources = np.full(n, Source.PAIRS, np.uint8)
+        return DraftTree(tokens, parents, depths, self._probabilities[:n].copy(), sources=sources)
 
     def predict(self) -> tuple[IntArray, FloatArray]:
         """The successors of the last two tokens; see ``Drafter.predict``."""

@@ -27,6 +27,7 @@ from .asking import messages_of, options_of, prompts_of, refused, require_few, s
 from .fields import Asked, ChatRequest, CompletionRequest, EmbeddingRequest
 from .limits import body_of
 from .metrics import CONTENT_TYPE, Metrics
+from .pacing import paced
 from .queue import LOADING, READY, Line
 from .refusals import BROKEN, NOT_FOUND, UNAVAILABLE, Cancelled, Refusal, refusal_of
 from .turn import Job, Turn, tokens_of
@@ -144,7 +145,7 @@ class Answers:
         """Yields chunks, and at the end one with the usage and no choice, where that is wanted."""
         last: Shape = {}
         for index, pieces in self._pieces(turn):
-            for last in self.chunks(pieces, index):
+            for last in self.chunks(paced(pieces), index):
                 yield last
         if usage:
             heading = {name: last[name] for name in ("id", "object", "created", "model")}

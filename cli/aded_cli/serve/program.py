@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aded_local.errors import ModelNotFoundError, OptionError
+from aded_models import PREFIX, find
 
 from .. import display
 from ..options import Whole, engine_of, engine_options, help_for_missing, model_of
@@ -94,7 +95,7 @@ def main(**given: Any) -> int:
 
     MODEL is as for aded-chat. Clients take turns. Ctrl-C and SIGTERM let the answer that is being written end.
     """
-    model, engine = model_of(given), engine_of(given)
+    model, engine = _here(model_of(given)), engine_of(given)
     key = given["api_key"] or None
     listening = _bound(given["host"], given["port"], key)
     with contextlib.closing(listening):
@@ -117,6 +118,14 @@ def main(**given: Any) -> int:
     if isinstance(failure, ModelNotFoundError) and model is not None:
         raise ModelNotFoundError(f"{failure}{help_for_missing(model)}") from failure
     raise failure
+
+
+def _here(model: str | None) -> str | None:
+    """The model; one of the Hugging Face Hub as its file, which is downloaded before anybody is promised an answer."""
+    if model is None or not model.startswith(PREFIX):
+        return model
+    with display.loading(f"looking for {model}", quiet=False) as say:
+        return str(find(model, say).path)
 
 
 def _bound(host: str, port: int, key: str | None) -> socket.socket:

@@ -24,31 +24,64 @@ from .shared import PATH, open_any, plural, refuse_link
     is_flag=True,
     help="All memories and static stores that lie in the data folder, and the history of typed lines.",
 )
+@click.option("--history", is_flag=True, help="With --all: the conversations that are kept, too.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def command(files: tuple[Path, ...], everything: bool, yes: bool) -> None:
+def command(files: tuple[Path, ...], everything: bool, history: bool, yes: bool) -> None:
     """Remove conversation memories and static stores, with all that was set aside from them.
 
-    Only files of these two kinds are removed, and with --all the history of lines typed in chats. On a terminal
-    it is asked first.
+    Only files of these two kinds are removed, and with --all the history of lines typed in chats. Conversations
+    that are kept to go on with are named then, and removed with --history only; `conversations erase` removes one.
+    On a terminal it is asked first.
     """
+    if history and not everything:
+        raise click.UsageError(
+            "--history goes with --all; `aded-store conversations erase` erases single ones"
+        )
     if files and everything:
         raise click.UsageError("--all erases what lies in the data folder: give it, or the files, not both")
     if not files and not everything:
         raise click.UsageError("name the files to erase, or give --all for those in the data folder")
     if everything:
+        from aded_local.conversations import everything as conversations
+
         from .found import leftovers, stored, typed_lines
 
-        paths = list(dict.fromkeys([*stored(), *leftovers(), *typed_lines()]))
+        past = conversations() if history else []
+        paths = list(dict.fromkeys([*stored(), *leftovers(), *typed_lines(), *past]))
     else:
         paths = list(dict.fromkeys(files))
         for path in paths:
             _require_ours(path)
     if not paths:
-        display.say("nothing is stored, so nothing was erased")
-        return
-    if not yes and not _confirmed(paths):
+        display.say("nothing is stored, so nothing was erased" + _kept_history(everything and not history))
+    elif not yes and not confirmed(paths):
         display.say("nothing was erased")
-        return
+    else:
+        try:
+            say_erased(paths)
+        finally:
+            left = _kept_history(everything and not history)
+            if left:
+                display.say(left.removeprefix("; "))
+
+
+def _kept_history(is_asked: bool) -> str:
+    """What to add where conversations are kept that ``--all`` leaves; empty where there are none."""
+    from aded_local.conversations import conversations_folder, kept
+
+    count = len(kept()) if is_asked else 0
+    if not count:
+        return ""
+    what = plural(count, "conversation")
+    return f"; {what} in {conversations_folder()} stayed: --all --history erases them too"
+
+
+def say_erased(paths: Sequence[Path]) -> None:
+    """Remove files and what belongs to them, and say what was done.
+
+    Raises:
+        StoreError: something could not be removed; the rest was.
+    """
     stayed: list[StoreError] = []
     for path in paths:
         try:
@@ -78,7 +111,8 @@ def _require_ours(path: Path) -> None:
         open_any(path)
 
 
-def _confirmed(paths: Sequence[Path]) -> bool:
+def confirmed(paths: Sequence[Path]) -> bool:
+    """Whether the person agrees that these files are erased; UsageError where nobody can be asked."""
     if not display.is_terminal(sys.stdin):
         raise click.UsageError("there is no terminal to ask on: give --yes to erase without being asked")
     for path in paths:

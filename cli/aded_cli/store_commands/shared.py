@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aded_local.errors import StoreError
+from aded_models.sizes import size_text as size_text
 
 if TYPE_CHECKING:
     from aded_local.llama.vocabulary import Vocabulary
@@ -87,16 +88,6 @@ def refuse_link(path: Path) -> None:
 def plural(count: int, what: str) -> str:
     """A number and what it counts: ``1 text``, ``1,200 texts``."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def size_text(count: int) -> str:
-    """Bytes for people, in decimal units as file managers show them."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def date_text(seconds: int | None) -> str:
