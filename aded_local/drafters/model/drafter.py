@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from aded_local.drafters.model import DraftMode
 from aded_local.drafters.model.branching import Branching
-from aded_local.drafters.model.modes import NGRAM, Chooser, Way
+from aded_local.drafters.model.modes import NGRAM, Chooser, Way, ways_of
 from aded_local.drafters.model.outcomes import paths_of
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
