@@ -341,6 +341,7 @@ def test_end_to_end_on_the_built_in_pair(tmp_path: Path, curve_file: Path) -> No
         (["--ratios", "0"], "between"),
         (["--modes", "quick"], "unknown method"),
         (["--draft", "/no/such.gguf", "--prompts", "1", "-n", "4"], "no such"),
+        (["--draft", "self", "--prompts", "1", "-n", "1", "-c", "512"], "no answer has two tokens"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_line(arguments: Sequence[str], said: str, curve_file: Path) -> None:

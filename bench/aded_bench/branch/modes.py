@@ -50,10 +50,10 @@ class Mode(Protocol):
         ...
 
 
-def run(mode: Mode, worlds: Sequence[World]) -> None:
-    """Write one answer after the other."""
-    for session, world in enumerate(worlds):
-        mode.begin(world, session)
+def run(mode: Mode, worlds: Sequence[World], session: int = 0) -> None:
+    """Write one answer after the other, in conversations from number ``session`` on."""
+    for number, world in enumerate(worlds, session):
+        mode.begin(world, number)
         while world.left > 0:
             ways = mode.prepare(world)
             mode.meanwhile(world, world.begin(ways))

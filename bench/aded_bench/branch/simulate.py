@@ -21,6 +21,7 @@ from aded_bench.run.suites import Conversation
 from aded_bench.summary import ratio_interval
 from aded_local.drafters.model.pairing import require_pair
 from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.errors import OptionError
 from aded_local.llama import Model
 from aded_local.speed.device import physical_threads
 
@@ -144,7 +145,7 @@ def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
 def _recorded(plan: Plan, step: Step) -> Recording:
     longest = plan.n_ctx - plan.max_tokens
     prompts: list[Prompt] = virtual.prompts(plan.model, plan.conversations, longest)
-    return record(
+    found = record(
         plan.model,
         prompts,
         most=plan.max_tokens,
@@ -154,6 +155,13 @@ def _recorded(plan: Plan, step: Step) -> Recording:
         origin=_origin(plan, plan.model),
         step=step,
     )
+    # The first token comes with the prompt; there is a mode for what follows.
+    texts = [text for text in found.texts if len(text.tokens) > text.start + 1]
+    if not texts:
+        raise OptionError(
+            "no prompt fits, or no answer has two tokens; name other prompts, or ask for more with -c or -n"
+        )
+    return Recording(texts, found.states)
 
 
 def _draft(plan: Plan, name: str, path: Path, recording: Recording) -> Any:
@@ -200,16 +208,24 @@ def simulate(
     ngrams: Callable[[], NgramDrafter],
     rule: str | None = None,
 ) -> dict[str, Any]:
-    """All answers with one mode, one after the other, as plain data.
+    """All answers with one mode, as plain data. Each half of them comes after the other half, which is not counted:
+    what a mode learns of its models takes some hundred tokens.
 
     Args:
         ngrams: makes a drafter for the modes that have one.
         rule: for branch points, of ``RULES``; None for SpecBranch's own.
     """
-    made = modes.make(mode, ngrams, recording.n_hidden, rule=rule or "both")
-    worlds = [World(text, recording.states[text.id], draft, machine) for text in recording.texts]
-    modes.run(made, worlds)
-    ran = [world.ran() for world in worlds]
+    halves = recording.texts[::2], recording.texts[1::2]
+    ran: list[Ran] = []
+    right = np.zeros((3, 3), np.int64)
+    for learnt, counted in (halves, halves[::-1]):
+        made = modes.make(mode, ngrams, recording.n_hidden, rule=rule or "both")
+        modes.run(made, [World(text, recording.states[text.id], draft, machine) for text in learnt])
+        worlds = [World(text, recording.states[text.id], draft, machine) for text in counted]
+        modes.run(made, worlds, session=len(learnt))
+        ran += [world.ran() for world in worlds]
+        if isinstance(made, Branching):
+            right += made.right
     found = {
         "draft": draft.name,
         "curve": machine.curve.name,
@@ -218,11 +234,11 @@ def simulate(
         "rule": rule,
     }
     found |= figures(ran)
-    if isinstance(made, Branching):
-        judged = int(made.right.sum())
+    if mode == BRANCH:
+        judged = int(right.sum())
         found["chains"] = judged
-        found["class_accuracy"] = float(np.trace(made.right)) / judged if judged else None
-        found["commonest_class"] = float(made.right.sum(axis=0).max()) / judged if judged else None
+        found["class_accuracy"] = float(np.trace(right)) / judged if judged else None
+        found["commonest_class"] = float(right.sum(axis=0).max()) / judged if judged else None
     return found
 
 
