@@ -395,6 +395,17 @@ def test_a_change_for_the_better_is_noticed() -> None:
     assert chooser.best == SERIAL
 
 
+def test_reading_a_text_is_the_price_of_a_trial_and_not_its_pace() -> None:
+    chooser = Chooser((NGRAM, SERIAL))
+    run(chooser, lambda way: 0.8, TRIAL)
+    assert chooser.way == SERIAL
+    for _ in range(200):
+        chooser.record(5.0, 1, ready=False)
+    assert chooser.way == SERIAL
+    run(chooser, lambda way: 0.4 if way == SERIAL else 0.8, TRIAL)
+    assert chooser.best == SERIAL
+
+
 def test_one_mode_is_never_left() -> None:
     chooser = Chooser((SERIAL,))
     assert run(chooser, lambda way: 9.0, 3 * TRIAL) == {SERIAL: 3 * TRIAL}

@@ -205,8 +205,10 @@ class ModelDrafter:
                     result.verify_seconds / max(float(self._cost[len(result.tree) + 1]), 1e-9)
                 )
             self._steps[self.way.mode] = self._steps.get(self.way.mode, 0) + 1
-            if (worker.ready or self.way == NGRAM) and self._plain_seconds > 0.0:
-                self._chooser.record(result.total_seconds / self._plain_seconds, len(result.tokens))
+            if self._plain_seconds > 0.0:
+                seconds = result.total_seconds / self._plain_seconds
+                ready = worker.ready or self.way == NGRAM
+                self._chooser.record(seconds, len(result.tokens), ready=ready)
                 self._choose()
         self._pass_began = 0.0
         self._prepares = False
