@@ -105,6 +105,11 @@ class Target:
             return min(largest, self.context.n_rollback)
         return largest
 
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether verifications keep hidden states."""
+        return self.context.reads_hidden
+
     def read_hidden(self, wanted: bool) -> None:
         """Let later verifications keep hidden states, or not; see ``hidden_at``."""
         self.context.reads_hidden = wanted
