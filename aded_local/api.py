@@ -8,6 +8,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,10 +24,12 @@ from aded_local.chat.messages import Message
 from aded_local.chat.rendering import read_template
 from aded_local.conversations import KeptConversation
 from aded_local.drafters import SEARCHES, Search
+from aded_local.drafters.model import DRAFT_MODES, DraftMode
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine import DRAFTS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, OptionError
 from aded_local.llama import ALL_LAYERS
+from aded_local.llama.context import LARGEST_PASS
 from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
 from aded_local.request import Options
@@ -107,6 +110,13 @@ class LocalADED(Asking):
         search: how the draft tree of ``auto`` grows: ``best-first``, the optimum for the estimated probabilities, or
             ``puct``, the Monte Carlo tree search of the ADED paper. ``paper`` always searches by PUCT.
         chat_template: a Jinja template to use instead of the GGUF's: its text, or a ``Path`` of its file.
+        draft_model: a second GGUF with the same vocabulary, or a model's name: what it says joins the drafts of
+            ``auto``. Words and distribution stay the target's.
+        draft_mode: when it is asked: ``serial``, before each pass as far as that pays; ``parallel``, beside passes too;
+            ``branch``, as SpecBranch does; ``ngram``, never; ``auto`` finds out what is fastest.
+        draft_threads: CPU threads of its decodes; None takes as many as the target's.
+        draft_gpu_layers: its layers on the GPU; None or -1 for all, where the build has one.
+        draft_max: tokens of a draft at most, whatever they come from; None leaves it to what pays.
         verbose: llama.cpp's log on standard error.
         on_progress: told before measurements that somebody waits for (``same="exact"``, ``prepare``).
         on_notice: told what went wrong without stopping anything; None warns.
@@ -137,6 +147,11 @@ class LocalADED(Asking):
         top_k_learning: bool = True,
         search: Search = "best-first",
         chat_template: str | Path | None = None,
+        draft_model: str | Path | None = None,
+        draft_mode: DraftMode = "auto",
+        draft_threads: int | None = None,
+        draft_gpu_layers: int | None = None,
+        draft_max: int | None = None,
         verbose: bool = False,
         on_progress: Callable[[str], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
@@ -167,7 +182,16 @@ class LocalADED(Asking):
             raise OptionError(f"same is {same!r}; it must be one of {', '.join(SAMES)}")
         if exact and same not in (None, "exact"):
             raise OptionError(f"exact=True is same='exact', and same={same!r} was given too: leave one out")
+        if draft_mode not in DRAFT_MODES:
+            raise OptionError(f"draft_mode is {draft_mode!r}; it must be one of {', '.join(DRAFT_MODES)}")
+        if draft_model is not None and draft != "auto":
+            raise OptionError(
+                f"draft={draft!r} asks no draft model; leave draft_model out, or take draft='auto'"
+            )
+        if draft_model is not None and not isinstance(draft_model, (str, os.PathLike)):
+            raise OptionError(f"draft_model is {draft_model!r}; it must be the path of a GGUF")
         gpu_layers = request.layers(n_gpu_layers)
+        draft_layers = request.layers(draft_gpu_layers)
         self._seed = request.seed_of(seed)
         how = EngineOptions(
             draft=draft,
@@ -183,9 +207,17 @@ class LocalADED(Asking):
             top_k=top_k_learning,
             search=search,
             chat_template=None if chat_template is None else read_template(chat_template),
+            draft_mode=draft_mode,
+            draft_threads=request.threads(draft_threads),
+            draft_gpu_layers=ALL_LAYERS if draft_layers is None else draft_layers,
+            draft_max=request.whole(
+                "draft_max", draft_max, 1, LARGEST_PASS - 1, you_choose=request.YOU_CHOOSE
+            ),
         )
         from aded_models import find
 
+        if draft_model is not None:
+            how = replace(how, draft_model=find(draft_model).path)
         notice = on_notice or _warn
         found = find(model_path, on_progress or _quiet)
         if found.note is not None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
+from aded_local.drafters import NOBODY, Beside
 from aded_local.llama import Sampler, Sampling, Steering, Target
 from aded_local.llama.forced import GrammarConstraint
 from aded_local.llama.steering import ENDED, UNSTEERED
@@ -163,6 +164,7 @@ def generate(
     cancelled: Callable[[], bool],
     started: float | None = None,
     steering: Steering = UNSTEERED,
+    beside: Beside = NOBODY,
 ) -> Generator[list[int], None, None]:
     """Answer ``prompt``, yielding the tokens of each step as the target settles them.
 
@@ -181,6 +183,7 @@ def generate(
         cancelled: asked once per step, and before the first: then nothing is decoded.
         started: when the answer began, by ``clock``; now if None.
         steering: what else the choice of tokens has to follow.
+        beside: what works beside the passes.
 
     Raises:
         DeviceError: llama.cpp refused.
@@ -220,6 +223,7 @@ def generate(
             most = min(target.room, max_tokens - tally.generated_tokens)
             result = step(target, planner, root, most, sampler.sample, is_end, greedy=greedy)
             accepted = clock()
+            alone = not beside.beside
             root = result.tokens[-1]
             if root == ENDED:
                 result = _without_end(result)
@@ -227,10 +231,11 @@ def generate(
                 if beginning.constraint is not None:
                     beginning.constraint.advance(result.tokens)
                 planner.observe(result)
-            threads.observe(len(result.tree) + 1, result.n_cells, result.verify_seconds)
-            if not (len(result.tree) or threads.contended):
-                tally.plain_passes.append((result.n_cells, result.verify_seconds))
-            target.set_threads(threads.count)
+            if alone:
+                threads.observe(len(result.tree) + 1, result.n_cells, result.verify_seconds)
+                if not (len(result.tree) or threads.contended):
+                    tally.plain_passes.append((result.n_cells, result.verify_seconds))
+            target.set_threads(threads.without(beside.lent))
             ended = clock()
             tally.add(result, ended - accepted)
             tally.total = ended - started

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
@@ -15,7 +15,9 @@ from aded_local.access import Access
 from aded_local.chat.looking import analysed
 from aded_local.chat.rendering import Renderer
 from aded_local.chat.template import ChatTemplate
-from aded_local.drafters import PRESETS, Search
+from aded_local.drafters import NOBODY, PRESETS, Beside, Search
+from aded_local.drafters.model import DraftMode
+from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import DeviceError, StoreError
 from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
 from aded_local.llama.loading import is_forked, waiting
@@ -30,6 +32,10 @@ from aded_local.speed.probe import Gate
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
 from aded_local.tree import IntArray
+
+if TYPE_CHECKING:
+    from aded_local.drafters.model.drafter import ModelDrafter
+    from aded_local.drafters.model.loading import DraftModel
 
 OFF = "off"
 """The preset that does not draft: plain decoding."""
@@ -63,6 +69,11 @@ class EngineOptions:
     top_k: bool = True
     search: Search = "best-first"
     chat_template: str | None = None
+    draft_model: Path | None = None
+    draft_mode: DraftMode = "auto"
+    draft_threads: int | None = None
+    draft_gpu_layers: int = ALL_LAYERS
+    draft_max: int | None = None
 
 
 SAVED_SHARE = 0.25
@@ -104,6 +115,8 @@ class Engine:
         loss: share of the speed that keeping the words costs here, or would cost.
         again: makes measurements again that do not hold any longer.
         occupant: the session whose tokens the cells hold, while somebody has it.
+        draft: a second model that drafts; None without one.
+        asking: what asks it; None as long as nothing is drafted.
     """
 
     model: Model
@@ -124,6 +137,8 @@ class Engine:
     loss: float = 0.0
     again: Callable[[Engine], None] = lambda engine: None
     occupant: weakref.ref[Occupant] | None = None
+    draft: DraftModel | None = None
+    asking: ModelDrafter | None = None
     _template: ChatTemplate | None = None
 
     @property
@@ -135,6 +150,17 @@ class Engine:
     def planner_in_use(self) -> Planner:
         """What plans the next answer."""
         return PlainPlanner() if self.plain else self.planner
+
+    @property
+    def beside_in_use(self) -> Beside:
+        """What works beside the next answer's passes."""
+        return NOBODY if self.plain or self.asking is None else self.asking
+
+    def model_did(self) -> ModelDrafting | None:
+        """What the draft model did so far; None without one."""
+        if self.draft is None:
+            return None
+        return ModelDrafting() if self.asking is None else self.asking.did()
 
     def threads_in_use(self) -> Threads:
         """What says how many threads the next answer's passes use."""
@@ -176,7 +202,7 @@ class Engine:
         exactness = self.tuner.exactness(setting_of(target.settings))
         sizes = [1] if exactness is None else exactness.sizes
         return Limits(
-            nodes=target.largest_draft,
+            nodes=min(target.largest_draft, self.options.draft_max or target.largest_draft),
             leaves=1 if is_chain else target.settings.n_sequences,
             sizes=tuple(sizes) if exact else None,
         )
@@ -344,6 +370,10 @@ class Engine:
                 self.tuner.save_refined(self.curve)
         finally:
             self.planner.close()
+            if self.asking is not None:
+                self.asking.close()
+            elif self.draft is not None:
+                self.draft.close()
             if stopped:  # else a pass still reads the weights, and they stay until the program ends
                 self.target.close()
                 self.model.close()
@@ -403,6 +433,7 @@ class Engine:
             "memory": _memory_kind(model),
             "threads_wait": waiting(),
             "draft": options.draft,
+            **self._describe_draft_model(),
             "preparation": self.preparation.describe() + (AGAIN if self.tuner.busy else ""),
             "same": options.same,
             "words": self._words(),
@@ -422,6 +453,17 @@ class Engine:
                 facts = self.memory.inspect()
                 found["remembered"] = {"exchanges": facts.exchanges, "tokens": facts.tokens}
         return found
+
+    def _describe_draft_model(self) -> dict[str, Any]:
+        if self.draft is None:
+            return {}
+        now = "" if self.asking is None else self.asking.way.mode
+        return {
+            "draft_model": str(self.draft.path),
+            "draft_mode": self.options.draft_mode,
+            "draft_mode_now": now,
+            "draft_threads": self.draft.n_threads,
+        }
 
     def _threads_now(self) -> str:
         threads = self.threads

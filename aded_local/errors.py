@@ -4,7 +4,8 @@
     ├── ModelError            the GGUF cannot be used (also a ValueError)
     │   ├── ModelNotFoundError    no such file, a folder, or a model's name that is not installed
     │   ├── ModelFormatError      not a GGUF, truncated, inconsistent, or llama.cpp crashes on it
-    │   └── ModelKindError        vocabulary only, embedding, encoder: it does not write text
+    │   ├── ModelKindError        vocabulary only, embedding, encoder: it does not write text
+    │   └── PairingError          a draft model that cannot draft for this target: another vocabulary, no cache
     ├── PromptError           the prompt cannot be answered (also a ValueError)
     │   ├── EmptyPromptError
     │   └── ContextOverflowError  the prompt is longer than the context
@@ -41,6 +42,10 @@ class ModelFormatError(ModelError):
 
 class ModelKindError(ModelError):
     """The GGUF is sound but does not write text: vocabulary only, embedding, encoder."""
+
+
+class PairingError(ModelError):
+    """The draft model cannot draft for this target: its vocabulary is another one, or its memory cannot branch."""
 
 
 class PromptError(ADEDError, ValueError):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aded_local.access import Access
 from aded_local.config import memory_is_off
-from aded_local.drafters import Drafter, make_drafter
+from aded_local.drafters import NOBODY, Drafter, make_drafter
 from aded_local.engine import Engine, EngineOptions
 from aded_local.errors import DeviceError, OptionError, StoreError
 from aded_local.files import complaint, data_problem
@@ -24,11 +25,14 @@ from aded_local.ngrams.table import Table
 from aded_local.scheduler import Scheduler
 from aded_local.speed import device
 from aded_local.speed.joining import JoiningPlanner
-from aded_local.speed.planner import PlainPlanner, Planner, make_planner
+from aded_local.speed.planner import PlainPlanner, Planner, WholePlanner, make_planner
 from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compile_beside, giving_way
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
 from aded_local.tree import IntArray
+
+if TYPE_CHECKING:
+    from aded_local.drafters.model.loading import DraftModel
 
 Say = Callable[[str], None]
 """Takes a line for the person who waits."""
@@ -176,6 +180,13 @@ def _open_context(
     if options.same == "exact" and tuner.choice() is None:
         tuner.settle()  # which words are said depends on it
     target = tuner.open()
+    draft = None
+    try:
+        if options.draft_model is not None:
+            draft = _open_draft(options.draft_model, model, options, progress)
+    except BaseException:
+        target.context.close()
+        raise
     scheduler = Scheduler(rest=give_team_back)
     tuner.on_busy = scheduler.hold_nobody_up
     engine = Engine(
@@ -192,6 +203,7 @@ def _open_context(
         Threads(target.settings.n_threads),
         memory,
         forgetful=data_problem() is not None,
+        draft=draft,
     )
     try:
         if options.draft == "off" or target.drafting_shape == "none":
@@ -229,10 +241,28 @@ def _open_context(
         return engine
     except BaseException:
         engine.preparation.close()
+        if engine.asking is not None:
+            engine.asking.close()
+        elif draft is not None:
+            draft.close()
         target.context.close()
         raise
     finally:
         give_team_back()
+
+
+def _open_draft(path: Path, target: Model, options: EngineOptions, progress: Say) -> DraftModel:
+    """The draft model of ``options``, if it can draft for ``target``."""
+    from aded_local.drafters.model.loading import DraftModel
+
+    return DraftModel(
+        path,
+        target,
+        n_gpu_layers=options.draft_gpu_layers,
+        n_threads=options.draft_threads or options.n_threads or device.physical_threads(),
+        verbose=options.verbose,
+        progress=progress,
+    )
 
 
 def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None) -> None:
@@ -340,19 +370,45 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
     )
     if earlier is not None:
         drafter.recall(earlier)
-    return drafter
+    return drafter if engine.draft is None else _with_model(engine, engine.draft, drafter)
+
+
+def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
+    """The drafter with what the draft model says; without where there is no memory for its context."""
+    from aded_local.drafters.model.drafter import ModelDrafter
+    from aded_local.drafters.ngram.drafter import NgramDrafter
+
+    assert isinstance(ngrams, NgramDrafter)  # of auto, the only preset that asks a model
+    try:
+        speaker = draft.speaker(engine.n_ctx)
+    except DeviceError as error:
+        engine.notice(f"drafting goes on without a draft model: {error}")
+        return ngrams
+    engine.asking = ModelDrafter(
+        ngrams,
+        speaker,
+        close=draft.close,
+        mode=engine.options.draft_mode,
+        threads=draft.n_threads,
+        target_threads=engine.target.settings.n_threads,
+        notice=engine.notice,
+    )
+    return engine.asking
 
 
 def _make_planner(engine: Engine, drafter: Drafter) -> Planner:
     assert engine.curve is not None
     engine.threads.use(engine.curve)
     options = engine.options
+    if options.draft_mode == "branch" and engine.asking is not None:
+        return WholePlanner(drafter, engine.limits())  # as published, whatever it promises
     return make_planner(
         options.draft,
         drafter,
         engine.threads.costs,
         engine.limits(),
         top_k=options.top_k,
+        beside=NOBODY if engine.asking is None else engine.asking,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aded_local.decode import FINISHED_CANCELLED, Tally
+from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import DeviceError
 from aded_local.logprobs import TokenLogprob
 from aded_local.tree import Source
@@ -47,6 +48,7 @@ class Stats:
             letters: ``conversation``, ``memory``, ``passage``, ….
         answer_tokens: tokens of the answer as a client is told of them: without the end token and without what a step
             brought beyond a stop text, whose own tokens count.
+        draft_model: what a draft model did; None without one.
     """
 
     prompt_tokens: int
@@ -69,11 +71,14 @@ class Stats:
     pass_sizes: tuple[tuple[int, int], ...] = ()
     answer_tokens: int = 0
     sources: tuple[str, ...] = ()
+    draft_model: ModelDrafting | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; without ``pass_sizes`` and ``sources``, which are as long as the answer."""
         found = asdict(self)
         del found["pass_sizes"], found["sources"]
+        if self.draft_model is None:
+            del found["draft_model"]
         return found
 
 
@@ -133,13 +138,21 @@ def _plain(found: Piece | Reply) -> dict[str, Any]:
     }
 
 
-def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool, answer_tokens: int = 0) -> Stats:
+def stats_of(
+    tally: Tally,
+    idle: float,
+    setting: str,
+    *,
+    same_words: bool,
+    answer_tokens: int = 0,
+    draft_model: ModelDrafting | None = None,
+) -> Stats:
     """Statistics of a finished answer.
 
     Args:
         tally: what it took.
         idle: seconds that passed in the caller's hands, not ours.
-        setting, same_words, answer_tokens: see ``Stats``.
+        setting, same_words, answer_tokens, draft_model: see ``Stats``.
     """
     total = tally.total - idle
     known = tally.prefill + tally.draft + tally.verify + tally.sample
@@ -173,6 +186,7 @@ def stats_of(tally: Tally, idle: float, setting: str, *, same_words: bool, answe
         pass_sizes=tuple(tally.pass_sizes),
         answer_tokens=answer_tokens,
         sources=tuple(Source(source).name.lower() for source in tally.sources),
+        draft_model=draft_model,
     )
 
 

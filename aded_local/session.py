@@ -27,6 +27,8 @@ from aded_local.chat.style import AnswerStyle
 from aded_local.continuation import Continuation, common_prefix, continuation
 from aded_local.conversations import KeptCells, KeptConversation
 from aded_local.decode import FINISHED_STOP, Tally, generate
+from aded_local.drafters import NOBODY
+from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob, token_logprob
@@ -228,6 +230,7 @@ class Session(Resumable, Asking):
         model = engine.model
         limit = min(request.max_tokens or engine.n_ctx, engine.n_ctx - len(tokens) + 1)
         tally = Tally()
+        model_did = engine.model_did()
         text = TextStream(model.piece if style is None else showing(model, style.markers), request.stop)
         likely: deque[TokenLogprob] | None = None if request.steering.logprobs is None else deque()
         prompt = np.array(tokens, np.int32)
@@ -250,6 +253,7 @@ class Session(Resumable, Asking):
             asked.is_cancelled,
             started,
             request.steering,
+            NOBODY if request.is_plain else engine.beside_in_use,
         )
         try:
             for step in steps:
@@ -292,6 +296,7 @@ class Session(Resumable, Asking):
                 setting_of(engine.target.settings).name,
                 same_words=engine.is_exact or tally.drafted == 0,
                 answer_tokens=text.n_read,
+                draft_model=_since(engine.model_did(), model_did),
             ),
             _taken(likely, len(told)),
         )
@@ -469,6 +474,10 @@ class Session(Resumable, Asking):
                 self._engine.target.forget()
             self._answers.clear()
             self._forget()
+
+
+def _since(now: ModelDrafting | None, before: ModelDrafting | None) -> ModelDrafting | None:
+    return now if now is None or before is None else now.since(before)
 
 
 def _answered(messages: list[Message], text: str) -> list[Message]:

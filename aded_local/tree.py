@@ -36,6 +36,7 @@ class Source(IntEnum):
         FREQUENT: tokens that are frequent anywhere.
         PAIRS: the tri-grams of the ADED paper.
         FORCED: nothing else may come, by the grammar.
+        MODEL: what a draft model said.
     """
 
     UNKNOWN = 0
@@ -48,6 +49,7 @@ class Source(IntEnum):
     FREQUENT = 7
     PAIRS = 8
     FORCED = 9
+    MODEL = 10
 
 
 @dataclass(frozen=True, slots=True)

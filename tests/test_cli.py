@@ -218,6 +218,32 @@ def test_a_store_reaches_the_engine(engine: FakeEngine) -> None:
     assert engine.options["store"] == "mine.store"
 
 
+def test_a_draft_model_reaches_the_engine(engine: FakeEngine) -> None:
+    line = "-p q -md small.gguf -td 2 -ngld 0 --draft-max 8 --draft-mode serial"
+    assert run(*line.split()).exit_code == 0
+    wanted = {
+        "draft_model": "small.gguf",
+        "draft_threads": 2,
+        "draft_gpu_layers": 0,
+        "draft_max": 8,
+        "draft_mode": "serial",
+    }
+    assert {name: engine.options[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("option", ["-td 2", "-ngld 0", "--draft-mode serial"])
+def test_what_is_about_a_draft_model_needs_one(engine: FakeEngine, option: str) -> None:
+    result = run("-p", "q", *option.split())
+    assert result.exit_code == 2
+    assert "give one with -md" in result.stderr
+
+
+def test_a_draft_model_is_no_use_without_drafting(engine: FakeEngine) -> None:
+    result = run("-p", "q", "-md", "small.gguf", "--draft", "off")
+    assert result.exit_code == 2
+    assert "--draft off asks no draft model" in result.stderr
+
+
 @pytest.mark.parametrize("preset", ["off", "paper"])
 def test_a_store_is_no_use_to_other_presets(engine: FakeEngine, preset: str) -> None:
     result = run("-p", "q", "--store", "mine.store", "--draft", preset)

@@ -23,6 +23,7 @@ from aded_local.drafters.ngram.candidates import (
     EVIDENCE,
     LONGEST_MEMORY,
     MEMORY,
+    MODEL,
     MOST_CANDIDATES,
     MOST_ENTRIES,
     ODDS,
@@ -44,6 +45,8 @@ from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.mixing import (
     COMMON_SET,
     FIRST_SETS,
+    MODEL_COMMON_SET,
+    MODEL_FIRST_SETS,
     SECOND_SETS,
     SETS,
     Weights,
@@ -65,7 +68,7 @@ def evidence_of(*said: tuple[int, int, int]) -> Evidence:
     evidence: Evidence = record(EVIDENCE)
     clear(evidence)
     evidence.bound = 1000
-    evidence.second_set = FIRST_SETS
+    evidence.second_set, evidence.common_set = FIRST_SETS, COMMON_SET
     for source, token, cell in said:
         propose(evidence, source, token, cell)
         evidence.absent[source] = 0
@@ -196,7 +199,8 @@ def test_only_the_chosen_sets_are_taught() -> None:
     assert changed == {3, FIRST_SETS + 4, COMMON_SET}
     silent = [source for source in range(SOURCES) if source not in (MEMORY, BIAS)]
     assert np.array_equal(weights[:, silent], start_weights()[:, silent])
-    assert SETS == FIRST_SETS + SECOND_SETS + 1 == COMMON_SET + 1
+    assert FIRST_SETS + SECOND_SETS + 1 == COMMON_SET + 1 == MODEL_FIRST_SETS
+    assert SETS == MODEL_COMMON_SET + 1
 
 
 def test_a_source_that_knows_the_context_but_not_the_candidate_makes_it_less_likely() -> None:
@@ -244,10 +248,11 @@ def test_a_probability_becomes_its_hit_rate() -> None:
 
 def test_classes_of_candidates_are_told_apart() -> None:
     classes = {
-        class_of(depth, first, matched)
+        class_of(depth, first, matched, spoke)
         for depth in range(1, 65)
         for first in (False, True)
         for matched in range(64)
+        for spoke in (0, 1)
     }
     assert classes == set(range(calibration.CLASSES))
 
@@ -326,7 +331,7 @@ def with_stores(*without: str) -> NgramDrafter:
 
 
 def test_every_source_has_its_say() -> None:
-    assert set(range(SOURCES)) - lively(with_stores()) == {BIAS}
+    assert set(range(SOURCES)) - lively(with_stores()) == {BIAS, MODEL}
 
 
 @pytest.mark.parametrize("part", COMPONENTS)
@@ -360,12 +365,12 @@ def test_with_everything_left_out_nothing_is_drafted() -> None:
 def test_an_unknown_part_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(OptionError, match=r"'spells'.*passages"):
         switches(["spells"])
-    assert switches([]).all() and len(switches([])) == PARTS
+    assert switches([]).tolist() == [part != MODEL for part in range(PARTS)]  # it is none before it is heard
 
 
 def test_what_was_learnt_before_shipping_can_be_left_out() -> None:
     shipped, blank = NgramDrafter(n_vocab=1000), auto()
-    assert shipped.model.rates.any() and not blank.model.rates.any()
+    assert shipped.model.rates[:, :MODEL].any() and not blank.model.rates[:, :MODEL].any()
     for drafter in (shipped, blank):
         learn_copying(drafter, times=2)
         drafter.reset()

@@ -102,6 +102,31 @@ class Drafter(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """What works beside the target's passes.
+
+    Attributes:
+        beside: it worked beside the last pass, whose time says nothing of passes alone.
+        lent: threads that the next pass leaves to it.
+    """
+
+    @property
+    def beside(self) -> bool: ...
+
+    @property
+    def lent(self) -> int: ...
+
+
+class Nobody:
+    """Nothing works beside."""
+
+    beside: Final = False
+    lent: Final = 0
+
+
+NOBODY: Final = Nobody()
+
+
 def make_drafter(
     preset: str,
     *,

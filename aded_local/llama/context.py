@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -279,6 +279,53 @@ class Context:
         seconds = self._decode(n + 1, by_row=self.settings.row_by_row)
         self._n_verified = n + 1
         return layout, seconds
+
+    def decode_placed(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[Sequence[int]],
+        wanted: int,
+    ) -> float:
+        """Decode tokens of several branches in one batch; ``n_past`` does not move, since the caller keeps the cells.
+
+        Args:
+            tokens: at most ``batch_capacity``.
+            positions: of each.
+            sequences: of each, at least one; the cells before it carry them all.
+            wanted: the last so many rows get logits, at most ``LARGEST_PASS``: ``logits(row)`` by batch row.
+
+        Returns:
+            Seconds in llama.cpp.
+
+        Raises:
+            DeviceError: llama.cpp refused, and what the cells hold is not known any more.
+        """
+        n = len(tokens)
+        self._restore_rows()
+        self._tokens[:n] = tokens
+        self._positions[:n] = positions
+        for row, ids in enumerate(sequences):
+            self._n_sequence_ids[row] = len(ids)
+            self._sequence_ids[row, : len(ids)] = ids
+        self._branched_rows = n
+        self._wanted[: n - wanted] = 0
+        try:
+            return self._decode(n)
+        finally:
+            self._wanted[: n - wanted] = 1
+
+    def share(self, source: int, sequence: int, start: int, end: int) -> None:
+        """Let ``sequence`` have the cells of ``source`` from position ``start`` to before ``end``, uncomputed."""
+        lib.llama_memory_seq_cp(self._memory, source, sequence, start, end)
+
+    def drop(self, sequence: int, start: int) -> None:
+        """Take the cells from position ``start`` on away from ``sequence``; -1 for every one.
+
+        Raises:
+            DeviceError: the memory cannot roll back.
+        """
+        self._remove(sequence, start, -1)
 
     def _restore_rows(self) -> None:
         """Give the rows a tree used all their sequence ids back."""

@@ -44,6 +44,16 @@ _SAMPLING_KEYS = {
     "mirostat_eta": "general.sampling.mirostat_eta",
 }
 
+_KINDS: int = (
+    lib.LLAMA_TOKEN_ATTR_UNKNOWN
+    | lib.LLAMA_TOKEN_ATTR_UNUSED
+    | lib.LLAMA_TOKEN_ATTR_NORMAL
+    | lib.LLAMA_TOKEN_ATTR_CONTROL
+    | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+    | lib.LLAMA_TOKEN_ATTR_BYTE
+)
+"""Further bits say how texts around a token are stripped."""
+
 _backend_started = False
 
 
@@ -329,6 +339,15 @@ class Model:
 
     def _attributes(self, token: int) -> int:
         return int(lib.llama_vocab_get_attr(self._vocab, token))
+
+    def kind(self, token: int) -> int:
+        """Which kinds a token is of, as bits of ``enum llama_token_attr``: unknown, unused, normal, control, user
+        defined, byte."""
+        return self._attributes(token) & _KINDS
+
+    def is_unused(self, token: int) -> bool:
+        """Whether a token only fills the vocabulary up, so that no text contains it."""
+        return bool(self._attributes(token) & lib.LLAMA_TOKEN_ATTR_UNUSED)
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer (end of turn, end of text)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,12 +113,16 @@ def opening(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Opening:
         if given[name] is not None and given[name] != nothing:
             raise OptionError(f"{name} is {str(given[name])[:80]!r}, which cannot be done here: {instead}")
     ignored = [name for name, nothing in NOTHING_HERE.items() if given[name] != nothing]
+    if isinstance(given["draft_model"], (str, os.PathLike)):
+        ignored.remove("draft_model")  # another GGUF; objects of llama_cpp's own are passed over
     options: dict[str, Any] = {
         name: given[name]
         for name in (
             "draft", "same", "memory", "store", "verbose", "on_progress", "on_notice", "n_gpu_layers", "n_threads",
         )
     }  # fmt: skip
+    if isinstance(given["draft_model"], (str, os.PathLike)):
+        options["draft_model"] = given["draft_model"]
     options["n_threads"] = given["n_threads"] or None
     options["n_ctx"] = context_cells(given["model_path"], given["n_ctx"])
     options["flash_attention"] = given["flash_attn"]

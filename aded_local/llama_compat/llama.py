@@ -78,6 +78,7 @@ class Llama(LlamaAnswers):
         last_n_tokens_size: tokens that penalties look back over.
         chat_format: ``chatml``; None is the model's own template.
         spm_infill: fill in with the suffix before the prefix.
+        draft_model: the path of a smaller GGUF that drafts; objects that draft for ``llama_cpp.Llama`` are passed over.
         verbose: llama.cpp's log on standard error.
         draft, same, memory, store, chat_template, on_progress, on_notice: see ``LocalADED``.
         arguments_of_other_versions: passed over, with a notice.

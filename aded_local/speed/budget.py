@@ -187,6 +187,7 @@ class Guard:
         nodes: int = 0,
         draft_seconds: float = 0.0,
         ratio: float | None = None,
+        alone: bool = True,
     ) -> None:
         """Take note of one step of the loop.
 
@@ -197,12 +198,13 @@ class Guard:
             nodes: verified; 0 for a plain step.
             draft_seconds: of ``seconds``, what the drafter's search took; 0 when it was not called.
             ratio: what the pass took over what the curve says of its size; None where that is not known.
+            alone: nothing of ours worked beside the pass, so that a plain one says how fast plain decoding is.
         """
         if plain_seconds <= 0.0:
             return
         if ratio is not None:
             self._ratios.append(ratio)
-        if nodes == 0:
+        if nodes == 0 and alone:
             self._see((seconds - draft_seconds) / plain_seconds)
         self._loss = max(0.0, self._loss - FORGIVEN)
         if self._paused_for > 0:

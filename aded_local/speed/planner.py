@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from aded_local.drafters import Drafter
+from aded_local.drafters import NOBODY, Beside, Drafter
 from aded_local.kernels.top_k import NO_ROW, new_rows, top_k_rows, warm_up
 from aded_local.speed.budget import Guard, PassPrices, choose, price
 from aded_local.speed.constrained import under
@@ -174,6 +174,7 @@ class AutoPlanner:
         limits: of the target.
         guard: kind of guard that stops drafting where it loses.
         top_k: read the target's likeliest tokens at every verified node, where that is cheap enough.
+        beside: what works beside the passes.
         clock: seconds, for tests.
     """
 
@@ -185,8 +186,10 @@ class AutoPlanner:
         *,
         guard: type[Guard] = Guard,
         top_k: bool = True,
+        beside: Beside = NOBODY,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._beside = beside
         self._free = self._drafter = drafter
         self._costs = costs
         self._curve: CostCurve | None = None
@@ -283,6 +286,7 @@ class AutoPlanner:
     def observe(self, result: StepResult) -> None:
         n_nodes = len(result.tree)
         curve = self._costs()
+        alone = not self._beside.beside
         if n_nodes == 0 and (curve is None or self._guard.paused):
             self._unlearnt += result.tokens
             if curve is not None:
@@ -317,7 +321,8 @@ class AutoPlanner:
             plain_seconds=self._plain_seconds,
             nodes=n_nodes,
             draft_seconds=result.search_seconds,
-            ratio=result.verify_seconds / max(predicted, 1e-9),
+            ratio=result.verify_seconds / max(predicted, 1e-9) if alone else None,
+            alone=alone,
         )
 
     def fit(self, limits: Limits) -> None:
@@ -335,7 +340,13 @@ class AutoPlanner:
 
 
 def make_planner(
-    preset: str, drafter: Drafter, costs: Costs, limits: Limits, *, top_k: bool = True
+    preset: str,
+    drafter: Drafter,
+    costs: Costs,
+    limits: Limits,
+    *,
+    top_k: bool = True,
+    beside: Beside = NOBODY,
 ) -> Planner:
     """The planner of a preset that drafts.
 
@@ -344,8 +355,8 @@ def make_planner(
         drafter: of the same preset.
         costs: of the opened target; see ``AutoPlanner``.
         limits: of the opened target.
-        top_k: let ``auto`` read the target's likeliest tokens; see ``AutoPlanner``.
+        top_k, beside: see ``AutoPlanner``.
     """
     if preset == "paper":
         return WholePlanner(drafter, limits)
-    return AutoPlanner(drafter, costs, limits, top_k=top_k)
+    return AutoPlanner(drafter, costs, limits, top_k=top_k, beside=beside)

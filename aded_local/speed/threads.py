@@ -136,6 +136,10 @@ class Threads:
         """Threads of the next pass."""
         return self._tried or self._settled
 
+    def without(self, lent: int) -> int:
+        """Threads of the next pass, where so many are left to whatever works beside it; all where counts must stay."""
+        return max(1, self.count - lent) if self._may_change else self.count
+
     def allow(self, may_change: bool) -> None:
         """Whether other counts than ``opened`` may be used: not where they change bits and words shall not change."""
         self._may_change = may_change

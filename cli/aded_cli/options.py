@@ -19,6 +19,7 @@ STDIN = "-"
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; ggml aborts the process above it
 MIN_CONTEXT, MAX_CONTEXT = 256, 2**20  # the engine's; a test compares them
+MOST_DRAFTED = 64  # nodes of the largest draft; a test compares it with the engine's
 MAX_INT32 = 2**31 - 1  # llama.cpp keeps token counts and top-k in an int32
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's LLAMA_DEFAULT_SEED, which means a random one
 CHOSEN_BY_ENGINE = "-1"
@@ -160,6 +161,11 @@ ENGINE = (
     "n_threads",
     "n_gpu_layers",
     "draft",
+    "draft_model",
+    "draft_mode",
+    "draft_threads",
+    "draft_gpu_layers",
+    "draft_max",
     "search",
     "same",
     "exact",
@@ -192,12 +198,34 @@ def engine_of(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     names = ("draft", "n_ctx", "n_threads", "n_gpu_layers", "store", "verbose")
     engine = {name: given[name] for name in names}
+    engine.update(_draft_model_of(given))
     engine["same"] = "exact" if given["exact"] else given["same"] or "cheap"
     if given["search"] is not None:
         engine["search"] = given["search"]
     if given["chat_template"] is not None:
         engine["chat_template"] = Path(given["chat_template"])
     return engine
+
+
+def _draft_model_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of LocalADED for a draft model, where they were given."""
+    found = {
+        name: given[name]
+        for name in ("draft_model", "draft_mode", "draft_threads", "draft_gpu_layers", "draft_max")
+        if given[name] is not None
+    }
+    if "draft_model" in found and given["draft"] != "auto":
+        raise click.UsageError(
+            f"--draft {given['draft']} asks no draft model: leave out -md, or take --draft auto"
+        )
+    for name, option in (
+        ("draft_mode", "--draft-mode"),
+        ("draft_threads", "-td"),
+        ("draft_gpu_layers", "-ngld"),
+    ):
+        if name in found and "draft_model" not in found:
+            raise click.UsageError(f"{option} is about a draft model, and none was given: give one with -md")
+    return found
 
 
 def model_of(given: Mapping[str, Any]) -> str | None:
@@ -417,6 +445,46 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         default="auto",
         show_default=True,
         help="Which drafts to verify: measured for this device, the paper's fixed tree, or none.",
+    ),
+    "draft_model": click.option(
+        "-md",
+        "--model-draft",
+        "--spec-draft-model",
+        "draft_model",
+        type=click.Path(),
+        metavar="FILE",
+        help="A smaller GGUF with the same vocabulary, whose predictions join the drafts.",
+    ),
+    "draft_mode": click.option(
+        "--draft-mode",
+        type=click.Choice(["auto", "ngram", "serial", "parallel", "branch"]),
+        help="When that model is asked: whatever is fastest here (auto, the default), never, before each pass, beside"
+        " passes too, or as SpecBranch does.",
+    ),
+    "draft_threads": click.option(
+        "-td",
+        "--threads-draft",
+        "draft_threads",
+        type=Whole(1, largest=MAX_THREADS, auto=CHOSEN_BY_ENGINE),
+        metavar="N",
+        help="CPU threads of the draft model (-1: as many as the model's own, the default).",
+    ),
+    "draft_gpu_layers": click.option(
+        "-ngld",
+        "--gpu-layers-draft",
+        "--n-gpu-layers-draft",
+        "draft_gpu_layers",
+        type=Whole(0, auto=CHOSEN_BY_ENGINE),
+        metavar="N",
+        help="Layers of the draft model on the GPU (-1: all, the default).",
+    ),
+    "draft_max": click.option(
+        "--draft-max",
+        "--draft-n",
+        "draft_max",
+        type=Whole(1, largest=MOST_DRAFTED, auto=CHOSEN_BY_ENGINE),
+        metavar="N",
+        help="Tokens of a draft at most, whatever they come from (-1: what pays, the default).",
     ),
     "search": click.option(
         "--search",

@@ -25,6 +25,7 @@ WORDS: Final = {
     "frequent": "words that are frequent anywhere",
     "pairs": "pairs of tokens (the ADED paper)",
     "forced": "the grammar, which allows nothing else",
+    "model": "the draft model",
     "unknown": "not recorded",
 }
 """Of each source that a draft names, for people."""
@@ -102,6 +103,7 @@ def _styles() -> dict[str, int]:
         "frequent": styles.YELLOW | styles.DIM,
         "pairs": styles.CYAN,
         "forced": styles.RED,
+        "model": styles.MAGENTA | styles.BOLD,
         "unknown": styles.UNDERLINE,
     }
 

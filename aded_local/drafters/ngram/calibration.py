@@ -22,8 +22,10 @@ DEPTH_EDGES: Final = (2, 4, 9, 16)
 DEPTHS: Final = len(DEPTH_EDGES) + 1
 COPY_EDGES: Final = (1, 8, 16, 32)
 COPIES: Final = len(COPY_EDGES) + 1
-CLASSES: Final = 2 * COPIES * DEPTHS
-"""How deep in a draft x how much of the passage it continues had matched before x likeliest of its siblings or not.
+UNTOLD_CLASSES: Final = 2 * COPIES * DEPTHS
+CLASSES: Final = 2 * UNTOLD_CLASSES
+"""How deep in a draft x how much of the passage it continues had matched before x likeliest of its siblings or not;
+once more for those of which a draft model spoke.
 
 Depth matters because a repetition goes on or ends as a whole: the further a draft has held, the likelier it holds."""
 LEAST_RATE: Final = 0.005
@@ -53,19 +55,20 @@ def level_of(depth: int) -> int:
 
 
 @kernel
-def class_of(depth: int, likeliest: bool, matched: int) -> int:
+def class_of(depth: int, likeliest: bool, matched: int, spoke: int) -> int:
     """Class of a candidate.
 
     Args:
         depth: tokens after the last one, at least 1.
         likeliest: of its siblings.
         matched: tokens of the passage it continues that had matched before the draft; 0 where it continues none.
+        spoke: 1 where a draft model said something of it and its siblings, else 0.
     """
     copies = 0
     for edge in COPY_EDGES:
         if matched >= edge:
             copies += 1
-    return (level_of(depth) * COPIES + copies) * 2 + (1 if likeliest else 0)
+    return spoke * UNTOLD_CLASSES + (level_of(depth) * COPIES + copies) * 2 + (1 if likeliest else 0)
 
 
 @kernel

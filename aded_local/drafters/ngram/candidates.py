@@ -39,7 +39,9 @@ SPARSES: Final = 3
 UNIGRAM: Final = SPARSE + SPARSES
 COPY: Final = UNIGRAM + 1
 BIAS: Final = COPY + 1
-SOURCES: Final = BIAS + 1
+MODEL: Final = BIAS + 1
+"""What a draft model says, see ``statements``; nothing without one."""
+SOURCES: Final = MODEL + 1
 
 BUCKETS: Final = 8
 CELLS: Final = BUCKETS * BUCKETS * 2
@@ -90,7 +92,8 @@ class Evidence(Protocol):
         absent: of each source, the cell of candidates it does not name; -1 where it says nothing;
             int32 ``(SOURCES,)``.
         n_candidates, n_entries: of each.
-        first_set, second_set: of weights, see ``mixing``.
+        first_set, second_set, common_set: of weights, see ``mixing``.
+        spoke: 1 where a draft model said something of the node.
         bound: token ids are below it.
     """
 
@@ -119,6 +122,8 @@ class Evidence(Protocol):
     n_entries: int
     first_set: int
     second_set: int
+    common_set: int
+    spoke: int
     bound: int
 
 
@@ -149,6 +154,8 @@ EVIDENCE = np.dtype(
         ("n_entries", np.int64),
         ("first_set", np.int64),
         ("second_set", np.int64),
+        ("common_set", np.int64),
+        ("spoke", np.int64),
         ("bound", np.int64),
     ],
     align=True,

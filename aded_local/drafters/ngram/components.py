@@ -16,6 +16,7 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
+    MODEL,
     SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
@@ -74,7 +75,7 @@ def _kinds() -> ByteArray:
         ("passages", Source.PASSAGE),
     ):
         kinds[list(COMPONENTS[part])] = kind
-    kinds[FORCED] = Source.FORCED
+    kinds[MODEL], kinds[FORCED] = Source.MODEL, Source.FORCED
     return kinds
 
 
@@ -83,12 +84,13 @@ KIND_OF_SOURCE: Final = _kinds()
 
 
 def switches(without: Iterable[str]) -> npt.NDArray[np.uint8]:
-    """1 for each part that is used, uint8 ``(PARTS,)``.
+    """1 for each part that is used, uint8 ``(PARTS,)``; a draft model is none before one is there.
 
     Raises:
         OptionError: an unknown name.
     """
     used = np.ones(PARTS, np.uint8)
+    used[MODEL] = 0
     for name in without:
         if name not in COMPONENTS:
             raise OptionError(f"the drafter has no part {name!r}; its parts are {', '.join(COMPONENTS)}")

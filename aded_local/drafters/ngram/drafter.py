@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters import Search
-from aded_local.drafters.ngram.candidates import MOST_CANDIDATES, SOFT_ORDERS
+from aded_local.drafters.ngram.candidates import MODEL, MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
 from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
@@ -20,11 +20,14 @@ from aded_local.drafters.ngram.search import NO_COST, best_first, puct
 from aded_local.drafters.ngram.state import (
     HISTORY_BITS,
     MOST_NODES,
+    NAMED,
     PREDICTOR,
     Predictor,
     Tables,
 )
-from aded_local.ngrams.table import Table, claim_pages, new_table
+from aded_local.drafters.ngram.statements import tell
+from aded_local.drafters.statement import Statement
+from aded_local.ngrams.table import ORDERS, Table, claim_pages, new_table
 from aded_local.step import NO_TOKENS, NOTHING_FORCED, Beginning, Forced, Likely, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, FloatArray, IntArray
 
@@ -232,6 +235,33 @@ class NgramDrafter:
             contexts,
             likely.tokens,
             likely.shares,
+        )
+
+    def hear_model(self) -> None:
+        """A draft model speaks from now on, see ``tell``."""
+        self._used[MODEL] = self.model.used[MODEL] = 1
+
+    def tell(self, text: Sequence[int], statements: Sequence[Statement]) -> None:
+        """Take what a draft model said.
+
+        Args:
+            text: the conversation from its first token, which the statements' paths lie below.
+            statements: of places behind it; they hold where the conversation goes, or went, that way.
+        """
+        n = len(statements)
+        tails = np.zeros((n, ORDERS), np.int32)
+        lengths = np.zeros(n, np.int64)
+        end = tuple(text[-ORDERS:])
+        for row, each in enumerate(statements):
+            lengths[row] = len(text) + len(each.path)
+            tail = (end + each.path)[-ORDERS:]
+            tails[row, : len(tail)] = tail[::-1]
+        tell(
+            self._block,
+            tails,
+            lengths,
+            np.array([each.tokens for each in statements], np.int32).reshape(n, NAMED),
+            np.array([each.probabilities for each in statements], np.float32).reshape(n, NAMED),
         )
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from aded_local.drafters.ngram.candidates import (
     COPY,
     LONGEST,
     MEMORY,
+    MODEL,
     SEEN_ORDERS,
     SOFT,
     SOFT_ORDERS,
@@ -27,7 +28,14 @@ from aded_local.drafters.ngram.candidates import (
     propose,
 )
 from aded_local.drafters.ngram.match_model import copy_cell, length_class
-from aded_local.drafters.ngram.mixing import COPY_BUCKETS, FIRST_SETS
+from aded_local.drafters.ngram.mixing import (
+    COMMON_SET,
+    COPY_BUCKETS,
+    FIRST_SETS,
+    MODEL_COMMON_SET,
+    MODEL_FIRST_SETS,
+    MODEL_SECOND_SETS,
+)
 from aded_local.drafters.ngram.state import (
     Integers,
     Predictor,
@@ -36,6 +44,7 @@ from aded_local.drafters.ngram.state import (
     latest_tokens,
     token_at,
 )
+from aded_local.drafters.ngram.statements import place_key, read_statement, statement_of
 from aded_local.kernels.compiling import kernel
 from aded_local.kernels.prefetching import prefetch
 from aded_local.ngrams.table import (
@@ -155,6 +164,12 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
             else:
                 totals[2, k] = total_of(tables.phrases, keys[k], wide)
             orders[2] = k if totals[2, k] > 0 else orders[2]
+    said = -1
+    if used[MODEL]:
+        length = model.state.head - model.state.start + model.nodes[node].depth
+        said = statement_of(model.statements, place_key(keys[min(ORDERS, n)], length))
+        if said >= 0:
+            read_statement(evidence, model.statements, said)
     copy_class = ask_passages(model, node)
     for k in range(ORDERS, 0, -1):
         wide = k <= WIDE_ORDERS
@@ -177,6 +192,13 @@ def gather(model: Predictor, tables: Tables, node: int) -> None:
         ask(evidence, UNIGRAM, tables.memory, SEED_KEY, True, total_of(tables.memory, SEED_KEY, True))
     evidence.first_set = orders[0] * (SEEN_ORDERS + 1) + orders[1]
     evidence.second_set = FIRST_SETS + copy_class * (ORDERS + 1) + orders[2]
+    evidence.common_set = COMMON_SET
+    evidence.spoke = 0
+    if said >= 0:
+        evidence.first_set = MODEL_FIRST_SETS + model.statements[said].sure
+        evidence.second_set = MODEL_SECOND_SETS + copy_class
+        evidence.common_set = MODEL_COMMON_SET
+        evidence.spoke = 1
 
 
 @kernel

@@ -4,7 +4,8 @@ The log-odds of the hit rates are added, each times the weight of its source, an
 the gradient of the coding cost (logistic mixing; M. Mahoney, "Adaptive weighing of context models for lossless data
 compression", 2005). A weight is the sum of three. The first set is chosen by the longest context that the conversation
 and the memory know, the second by the repeated passage and the longest context of the stores, and the third is the same
-everywhere.
+everywhere. Where a draft model spoke there are sets apart, chosen by how sure it is and by the repeated passage:
+n-grams weigh less beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from aded_local.drafters.ngram.candidates import (
     BIAS,
+    MODEL,
     ODDS,
     SEEN_ORDERS,
     SOFT,
@@ -33,13 +35,21 @@ COPY_BUCKETS: Final = 8
 FIRST_SETS: Final = (SEEN_ORDERS + 1) * (SEEN_ORDERS + 1)
 SECOND_SETS: Final = COPY_BUCKETS * (ORDERS + 1)
 COMMON_SET: Final = FIRST_SETS + SECOND_SETS
-"""Weighs everywhere."""
-SETS: Final = COMMON_SET + 1
+"""Weighs everywhere, but where a draft model spoke."""
+SURE_SETS: Final = 8
+MODEL_FIRST_SETS: Final = COMMON_SET + 1
+MODEL_SECOND_SETS: Final = MODEL_FIRST_SETS + SURE_SETS
+MODEL_COMMON_SET: Final = MODEL_SECOND_SETS + COPY_BUCKETS
+SETS: Final = MODEL_COMMON_SET + 1
 
 LEARNING_RATE: Final = 0.0015
 """Of the weights. Ten times as much loses a tenth of a bit per token; a third is as good but slower to follow."""
 START_WEIGHT: Final = 0.1
 """Of every source in each of the three sets, before anything was learnt."""
+MODEL_WEIGHT: Final = 0.3
+"""Of a draft model in each of its three sets at the start: nearly believed."""
+BESIDE_MODEL: Final = 0.02
+"""Of every other source there."""
 BIAS_INPUT: Final = 0.5
 MOST_ODDS: Final = 12.0
 
@@ -50,7 +60,7 @@ Weights = npt.NDArray[np.float32]
 def weight_of(evidence: Evidence, weights: Weights, source: int) -> float:
     """Of a source: the sum over the three sets."""
     first, second = evidence.first_set, evidence.second_set
-    weight: float = weights[first, source] + weights[second, source] + weights[COMMON_SET, source]
+    weight: float = weights[first, source] + weights[second, source] + weights[evidence.common_set, source]
     return weight
 
 
@@ -128,7 +138,7 @@ def learn_mix(evidence: Evidence, rates: Rates, weights: Weights, token: int, we
             step = np.float32(LEARNING_RATE * gradient[source])
             weights[evidence.first_set, source] += step
             weights[evidence.second_set, source] += step
-            weights[COMMON_SET, source] += step
+            weights[evidence.common_set, source] += step
     if not rate:
         return
     for entry in range(evidence.n_entries):
@@ -148,5 +158,7 @@ def start_weights() -> Weights:
     What the target found likely starts at 0: recorded answers have no logits, so no start can be fitted for it.
     """
     weights = np.full((SETS, SOURCES), START_WEIGHT, np.float32)
+    weights[MODEL_FIRST_SETS:] = BESIDE_MODEL
     weights[:, SOFT : SOFT + SOFT_ORDERS] = 0.0
+    weights[:, MODEL] = MODEL_WEIGHT
     return weights

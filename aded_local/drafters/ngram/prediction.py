@@ -92,7 +92,8 @@ def expand(model: Predictor, tables: Tables, node: int, count: int) -> int:
     matched = parent.copy_length - parent.depth
     order, chances = evidence.order, evidence.calibrated
     path, depth = parent.path, parent.depth + 1
-    kind, copied_kind = class_of(depth, False, 0), class_of(depth, False, matched)
+    kind = class_of(depth, False, 0, evidence.spoke)
+    copied_kind = class_of(depth, False, matched, evidence.spoke)
     kept = 0
     total = 0.0
     for i in range(evidence.n_candidates):
@@ -169,7 +170,7 @@ def teach_predictor(model: Predictor, tables: Tables, token: int) -> None:
         matched = model.nodes[0].copy_length
         for i in range(evidence.n_candidates):
             candidate = evidence.tokens[i]
-            kind = class_of(1, i == best, matched if candidate == copied else 0)
+            kind = class_of(1, i == best, matched if candidate == copied else 0, evidence.spoke)
             teach(model.finals, kind, evidence.odds[i], candidate == token)
     learn_mix(evidence, model.rates, model.weights, token, model.used[MIXING], model.used[RATES])
 

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.drafters.ngram.calibration import identity
-from aded_local.drafters.ngram.candidates import CELLS, SOURCES
-from aded_local.drafters.ngram.mixing import start_weights
+from aded_local.drafters.ngram.calibration import UNTOLD_CLASSES, identity
+from aded_local.drafters.ngram.candidates import CELLS, MODEL, SOURCES
+from aded_local.drafters.ngram.mixing import MODEL_FIRST_SETS, start_weights
+from aded_local.drafters.ngram.statements import start_rates
 
 SHIPPED: Final = Path(__file__).parent / "data" / "priors.npz"
 
@@ -29,8 +30,13 @@ class Priors(NamedTuple):
 
 
 def blank_priors() -> Priors:
-    """Nothing learnt: no candidate was ever judged, all sources weigh the same, calibration changes nothing."""
-    return Priors(np.zeros((3, SOURCES, CELLS), np.float32), start_weights(), identity())
+    """Nothing learnt: no candidate was ever judged, all sources weigh the same, calibration changes nothing.
+
+    A draft model alone is believed: what it says are probabilities.
+    """
+    rates = np.zeros((3, SOURCES, CELLS), np.float32)
+    start_rates(rates)
+    return Priors(rates, start_weights(), identity())
 
 
 @lru_cache(maxsize=1)
@@ -40,9 +46,13 @@ def _read() -> dict[str, npt.NDArray[Any]]:
 
 
 def shipped_priors() -> Priors:
-    """What is shipped.
+    """What is shipped; nothing of a draft model, whose part is as in ``blank_priors``.
 
     Raises:
         FileNotFoundError: the installation is incomplete.
     """
-    return Priors(**{name: array.astype(np.float32) for name, array in _read().items()})
+    priors, shipped = blank_priors(), _read()
+    priors.rates[:, :MODEL] = shipped["rates"][:, :MODEL]
+    priors.weights[:MODEL_FIRST_SETS, :MODEL] = shipped["weights"][:MODEL_FIRST_SETS, :MODEL]
+    priors.finals[:, :UNTOLD_CLASSES] = shipped["finals"][:, :UNTOLD_CLASSES]
+    return priors

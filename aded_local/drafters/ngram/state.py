@@ -30,6 +30,7 @@ class State(Protocol):
         copy_record: of the latest copied tokens, a bit each: 1 where it was another.
         n_nodes: nodes in the pool after the last draft.
         n_vocab: token ids are below it; what a file claims is not believed.
+        n_told: statements that a draft model made.
     """
 
     head: int
@@ -40,6 +41,7 @@ class State(Protocol):
     copy_record: int
     n_nodes: int
     n_vocab: int
+    n_told: int
 
 
 STATE = np.dtype([(name, np.int64) for name in State.__annotations__])
@@ -65,6 +67,24 @@ NODE = np.dtype(
 )
 POOL_SIZE: Final = 4096
 
+NAMED: Final = 8
+"""Tokens that a draft model names behind a place, as ``top_k`` finds them."""
+STATEMENTS: Final = 4096
+"""What a draft model said of so many places is remembered: of tens of steps beside which a fast one is asked for a
+hundred places each. Chosen, so that newer ones hardly ever have to give way."""
+
+STATEMENT = np.dtype(
+    [
+        ("key", np.uint64),  # of the place, 0 for none
+        ("tokens", np.int32, NAMED),  # -1 for none
+        ("cells", np.int32, NAMED),  # their evidence
+        ("absent", np.int32),  # that of all others
+        ("sure", np.int32),  # class of how likely the first one is
+        ("told", np.int64),  # statements before it
+    ],
+    align=True,
+)
+
 MOST_NODES: Final = 64
 """Nodes of the largest draft, as in the paper."""
 
@@ -84,6 +104,7 @@ class Predictor(Protocol):
         state: where it stands.
         rates: how often evidence came true, see ``candidates``; float32 ``(3, SOURCES, CELLS)``.
         weights: of the mixing, see ``mixing``; float32 ``(SETS, SOURCES)``.
+        statements: what a draft model said, by place, see ``statements``; structured ``(STATEMENTS,)``.
         finals: final calibration, see ``calibration``; float32 ``(2, CLASSES, BUCKETS)``.
         used: parts that take part, see ``components``; uint8 ``(PARTS,)``.
         evidence: of the node looked at last.
@@ -103,6 +124,7 @@ class Predictor(Protocol):
     weights: Floats
     finals: Floats
     used: npt.NDArray[np.uint8]
+    statements: npt.NDArray[Any]
     evidence: Evidence
     nodes: npt.NDArray[Any]
     means: Floats
@@ -133,6 +155,7 @@ def predictor_type(
             ("rates", np.float32, (3, SOURCES, CELLS)),
             ("weights", np.float32, (SETS, SOURCES)),
             ("finals", np.float32, (2, CLASSES, BUCKETS)),
+            ("statements", STATEMENT, STATEMENTS),
             ("evidence", EVIDENCE),
             ("state", STATE),
             ("used", np.uint8, PARTS),

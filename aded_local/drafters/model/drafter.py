@@ -1,0 +1,242 @@
+"""n-grams and a draft model, in one prediction.
+
+The drafter of ``auto`` with one more source. The model speaks in a thread of its own (``worker``); whatever goes wrong
+there costs speed, and never the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.drafters.model import DraftMode
+from aded_local.drafters.model.branching import Branching
+from aded_local.drafters.model.modes import NGRAM, Chooser, Way, ways_of
+from aded_local.drafters.model.outcomes import paths_of
+from aded_local.drafters.model.speaker import Speaker, seconds_now
+from aded_local.drafters.model.tally import ModelDrafting
+from aded_local.drafters.model.worker import Another, Further, Likeliest, Policy, Verified, Wanted, Worker
+from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.llama.teams import give_team_back
+from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
+from aded_local.tree import DraftTree, FloatArray, IntArray
+
+SHORTEST_WAIT: Final = 0.25
+"""Seconds that a step waits for the draft model at least, before it goes without."""
+LONGEST_WAIT: Final = 8.0
+"""The same in plain passes of the target, where that is longer."""
+STALLS: Final = 10
+"""Steps that waited in vain, after which the model is given up."""
+STALLED_SECONDS: Final = 10.0
+"""Seconds without an answer after which it is given up at once. Steps meanwhile do not wait."""
+
+Notice = Callable[[str], None]
+
+
+class ModelDrafter:
+    """Drafts from n-grams and from what a draft model says; see this module's first lines.
+
+    Args:
+        ngrams: the drafter whose prediction the model joins; this object's from now on.
+        speaker: the draft model; the thread's from now on.
+        close: frees the draft model's weights, once its context is freed.
+        mode: see ``DraftMode``.
+        threads: CPU threads of a decode of the draft model.
+        target_threads: those of the target's passes.
+        ways: that may be taken, in the order of trying; None for those of the mode.
+        notice: told once where the model does not pay, or is given up.
+
+    Attributes:
+        way: of the present step.
+    """
+
+    name = "auto"
+
+    def __init__(
+        self,
+        ngrams: NgramDrafter,
+        speaker: Speaker,
+        *,
+        close: Callable[[], None],
+        mode: DraftMode,
+        threads: int,
+        notice: Notice,
+        target_threads: int = 1,
+        ways: tuple[Way, ...] | None = None,
+    ) -> None:
+        self._ngrams = ngrams
+        self._lock = threading.Lock()
+        ngrams.hear_model()
+        self._notice = notice
+        self._mode = mode
+        self._chooser = Chooser(ways_of(mode, target_threads) if ways is None else ways)
+        self.way = self._chooser.way
+        self._prepares = False
+        self._plain_seconds = 0.0
+        self._cost: npt.NDArray[np.float64] = np.zeros(1)
+        self._stalls = 0
+        self._awaited: Wanted | None = None
+        self._given_up = False
+        self._told = False
+        self._waited = self._idle = 0.0
+        self._steps: dict[str, int] = {}
+        self._pass_began = self._busy_before = 0.0
+        policy: Policy = Branching() if mode == "branch" else Likeliest()
+        self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads)
+        # Dropped unclosed, it tells its thread to end; the thread frees what is the model's.
+        weakref.finalize(self, self._worker.stop).atexit = False
+
+    # --- what is learnt ----------------------------------------------------------------------------------
+
+    def recall(self, exchanges: Sequence[tuple[IntArray, IntArray, bool]]) -> None:
+        """See ``Drafter``."""
+        with self._lock:
+            self._ngrams.recall(exchanges)
+
+    def begin(self, beginning: Beginning) -> None:
+        """See ``Drafter``; the model begins to read."""
+        with self._lock:
+            self._ngrams.begin(beginning)
+        if self._awaited is not None:
+            self._awaited.given_up = True
+            self._awaited = None
+        if self._uses_model:
+            self._worker.put(Another(np.concatenate((beginning.past, beginning.new))))
+
+    def predict(self) -> tuple[IntArray, FloatArray]:
+        """See ``Drafter``."""
+        with self._lock:
+            return self._ngrams.predict()
+
+    def reset(self) -> None:
+        """See ``Drafter``; the model has nothing to forget."""
+        with self._lock:
+            self._ngrams.reset()
+
+    # --- a step ------------------------------------------------------------------------------------------
+
+    @property
+    def beside(self) -> bool:
+        """Whether the model works beside the pass, which reading a text is too: it says nothing of passes alone."""
+        reads = self._worker.awake and not self._worker.ready
+        return self._uses_model and (self._prepares or reads)
+
+    @property
+    def lent(self) -> int:
+        """Threads that the next pass leaves to the draft model."""
+        return self.way.lent if self._uses_model else 0
+
+    @property
+    def _uses_model(self) -> bool:
+        return not self._given_up and self._mode != "ngram"
+
+    def draft(
+        self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
+    ) -> DraftTree:
+        """See ``Drafter``: what the n-grams alone would draft, or that after some questions to the model."""
+        if cost is not None:
+            self._cost = cost
+            self._plain_seconds = float(cost[1])
+        if self._uses_model and self.way != NGRAM and (cost is not None or self.way.mode == "branch"):
+            # Beside the model a pass takes longer, and a token of it is worth more.
+            slower = self._worker.costs.slowdown if self.way.mode == "parallel" else 1.0
+            tree = self._asked(max_nodes, self._cost * slower, forced)
+            if tree is not None:
+                return tree
+        with self._lock:
+            return self._ngrams.draft(max_nodes, cost, forced)
+
+    def _asked(self, max_nodes: int, cost: npt.NDArray[np.float64], forced: Forced) -> DraftTree | None:
+        worker = self._worker
+        if not worker.runs:
+            self._give_up(f"the draft model failed: {worker.failure or 'its thread ended'}")
+            return None
+        started = seconds_now()
+        if self._awaited is not None and not self._awaited.done.is_set():
+            if started - self._awaited.since > STALLED_SECONDS:
+                self._give_up("the draft model does not answer")
+            return None
+        if not worker.ready:
+            return None
+        wanted = Wanted(max_nodes, cost, forced, started)
+        self._awaited = wanted
+        if worker.threads > 1:
+            give_team_back()  # the draft model's decodes would be slower by half
+        worker.put(wanted)
+        if not wanted.done.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
+            wanted.given_up = True
+            self._stalls += 1
+            if self._stalls >= STALLS:
+                self._give_up("the draft model does not answer in time")
+        self._waited += seconds_now() - started
+        return wanted.tree if wanted.done.is_set() else None
+
+    def verifying(self, tree: DraftTree) -> None:
+        """See ``Drafter``: what may come behind it is prepared now, where the mode is ``parallel`` or ``branch``."""
+        worker = self._worker
+        self._pass_began, self._busy_before = seconds_now(), worker.busy
+        self._prepares = self._uses_model and worker.ready and self.way.mode in ("parallel", "branch")
+        if self._prepares:
+            n = len(tree) + 1
+            expected = inf  # nobody priced the pass
+            if n < len(self._cost):
+                expected = float(self._cost[n]) * worker.costs.slowdown
+            worker.threads_beside = self.way.lent or worker.threads
+            worker.put(Verified(frozenset(paths_of(tree)), self._pass_began + expected))
+
+    def observe(self, result: StepResult) -> None:
+        """See ``Drafter``."""
+        with self._lock:
+            self._ngrams.observe(result)
+        if not self._uses_model:
+            return
+        worker = self._worker
+        worker.put(Further(result.tokens))
+        if self._pass_began:
+            self._idle += max(0.0, result.verify_seconds - (worker.busy - self._busy_before))
+            if self._prepares and len(result.tree) + 1 < len(self._cost):
+                worker.costs.passed(
+                    result.verify_seconds / max(float(self._cost[len(result.tree) + 1]), 1e-9)
+                )
+            self._steps[self.way.mode] = self._steps.get(self.way.mode, 0) + 1
+            if (worker.ready or self.way == NGRAM) and self._plain_seconds > 0.0:
+                self._chooser.record(result.total_seconds / self._plain_seconds, len(result.tokens))
+                self._choose()
+        self._pass_began = 0.0
+        self._prepares = False
+
+    def _choose(self) -> None:
+        self.way = self._chooser.way
+        self._worker.awake = self.way != NGRAM
+        if self._mode == "auto" and not self._told and self._chooser.decided and self._chooser.best == NGRAM:
+            self._told = True
+            self._notice(
+                "the draft model does not pay here, so n-grams draft alone; it is tried again at times"
+            )
+
+    def _give_up(self, why: str) -> None:
+        if not self._given_up:
+            self._given_up = True
+            self.way = NGRAM
+            self._worker.stop()
+            self._notice(f"{why}; n-grams draft alone from here on")
+
+    # --- what it did -------------------------------------------------------------------------------------
+
+    def did(self) -> ModelDrafting:
+        """What the model did so far."""
+        speaker = self._worker.speaker
+        return ModelDrafting(
+            self._waited, self._idle, speaker.decodes, speaker.asked, speaker.dropped, dict(self._steps)
+        )
+
+    def close(self) -> None:
+        """End the thread, which frees the draft model."""
+        self._worker.close()
+        self._ngrams.close()

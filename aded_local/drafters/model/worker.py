@@ -1,0 +1,303 @@
+"""The thread in which the draft model reads and is asked, before a pass and beside it.
+
+What it is told to do waits in a queue: another text, the text's next tokens, a draft that somebody waits for. With
+nothing in the queue it reads on, or prepares what may come while the target verifies, one decode after the other, and
+looks into the queue between two. An error, also of memory, ends the thread and is told; then n-grams draft alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aded_local.drafters.model.costs import AskingCosts
+from aded_local.drafters.model.outcomes import open_places, outcomes, worth_asking
+from aded_local.drafters.model.speaker import Speaker, seconds_now
+from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.llama.branches import Path
+from aded_local.llama.loading import is_forked
+from aded_local.llama.teams import give_team_back
+from aded_local.step import Forced
+from aded_local.tree import DraftTree, IntArray
+
+POOL: Final = 64
+"""Nodes of the tree in which outcomes are looked for."""
+
+CLOSING_SECONDS: Final = 30.0
+"""Seconds that closing waits for the decode under way."""
+CLOSING_POLL: Final = 0.1
+
+Closing = Callable[[], None]
+
+
+@dataclass(eq=False)
+class Wanted:
+    """A draft that somebody waits for.
+
+    Attributes:
+        most: nodes of it.
+        cost: see ``Drafter.draft``; shorter than 2 where passes have no prices.
+        forced: what comes first.
+        tree: the draft, once ``done``; None where the model could not be asked.
+        done: it is there, or never will be.
+    """
+
+    most: int
+    cost: npt.NDArray[np.float64]
+    forced: Forced
+    since: float
+    tree: DraftTree | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    given_up: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """A pass that is under way.
+
+    Attributes:
+        paths: of the nodes that it verifies.
+        until: when it is expected to end, by ``seconds_now``; infinite where nobody knows.
+    """
+
+    paths: frozenset[Path]
+    until: float
+
+
+@dataclass(frozen=True, eq=False)
+class Another:
+    """The text is another one now."""
+
+    text: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Further:
+    """The text goes on."""
+
+    tokens: Sequence[int]
+
+
+class Policy(Protocol):
+    """Which places are asked for; see ``Likeliest`` and ``branching.Branching``."""
+
+    def draft(self, worker: Worker, wanted: Wanted) -> DraftTree:
+        """The draft that is waited for; asks on the way."""
+        ...
+
+    def prepare(self, worker: Worker, verified: Verified) -> list[Path]:
+        """What to ask for while the target verifies, in one decode; none where nothing is worth it."""
+        ...
+
+
+class Worker:
+    """See this module's first line. Its thread knows this object alone; whoever drops its owner ends it.
+
+    Args:
+        speaker: the draft model; this thread's from now on, and closed by it.
+        ngrams: where statements go, and drafts come from.
+        lock: held for each call of ``ngrams``, by whatever thread.
+        policy: which places are asked for.
+        close: frees the draft model's weights at the end of the thread.
+        threads: CPU threads of a decode.
+
+    Attributes:
+        costs: what asking takes.
+        failure: why the thread ended; empty as long as it runs.
+        awake: it is to read the text.
+        ready: it has read the text, and can be asked.
+        busy: seconds that it has prepared beside passes.
+        threads, threads_beside: of a decode that is waited for, and of one beside a pass.
+    """
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        ngrams: NgramDrafter,
+        lock: threading.Lock,
+        policy: Policy,
+        close: Closing,
+        threads: int,
+    ) -> None:
+        self.speaker = speaker
+        self.ngrams = ngrams
+        self.lock = lock
+        self.policy = policy
+        self.costs = AskingCosts()
+        self.failure = ""
+        self.awake = True
+        self.ready = False
+        self.busy = 0.0
+        self.threads = self.threads_beside = threads
+        self._close = close
+        self._queue: deque[Another | Further | Wanted | Verified] = deque()
+        self._verified: Verified | None = None
+        self._news = threading.Condition()
+        self._stopping = False
+        # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
+        self._ended = threading.Event()
+        atexit.register(_close_at_exit, weakref.ref(self))
+        threading.Thread(target=self._run, name="aded-draft-model", daemon=True).start()
+
+    # --- for the thread that generates -----------------------------------------------------------------
+
+    def put(self, job: Another | Further | Wanted | Verified) -> None:
+        """Have it done after what was put before; returns at once."""
+        with self._news:
+            if isinstance(job, Another):
+                # What was to be done with the text before is of no use.
+                self._queue.clear()
+                self.ready = False
+            self._queue.append(job)
+            self._news.notify()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the thread is there."""
+        return not self._ended.is_set() and not is_forked()
+
+    def stop(self) -> None:
+        """Have the thread end after the decode under way; returns at once."""
+        if is_forked():
+            return
+        with self._news:
+            self._stopping = True
+            self._news.notify()
+
+    def close(self) -> bool:
+        """Wait until the thread has ended, and the draft model is freed; tells whether it has."""
+        self.stop()
+        interrupt: KeyboardInterrupt | None = None
+        until = seconds_now() + CLOSING_SECONDS
+        while self.runs and seconds_now() < until:
+            try:
+                self._ended.wait(CLOSING_POLL)
+            except KeyboardInterrupt as came:
+                interrupt = came
+        if interrupt is not None:
+            raise interrupt
+        return not self.runs
+
+    # --- in the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while (job := self._next()) is not None:
+                self._do(job)
+        except Exception as error:  # whatever it was: answers go on without
+            self.failure = f"{type(error).__name__}: {error}" if not str(error) else str(error)
+        finally:
+            try:
+                self.speaker.close()
+                self._close()
+            finally:
+                self._ended.set()
+                with self._news:
+                    left = list(self._queue)
+                    self._queue.clear()
+                for job in left:
+                    if isinstance(job, Wanted):
+                        job.done.set()
+
+    def _next(self) -> Another | Further | Wanted | Verified | Callable[[], None] | None:
+        """What to do now: the queue first, then what may be done meanwhile; None to end."""
+        with self._news:
+            while not self._stopping:
+                if self._queue:
+                    return self._queue.popleft()
+                unread = self.speaker.unread > 0
+                self.ready = self.speaker.can_go_on and not unread
+                if self.awake and unread and self.speaker.can_go_on:
+                    return self._read
+                if self._verified is not None:
+                    return self._prepare
+                self._news.wait()
+        return None
+
+    def _do(self, job: Another | Further | Wanted | Verified | Callable[[], None]) -> None:
+        if isinstance(job, Another):
+            self._verified = None
+            self.speaker.follow(job.text)
+        elif isinstance(job, Further):
+            self._verified = None
+            self.costs.judged(self.speaker.advance(job.tokens))
+        elif isinstance(job, Verified):
+            self._verified = job
+        elif isinstance(job, Wanted):
+            try:
+                if not (job.given_up or self.speaker.unread) and self.speaker.can_go_on:
+                    job.tree = self.policy.draft(self, job)
+            finally:
+                job.done.set()
+                if self.threads > 1:
+                    give_team_back()  # else the target's passes are slower by half
+        else:
+            job()
+
+    def _read(self) -> None:
+        self.speaker.set_threads(self.threads_beside)
+        self.speaker.read()
+
+    def _prepare(self) -> None:
+        verified = self._verified
+        if verified is None:
+            return
+        started = seconds_now()
+        paths = self.policy.prepare(self, verified)
+        if not paths:
+            self._verified = None
+            return
+        self.ask(paths, beside=True)
+        self.busy += seconds_now() - started
+
+    def ask(self, paths: Sequence[Path], *, beside: bool) -> int:
+        """Ask the draft model, and tell the n-grams; returns the number of places it told of."""
+        self.speaker.set_threads(self.threads_beside if beside else self.threads)
+        statements, seconds = self.speaker.ask(paths)
+        if statements:
+            self.costs.decoded(len(statements), seconds, beside=beside)
+            with self.lock:
+                self.ngrams.tell(self.speaker.text, statements)
+        return len(statements)
+
+
+class Likeliest:
+    """Asks where the calibrated prediction of all sources expects most of it."""
+
+    def draft(self, worker: Worker, wanted: Wanted) -> DraftTree:
+        """See ``Policy``: asks as long as that pays."""
+        n_forced = min(len(wanted.forced.tokens), wanted.most)
+        while True:
+            with worker.lock:
+                tree = worker.ngrams.draft(wanted.most, wanted.cost, wanted.forced)
+            if wanted.given_up:
+                return tree
+            spent = seconds_now() - wanted.since
+            places = open_places(tree, worker.speaker.said, worker.costs.sureness, n_forced)
+            asked = worth_asking(tree, places, wanted.cost, spent, worker.costs)
+            if not asked or not worker.ask(asked, beside=False):
+                return tree
+
+    def prepare(self, worker: Worker, verified: Verified) -> list[Path]:
+        """See ``Policy``: the likeliest outcomes, as many as are told of before the pass ends."""
+        left = verified.until - seconds_now()
+        if left <= 0.0:
+            return []
+        with worker.lock:
+            tree = worker.ngrams.draft(POOL)
+        return outcomes(tree, verified.paths, worker.speaker.said, worker.costs, left)
+
+
+def _close_at_exit(worker: weakref.ref[Worker]) -> None:
+    # A thread inside llama.cpp must not outlive the library at the interpreter's end.
+    found = worker()
+    if found is not None and not is_forked():
+        found.close()

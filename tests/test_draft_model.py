@@ -1,0 +1,400 @@
+"""A draft model beside n-grams: what it says counts, and whatever becomes of it, drafting goes on."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from drafters import assert_is_a_tree, auto, begin, ids, main_chain, observe
+
+from aded_local.drafters.model import drafter as model_drafter
+from aded_local.drafters.model.costs import AskingCosts
+from aded_local.drafters.model.drafter import ModelDrafter
+from aded_local.drafters.model.modes import NGRAM, TRIAL, Chooser, Way
+from aded_local.drafters.model.outcomes import open_places, outcomes, worth_asking
+from aded_local.drafters.statement import Statement
+from aded_local.tree import EMPTY_TREE, DraftTree, chain
+
+N_VOCAB = 1000
+FLAT = np.concatenate([[0.0], np.full(64, 0.01)])
+"""Passes of a target to which a wider one costs nothing more."""
+
+
+def statement(path: Sequence[int], *named: tuple[int, float]) -> Statement:
+    tokens = np.full(8, -1, np.int32)
+    probabilities = np.zeros(8, np.float32)
+    for i, (token, p) in enumerate(named):
+        tokens[i], probabilities[i] = token, p
+    return Statement(tuple(path), tokens, probabilities)
+
+
+class Scripted:
+    """A draft model that counts: behind every token it is sure of the next number. It takes its time, or fails."""
+
+    def __init__(self, seconds: float = 0.0, *, fails_after: int | None = None, step: int = 1) -> None:
+        self.text: list[int] = []
+        self.said: dict[tuple[int, ...], Statement] = {}
+        self.decodes = self.asked = self.dropped = 0
+        self.unread = 0
+        self.closed = threading.Event()
+        self.held = threading.Event()
+        self.held.set()
+        self._seconds, self._fails_after, self._step = seconds, fails_after, step
+
+    @property
+    def can_go_on(self) -> bool:
+        return bool(self.text)
+
+    def set_threads(self, n: int) -> None:
+        pass
+
+    def follow(self, text: np.ndarray) -> None:
+        self.text, self.said = text.tolist(), {}
+
+    def read(self) -> None:
+        self.unread = 0
+
+    def advance(self, tokens: Sequence[int]) -> list[bool]:
+        self.text += tokens
+        n = len(tokens)
+        self.said = {p[n:]: s for p, s in self.said.items() if p[:n] == tuple(tokens)}
+        return []
+
+    def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
+        self.held.wait(20)
+        time.sleep(self._seconds)
+        self.decodes += 1
+        if self._fails_after is not None and self.decodes > self._fails_after:
+            raise RuntimeError("the draft model fell over")
+        found = []
+        for path in paths:
+            for n in range(len(path) + 1):
+                if path[:n] not in self.said:
+                    last = (*self.text, *path[:n])[-1]
+                    self.said[path[:n]] = statement(path[:n], (last + self._step, 0.95), (1, 0.02))
+                    found.append(self.said[path[:n]])
+        self.asked += len(found)
+        return found, max(self._seconds, 1e-4)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+Make = Callable[..., ModelDrafter]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[ModelDrafter] = []
+
+    def make(speaker: Scripted, mode: str = "serial", **options: object) -> ModelDrafter:
+        told = options.pop("told", [])
+        drafter = ModelDrafter(
+            auto(N_VOCAB), speaker, close=lambda: None, mode=mode, threads=1, notice=told.append, **options
+        )
+        made.append(drafter)
+        return drafter
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def is_ready(drafter: ModelDrafter) -> bool:
+    until = time.monotonic() + 10
+    while not drafter._worker.ready and time.monotonic() < until:
+        time.sleep(0.001)
+    return drafter._worker.ready
+
+
+# --- what it says counts ------------------------------------------------------------------------------
+
+
+def test_what_a_model_says_of_a_place_is_drafted_there() -> None:
+    ngrams = auto(N_VOCAB)
+    ngrams.hear_model()
+    begin(ngrams, ids(5, 6, 7))
+    ngrams.tell([5, 6, 7], [statement((), (8, 0.9), (20, 0.05)), statement((8,), (9, 0.8))])
+    tree = ngrams.draft(4)
+    assert_is_a_tree(tree, 4, N_VOCAB)
+    assert main_chain(tree)[:2] == [8, 9]
+    assert tree.probabilities[0] > 0.6
+
+
+def test_a_statement_still_holds_when_the_text_has_gone_that_way() -> None:
+    ngrams = auto(N_VOCAB)
+    ngrams.hear_model()
+    begin(ngrams, ids(5, 6, 7))
+    ngrams.tell([5, 6, 7], [statement((8, 9), (10, 0.9))])
+    observe(ngrams, ids(8, 9))
+    assert main_chain(ngrams.draft(1)) == [10]
+
+
+def test_a_statement_says_nothing_where_the_text_went_another_way() -> None:
+    ngrams = auto(N_VOCAB)
+    ngrams.hear_model()
+    begin(ngrams, ids(5, 6, 7))
+    ngrams.tell([5, 6, 7], [statement((8, 9), (10, 0.9))])
+    observe(ngrams, ids(8, 11))
+    assert 10 not in ngrams.draft(8).tokens.tolist()
+
+
+def test_a_model_that_is_wrong_is_believed_less_and_less() -> None:
+    ngrams = auto(N_VOCAB)
+    ngrams.hear_model()
+    text = [5, 6, 7]
+    begin(ngrams, ids(*text))
+    believed = []
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        ngrams.tell(text, [statement((), (900, 0.9))])
+        tokens, chances = ngrams.predict()
+        believed.append(float(chances[tokens == 900].sum()))
+        text.append(int(rng.integers(10, 800)))
+        observe(ngrams, ids(text[-1]))
+    assert believed[0] > 0.5
+    assert max(believed[-20:]) < 0.1
+
+
+def test_without_a_model_nothing_is_looked_up() -> None:
+    ngrams = auto(N_VOCAB)
+    begin(ngrams, ids(5, 6, 7))
+    ngrams.tell([5, 6, 7], [statement((), (8, 0.9))])
+    assert 8 not in ngrams.draft(4).tokens.tolist()
+
+
+# --- which places are asked for -----------------------------------------------------------------------
+
+
+def test_a_place_whose_answer_is_drafted_already_gains_little() -> None:
+    tree = chain(ids(8, 9), np.array([0.9, 0.85], np.float32))
+    places = open_places(tree, {}, 0.8)
+    assert [place.path for place in places] == [(8, 9), (), (8,)]
+    assert places[0].gain == pytest.approx(0.8 * 0.85)
+    assert [place.gain for place in places[1:]] == [0.0, 0.0]
+
+
+def test_what_is_forced_is_not_asked_for() -> None:
+    tree = chain(ids(8, 9), np.array([1.0, 1.0], np.float32))
+    assert [place.path for place in open_places(tree, {}, 0.8, n_forced=2)] == [(8, 9)]
+
+
+def known(seconds: float, sureness: float = 0.8) -> AskingCosts:
+    costs = AskingCosts()
+    costs.decoded(1, seconds, beside=False)
+    costs.decoded(1, seconds, beside=True)
+    costs.sureness = sureness
+    return costs
+
+
+@pytest.mark.parametrize(("seconds", "pays"), [(0.001, True), (0.02, False)])
+def test_a_model_is_asked_where_its_answer_is_worth_the_wait(seconds: float, pays: bool) -> None:
+    places = open_places(EMPTY_TREE, {}, 0.8)
+    asked = worth_asking(EMPTY_TREE, places, FLAT, 0.0, known(seconds))
+    assert asked == ([()] if pays else [])
+
+
+def test_a_step_in_the_price_of_passes_is_looked_over() -> None:
+    """One more token does not pay, four do."""
+    cost = np.array([0.0, 0.01, 0.021, 0.021, 0.021, 0.021, 0.05])
+    places = open_places(EMPTY_TREE, {}, 0.95)
+    assert worth_asking(EMPTY_TREE, places, cost, 0.0, known(0.0005, 0.95)) == [()]
+    assert worth_asking(EMPTY_TREE, places, cost[:3], 0.0, known(0.0005, 0.95)) == []
+
+
+def test_before_anything_was_measured_one_place_is_asked_for() -> None:
+    assert worth_asking(EMPTY_TREE, open_places(EMPTY_TREE, {}, 0.8), FLAT, 0.0, AskingCosts()) == [()]
+
+
+def test_outcomes_are_prepared_by_how_likely_the_text_leaves_the_tree_there() -> None:
+    tree = DraftTree(ids(8, 20, 9), ids(-1, -1, 0), ids(1, 1, 2), np.array([0.7, 0.2, 0.65], np.float32))
+    verified = frozenset({(8,), (8, 9)})
+    asked = outcomes(tree, verified, {(): None, (8,): None}, known(0.001), 1.0)
+    assert asked[:2] == [(8, 9), (20,)]  # behind all that is verified, and beside it
+
+
+def test_no_outcome_is_prepared_that_the_pass_leaves_no_time_for() -> None:
+    tree = chain(ids(8), np.array([0.9], np.float32))
+    assert outcomes(tree, frozenset(), {}, known(0.01), 0.005) == []
+
+
+# --- the drafter --------------------------------------------------------------------------------------
+
+
+def test_a_cheap_model_is_asked_again_and_again(make: Make) -> None:
+    drafter = make(Scripted())
+    begin(drafter, ids(5, 6, 7))
+    assert is_ready(drafter)
+    for root in range(7, 40):
+        tree = drafter.draft(8, FLAT)
+        observe(drafter, ids(root + 1), tree)
+    assert main_chain(drafter.draft(8, FLAT))[:4] == [41, 42, 43, 44]
+    assert drafter.did().asked > 30
+
+
+def test_a_dear_model_is_not_asked_more_than_once(make: Make) -> None:
+    speaker = Scripted(0.05)
+    drafter = make(speaker)
+    begin(drafter, ids(5, 6, 7))
+    assert is_ready(drafter)
+    for root in range(7, 27):
+        observe(drafter, ids(root + 1), drafter.draft(8, FLAT))
+    assert speaker.decodes <= 2
+
+
+def test_in_parallel_what_may_come_is_there_when_the_target_answers(make: Make) -> None:
+    speaker = Scripted(0.002)
+    drafter = make(speaker, "parallel")
+    begin(drafter, ids(5, 6, 7))
+    assert is_ready(drafter)
+    cost = FLAT * 10
+    root = 7
+    for _ in range(12):
+        tree = drafter.draft(2, cost)
+        drafter.verifying(tree)
+        assert drafter.beside
+        time.sleep(0.05)
+        observe(drafter, ids(*range(root + 1, root + 4)), tree)
+        assert not drafter.beside
+        root += 3
+    speaker.held.clear()  # from here on it says nothing new
+    try:
+        begun = time.monotonic()
+        assert main_chain(drafter.draft(2, cost)) == [root + 1, root + 2]
+        assert time.monotonic() - begun < 5
+    finally:
+        speaker.held.set()
+
+
+def test_a_model_that_fails_is_told_of_once_and_n_grams_go_on(make: Make) -> None:
+    told: list[str] = []
+    speaker = Scripted(fails_after=3)
+    drafter = make(speaker, told=told)
+    begin(drafter, ids(*[5, 6, 7, 8] * 10))
+    assert is_ready(drafter)
+    for i in range(20):
+        tree = drafter.draft(8, FLAT)
+        observe(drafter, ids([5, 6, 7, 8][i % 4]), tree)
+    assert main_chain(tree)[:2] == [8, 5]
+    assert len(told) == 1 and "the draft model fell over" in told[0]
+    assert speaker.closed.wait(5)
+
+
+def test_a_model_that_stalls_is_not_waited_for_long(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 0.02)
+    told: list[str] = []
+    speaker = Scripted()
+    drafter = make(speaker, told=told)
+    begin(drafter, ids(*[5, 6, 7, 8] * 10))
+    assert is_ready(drafter)
+    observe(drafter, ids(5), drafter.draft(8, FLAT))
+    speaker.held.clear()
+    try:
+        for i in range(1, 12):
+            begun = time.monotonic()
+            tree = drafter.draft(8, FLAT)
+            assert time.monotonic() - begun < 5
+            observe(drafter, ids([5, 6, 7, 8][i % 4]), tree)
+        assert len(tree)
+    finally:
+        speaker.held.set()
+
+
+def test_closing_ends_the_thread(make: Make) -> None:
+    speaker = Scripted()
+    drafter = make(speaker)
+    begin(drafter, ids(5, 6, 7))
+    drafter.close()
+    assert speaker.closed.is_set()
+    drafter.close()
+
+
+def test_a_dropped_drafter_ends_its_thread() -> None:
+    speaker = Scripted()
+    drafter = ModelDrafter(auto(N_VOCAB), speaker, close=lambda: None, mode="serial", threads=1, notice=print)
+    gone = weakref.ref(drafter)
+    begin(drafter, ids(5, 6, 7))
+    del drafter
+    gc.collect()
+    assert gone() is None
+    assert speaker.closed.wait(10)
+
+
+def test_a_branch_is_prepared_for_each_likely_token_where_the_model_is_unsure(make: Make) -> None:
+    class Unsure(Scripted):
+        def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
+            found, seconds = super().ask(paths)
+            for i, each in enumerate(found):
+                if len(self.text) + len(each.path) == 5:
+                    named = [(100, 0.3), (200, 0.25), (300, 0.2)]
+                    found[i] = self.said[each.path] = statement(each.path, *named)
+            return found, seconds
+
+    drafter = make(Unsure(0.001), "branch")
+    begin(drafter, ids(5, 6, 7))
+    assert is_ready(drafter)
+    tree = drafter.draft(8)
+    assert tree.tokens.tolist() == [8, 9]
+    drafter.verifying(tree)
+    time.sleep(0.2)
+    observe(drafter, ids(8, 9, 200), tree)
+    before = drafter.did().decodes
+    assert drafter.draft(8).tokens.tolist() == [201, 202, 203, 204]
+    assert drafter.did().decodes == before
+
+
+# --- the modes ----------------------------------------------------------------------------------------
+
+SERIAL, PARALLEL = Way("serial"), Way("parallel")
+
+
+def run(chooser: Chooser, pace: Callable[[Way], float], steps: int) -> dict[Way, int]:
+    taken: dict[Way, int] = {}
+    for _ in range(steps):
+        taken[chooser.way] = taken.get(chooser.way, 0) + 1
+        chooser.record(2 * pace(chooser.way), 2)
+    return taken
+
+
+@pytest.mark.parametrize("best", [SERIAL, NGRAM, PARALLEL])
+def test_the_fastest_mode_goes_on(best: Way) -> None:
+    chooser = Chooser((SERIAL, NGRAM, PARALLEL))
+    taken = run(chooser, lambda way: 0.5 if way == best else 0.8, 4000)
+    assert chooser.decided
+    assert chooser.best == best
+    assert taken[best] > 3500
+
+
+def test_n_grams_need_not_be_much_better_to_be_preferred() -> None:
+    chooser = Chooser((SERIAL, NGRAM))
+    run(chooser, lambda way: 0.5, 200)
+    assert chooser.best == NGRAM
+
+
+def test_trials_that_fail_cost_next_to_nothing() -> None:
+    chooser = Chooser((NGRAM, SERIAL, PARALLEL))
+    spent = {way: 0.0 for way in (NGRAM, SERIAL, PARALLEL)}
+    for _ in range(20_000):
+        pace = 1.0 if chooser.way == NGRAM else 3.0
+        spent[chooser.way] += pace
+        chooser.record(pace, 1)
+    lost = (spent[SERIAL] + spent[PARALLEL]) * 2 / 3
+    assert lost < 0.03 * sum(spent.values())
+
+
+def test_a_change_for_the_better_is_noticed() -> None:
+    chooser = Chooser((NGRAM, SERIAL))
+    run(chooser, lambda way: 0.8 if way == SERIAL else 0.5, 400)
+    assert chooser.best == NGRAM
+    run(chooser, lambda way: 0.3 if way == SERIAL else 0.5, 3000)
+    assert chooser.best == SERIAL
+
+
+def test_one_mode_is_never_left() -> None:
+    chooser = Chooser((SERIAL,))
+    assert run(chooser, lambda way: 9.0, 3 * TRIAL) == {SERIAL: 3 * TRIAL}
