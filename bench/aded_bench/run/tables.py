@@ -77,7 +77,7 @@ def _draft_model(method: str, row: dict[str, Any]) -> dict[str, str]:
         "decodes/token": number(found["decodes_per_token"], 2),
         "asked/token": number(found["asked_per_token"], 2),
         "dropped/token": number(found["dropped_per_token"], 2),
-        "steps": ", ".join(f"{mode} {count}" for mode, count in found["steps"].items()),
+        "steps": ", ".join(f"{mode} {count}" for mode, count in found["steps"].items() if count),
     }
 
 
