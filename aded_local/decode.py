@@ -63,6 +63,9 @@ def step(
         sample = _looked_up(dict(zip((0, *layout.row_of), likely.tokens[:, 0].tolist(), strict=True)), sample)
     match = sample_and_match(tree, layout.row_of, sample, is_end, most_tokens)
     sampled = clock()
+    hidden = None
+    if target.reads_hidden:
+        hidden = target.hidden_at(layout.row_of[match.path[-1]] if match.path else 0)
     target.accept(root, tree, layout, match.path)
     return StepResult(
         tree,
@@ -75,6 +78,7 @@ def step(
         sample_seconds=sampled - read,
         read_seconds=read - verified,
         total_seconds=clock() - started,
+        hidden=hidden,
     )
 
 

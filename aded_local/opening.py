@@ -32,6 +32,7 @@ from aded_local.speed.tuning import Tuner, setting_of
 from aded_local.tree import IntArray
 
 if TYPE_CHECKING:
+    from aded_local.drafters.model.branching import KeptHrad
     from aded_local.drafters.model.loading import DraftModel
 
 Say = Callable[[str], None]
@@ -391,9 +392,19 @@ def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
         mode=engine.options.draft_mode,
         threads=draft.n_threads,
         target_threads=engine.target.settings.n_threads,
+        hrad=_hrad(engine, draft) if engine.options.draft_mode == "branch" else None,
         notice=engine.notice,
     )
     return engine.asking
+
+
+def _hrad(engine: Engine, draft: DraftModel) -> KeptHrad:
+    """What decides where to branch, and the target's states that it looks at."""
+    from aded_local.drafters.model.branching import KeptHrad
+    from aded_local.drafters.model.hrad import path_of
+
+    engine.target.read_hidden(True)
+    return KeptHrad(path_of(engine.model.header.digest, draft.digest), engine.model.n_hidden)
 
 
 def _make_planner(engine: Engine, drafter: Drafter) -> Planner:

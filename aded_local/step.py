@@ -112,6 +112,8 @@ class StepResult:
         sample_seconds: of choosing the tokens.
         read_seconds: of reading ``likely``.
         total_seconds: of the whole step until the cache held the path; learning from it comes after.
+        hidden: the target's last state, which the last token was chosen from, float32 ``(n_hidden,)``; None where
+            it is not read.
     """
 
     tree: DraftTree
@@ -124,6 +126,7 @@ class StepResult:
     sample_seconds: float = 0.0
     read_seconds: float = 0.0
     total_seconds: float = 0.0
+    hidden: FloatArray | None = None
 
     @property
     def n_drafted(self) -> int:

@@ -204,7 +204,34 @@ def schemas() -> dict[str, Any]:
     return result("schemas", answers={}, spelling=spelling, summary={"forced": arm, "off": plain})
 
 
+def branch() -> dict[str, Any]:
+    cell: dict[str, Any] = {
+        "draft": "self",
+        "curve": "gpu",
+        "ratio": 5.0,
+        "mode": "auto",
+        "rule": None,
+        "tokens": 90,
+    }
+    cell |= {
+        "passes": 30,
+        "speedup": 2.5,
+        "low": None,
+        "high": None,
+        "tokens_per_pass": 3.0,
+        "nodes_per_pass": 4.0,
+    }
+    cell |= {"target_waits": 0.1, "draft_idle": 0.2, "decodes_per_token": 2.0, "dropped_per_token": 1.5}
+    ruled = cell | {"mode": "branch", "rule": "both", "class_accuracy": 0.6, "commonest_class": 0.5}
+    return result(
+        "branch",
+        cells=[cell, cell | {"ratio": 10.0, "low": 2.0, "high": 3.0}, ruled],
+        agreement={"self": 1.0},
+    )
+
+
 SAMPLES = {
+    "branch": branch,
     "curve": curve,
     "replay": replay,
     "run": run,
@@ -357,6 +384,7 @@ def test_absent_and_absurd_values_are_refused_in_one_line_or_shown(kind: str, tm
         "lossless": "answers",
         "sameness": "types",
         "schemas": "spelling",
+        "branch": "agreement",
     }
     key = keys[kind]
     path = saved(tmp_path, "cut", {k: v for k, v in sample.items() if k != key})

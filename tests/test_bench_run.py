@@ -30,12 +30,15 @@ from aded_bench.run import loop as bench
 from aded_bench.run import suites
 from aded_bench.run.arms import (
     ALL,
+    DRAFT_SERVER,
     METHODS,
+    MODEL_MODES,
     NO_TOP_K,
     PEER,
     SERVER_METHODS,
     SPEC_DEFAULT,
     UNKNOWN_TOKEN,
+    WITH_DRAFT_MODEL,
     LlamaArm,
     LocalArm,
     Setup,
@@ -49,6 +52,7 @@ from aded_bench.run.server import KEPT, ServerArm, inspect
 from aded_bench.run.tables import print_run
 from aded_local import LocalADED
 from aded_local.errors import DeviceError, OptionError, StoreError
+from aded_models.builtin import draft_path
 
 SHELL = suites.find(suites.SHELL, None, Path("any.gguf"))
 SPEC_BENCH = Path(__file__).parents[2] / "shared" / "prompts" / "spec_bench.jsonl.gz"
@@ -584,6 +588,44 @@ def test_every_server_method_says_what_it_keeps() -> None:
     assert set(KEPT) == set(SERVER_METHODS)
 
 
+def noting(made: list[dict[str, Any]]) -> type:
+    """A stand-in for the engine that notes what it was made with."""
+
+    class Engine:
+        def __init__(self, model: Path, **options: Any) -> None:
+            made.append(options)
+
+        def prepare(self) -> bool:
+            return True
+
+    return Engine
+
+
+def test_a_draft_model_is_given_to_the_methods_that_take_one(
+    monkeypatch: pytest.MonkeyPatch, model: Path, fakes: dict[str, Any], tmp_path: Path
+) -> None:
+    draft = tmp_path / "draft.gguf"
+    setup = Setup(model, 512, 1, False, "f16", draft_model=draft)
+    words = ServerArm(DRAFT_SERVER, model, setup).command(1)
+    assert words[words.index("--model-draft") + 1] == str(draft)
+    assert words[words.index("--spec-type") + 1] == "draft-simple"
+    assert "--model-draft" not in ServerArm("server", model, setup).command(1)
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("aded_local.LocalADED", noting(made))
+    for method, mode in MODEL_MODES.items():
+        assert open_local(method, model, setup=setup).preset == "auto"
+        assert (made[-1]["draft_model"], made[-1]["draft_mode"]) == (draft, mode)
+    assert open_local("auto", model, setup=setup) and "draft_model" not in made[-1]
+
+
+def test_without_a_draft_model_its_methods_are_missing(model: Path, fakes: dict[str, Any]) -> None:
+    result = bench.run(plan(model, methods=("off", *MODEL_MODES)), ResultFile(None))
+    assert set(result["missing"]) == set(MODEL_MODES) and "--draft-model" in result["missing"]["model-auto"]
+    assert not set(WITH_DRAFT_MODEL) & set(ALL)
+    result = bench.run(plan(model, methods=("off", *MODEL_MODES), draft_model=model), ResultFile(None))
+    assert result["missing"] == {} and "model-auto/off" in result["summary"]["empty"]["ratios"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_server_dies_with_a_killed_bench(stand_in: Path) -> None:
     script = (
@@ -621,15 +663,7 @@ def test_auto_without_top_k_learning_is_an_arm_of_its_own_beside_auto(
 
 def test_auto_without_top_k_learning_opens_the_same_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
-
-    class Engine:
-        def __init__(self, model: Path, **options: Any) -> None:
-            made.append(options)
-
-        def prepare(self) -> bool:
-            return True
-
-    monkeypatch.setattr("aded_local.LocalADED", Engine)
+    monkeypatch.setattr("aded_local.LocalADED", noting(made))
     for name in ("auto", NO_TOP_K):
         assert open_local(name, Path("m.gguf")).preset == "auto"
     assert [options["draft"] for options in made] == ["auto", "auto"]
@@ -668,6 +702,7 @@ def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     methods = ",".join(("off", *SERVER_METHODS))
     arguments = ["--prompts", "3", "--repeat", "1", "-n", "16", "-t", "1", "--methods", methods]
+    arguments += ["--draft-model", str(draft_path())]
     arguments = ["run", "builtin", *arguments, "--llama-server", str(REAL), "--json", str(out)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output

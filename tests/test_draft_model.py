@@ -7,12 +7,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from drafters import assert_is_a_tree, auto, begin, ids, main_chain, observe
 
 from aded_local.drafters.model import drafter as model_drafter
+from aded_local.drafters.model.branching import KeptHrad
 from aded_local.drafters.model.costs import AskingCosts
 from aded_local.drafters.model.drafter import ModelDrafter
 from aded_local.drafters.model.modes import NGRAM, TRIAL, Chooser, Way
@@ -395,6 +397,48 @@ def test_a_change_for_the_better_is_noticed() -> None:
     assert chooser.best == SERIAL
 
 
+def test_reading_a_text_is_the_price_of_a_trial_and_not_its_pace() -> None:
+    chooser = Chooser((NGRAM, SERIAL))
+    run(chooser, lambda way: 0.8, TRIAL)
+    assert chooser.way == SERIAL
+    for _ in range(200):
+        chooser.record(5.0, 1, ready=False)
+    assert chooser.way == SERIAL
+    run(chooser, lambda way: 0.4 if way == SERIAL else 0.8, TRIAL)
+    assert chooser.best == SERIAL
+
+
 def test_one_mode_is_never_left() -> None:
     chooser = Chooser((SERIAL,))
     assert run(chooser, lambda way: 9.0, 3 * TRIAL) == {SERIAL: 3 * TRIAL}
+
+
+def test_hrad_learns_where_to_branch(tmp_path: Path) -> None:
+    """A model that is sure of what never comes: after some chains nothing of it is verified any more."""
+    told: list[str] = []
+    kept = KeptHrad(tmp_path / "pair.npz", 0)
+    drafter = ModelDrafter(
+        auto(N_VOCAB),
+        Scripted(),
+        close=lambda: None,
+        mode="branch",
+        threads=1,
+        notice=told.append,
+        hrad=kept,
+    )
+    lengths = []
+    try:
+        begin(drafter, ids(5, 6, 7))
+        assert is_ready(drafter)
+        for i in range(80):
+            tree = drafter.draft(8)
+            lengths.append(len(tree))
+            observe(drafter, ids(400 + 7 * (i % 60)), tree)
+    finally:
+        drafter.close()
+    assert lengths[0] == 4
+    assert lengths[-10:] == [0] * 10
+    assert kept.hrad.n_seen > 40
+    again = KeptHrad(tmp_path / "pair.npz", 0)
+    assert again.hrad.n_seen == kept.hrad.n_seen
+    assert not told

@@ -71,6 +71,7 @@ class Context:
     Attributes:
         n_past: cells in use; positions ``0 … n_past - 1`` are decoded.
         n_threads: threads of the next pass.
+        reads_hidden: verifications keep hidden states too (``hidden``); logits are the same to the last bit.
 
     Raises:
         DeviceError: llama.cpp could not make the context (memory, or a combination it does not support).
@@ -81,6 +82,8 @@ class Context:
         self.settings = settings
         self.n_past = 0
         self.n_threads = settings.n_threads
+        self.reads_hidden = False
+        self._keeps_hidden = False  # whether the last decode did
         self._last_start = 0  # cells before the last decode
         self._n_verified = 0  # rows of the last decode, where it was a verification
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
@@ -107,6 +110,7 @@ class Context:
         # A window-sized cache forgets cells a rollback may need.
         params.swa_full = True
         params.no_perf = True
+        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # of hidden states, where they are read
         logs.clear_errors()
         with held_back():  # until somebody owns it
             self._handle = lib.llama_init_from_model(model.handle, params)
@@ -184,8 +188,12 @@ class Context:
                 "there is no context: its memory could not be had; end other programs and ask again"
             )
 
-    def _decode(self, n: int, *, by_row: bool = False) -> float:
+    def _decode(self, n: int, *, by_row: bool = False, keep_hidden: bool = False) -> float:
         self._require_open()
+        if keep_hidden != self._keeps_hidden:
+            # Not for prompts: llama.cpp would compute the logits of every token.
+            lib.llama_set_embeddings(self._handle, keep_hidden)
+            self._keeps_hidden = keep_hidden
         self._batch.n_tokens = n
         self._last_start = self.n_past
         self._n_verified = 0
@@ -276,7 +284,7 @@ class Context:
                     self._n_sequence_ids[row] = len(ids)
                     self._sequence_ids[row, : len(ids)] = ids
                 self._branched_rows = n + 1
-        seconds = self._decode(n + 1, by_row=self.settings.row_by_row)
+        seconds = self._decode(n + 1, by_row=self.settings.row_by_row, keep_hidden=self.reads_hidden)
         self._n_verified = n + 1
         return layout, seconds
 
@@ -438,6 +446,19 @@ class Context:
             view = np.ctypeslib.as_array(first, shape=(n, self.model.n_vocab))
             self._verified_views[address, n] = view
         return view
+
+    def hidden(self, row: int) -> npt.NDArray[np.float32]:
+        """The last layer's state at a batch row of the pass just verified, a copy: float32 ``(n_hidden,)``.
+
+        Raises:
+            DeviceError: the last decode was no verification, or ``reads_hidden`` was not set before it.
+        """
+        self._require_open()
+        kept = self._keeps_hidden and 0 <= row < self._n_verified
+        pointer = lib.llama_get_embeddings_ith(self._handle, row) if kept else None
+        if not pointer:
+            raise DeviceError(f"llama.cpp kept no hidden state for row {row}")
+        return np.array(np.ctypeslib.as_array(pointer, shape=(self.model.n_hidden,)))
 
     @property
     def handle(self) -> object:

@@ -217,6 +217,11 @@ class Model:
         return int(lib.llama_model_n_embd(self.handle))
 
     @cached_property
+    def n_hidden(self) -> int:
+        """Numbers of the last layer's state behind a token."""
+        return int(lib.llama_model_n_embd_out(self.handle))
+
+    @cached_property
     def n_layer(self) -> int:
         return int(lib.llama_model_n_layer(self.handle))
 

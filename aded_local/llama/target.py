@@ -16,7 +16,7 @@ from aded_local.llama.model import Model
 from aded_local.llama.sampler import Sampler
 from aded_local.llama.sampling import Sampling
 from aded_local.llama.steering import SteeredSampler, Steering
-from aded_local.tree import DraftTree, IntArray
+from aded_local.tree import DraftTree, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,9 @@ class Target:
             self.context.close()  # before the other one is made: there may be no room for both
             self.cached = []
             fitting = fit_memory_kind(self.model, settings)
+            reads_hidden = self.context.reads_hidden
             self.context = Context(self.model, fitting)
+            self.context.reads_hidden = reads_hidden
             self.settings = fitting
             self.is_sure = True
 
@@ -102,6 +104,19 @@ class Target:
         if self.model.is_recurrent or self.model.is_hybrid:
             return min(largest, self.context.n_rollback)
         return largest
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether verifications keep hidden states."""
+        return self.context.reads_hidden
+
+    def read_hidden(self, wanted: bool) -> None:
+        """Let later verifications keep hidden states, or not; see ``hidden_at``."""
+        self.context.reads_hidden = wanted
+
+    def hidden_at(self, row: int) -> FloatArray:
+        """The last layer's state at a row of the pass just verified; see ``Context.hidden``."""
+        return self.context.hidden(row)
 
     def set_threads(self, n: int) -> None:
         """Let later passes use ``n`` threads; a context that is opened anew begins with those of its settings."""

@@ -10,6 +10,7 @@ import click
 
 from aded_bench.commands import (
     body,
+    branch,
     curve,
     drafters,
     lossless,
@@ -45,7 +46,7 @@ def main() -> None:
     """Measure speculative decoding on this machine: is the output unchanged, what does it gain, and why?"""
 
 
-for module in (curve, replay, drafters, run, lossless, sameness, schemas, body, priors, report):
+for module in (curve, replay, drafters, run, lossless, sameness, schemas, branch, body, priors, report):
     main.add_command(module.command)
 
 

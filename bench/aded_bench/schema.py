@@ -89,7 +89,7 @@ Run = _object(
 )  # fmt: skip
 Method = _object(
     tokens_per_second=Summary | None, first_token_ms=Summary | None, tokens_per_pass_=Number, nodes_per_pass_=Number,
-    microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number,
+    microseconds_per_pass_=dict[str, Number], memory_megabytes_=Number, draft_model_=Object,
 )  # fmt: skip
 Ratio = _object(summary=Summary | None, by_category=_dict(Summary | None), same_tokens=Count, pairs=Count)
 
@@ -115,6 +115,13 @@ Bound = _object(
 )  # fmt: skip
 Spelling = _object(tried=Count, came=Count, misspelt=Count)
 
+Simulated = _object(
+    draft=str, curve=str, ratio=Cost, mode=str, rule=str | None, tokens=Count, passes=Count, speedup=Cost,
+    low=Factor | None, high=Factor | None, tokens_per_pass=Number, nodes_per_pass=Number, target_waits=Number,
+    draft_idle=Number, decodes_per_token=Number, dropped_per_token=Number, class_accuracy_=Share | None,
+    commonest_class_=Share | None,
+)  # fmt: skip
+
 Result = _object(kind=str, complete=bool, provenance=Object, missing_=dict[str, str], skipped_=dict[str, str])
 Lossless = _object(
     Result, same=_dict(Chosen), arms=_dict(Way), answers=_dict(Object), histories=dict[str, str],
@@ -132,6 +139,7 @@ KINDS: dict[str, Any] = {
     "curve": _object(Result, curves=_list(Curve), chosen=Setting),
     "lossless": Lossless,
     "schemas": _object(Result, answers=_dict(Object), spelling=_dict(Spelling), summary_=_dict(Bound)),
+    "branch": _object(Result, cells=_list(Simulated), agreement=dict[str, Share]),
     "sameness": _object(Result, suite_=str, source=_object(tensors=Held), types=_dict(Version)),
 }  # fmt: skip
 

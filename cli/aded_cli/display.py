@@ -356,7 +356,7 @@ def _flat(answer: Mapping[str, Any]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name, value in answer.items():
         if isinstance(value, Mapping):
-            numbers.update({f"{name} {inner}": number for inner, number in value.items()})
+            numbers.update({f"{name} {inner}": number for inner, number in _flat(value).items()})
         elif isinstance(value, (int, float)):
             numbers[name] = value
     return numbers

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters.model import DraftMode
-from aded_local.drafters.model.branching import Branching
+from aded_local.drafters.model.branching import Branching, KeptHrad
 from aded_local.drafters.model.modes import NGRAM, Chooser, Way, ways_of
 from aded_local.drafters.model.outcomes import paths_of
 from aded_local.drafters.model.speaker import Speaker, seconds_now
@@ -49,6 +49,7 @@ class ModelDrafter:
         mode: see ``DraftMode``.
         threads: CPU threads of a decode of the draft model.
         target_threads: those of the target's passes.
+        hrad: where to branch in the mode ``branch``; None to go by the model's confidence.
         ways: that may be taken, in the order of trying; None for those of the mode.
         notice: told once where the model does not pay, or is given up.
 
@@ -69,6 +70,7 @@ class ModelDrafter:
         notice: Notice,
         target_threads: int = 1,
         ways: tuple[Way, ...] | None = None,
+        hrad: KeptHrad | None = None,
     ) -> None:
         self._ngrams = ngrams
         self._lock = threading.Lock()
@@ -87,7 +89,7 @@ class ModelDrafter:
         self._waited = self._idle = 0.0
         self._steps: dict[str, int] = {}
         self._pass_began = self._busy_before = 0.0
-        policy: Policy = Branching() if mode == "branch" else Likeliest()
+        policy: Policy = Branching(hrad) if mode == "branch" else Likeliest()
         self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads)
         # Dropped unclosed, it tells its thread to end; the thread frees what is the model's.
         weakref.finalize(self, self._worker.stop).atexit = False
@@ -197,7 +199,7 @@ class ModelDrafter:
         if not self._uses_model:
             return
         worker = self._worker
-        worker.put(Further(result.tokens))
+        worker.put(Further(result.tokens, result.hidden))
         if self._pass_began:
             self._idle += max(0.0, result.verify_seconds - (worker.busy - self._busy_before))
             if self._prepares and len(result.tree) + 1 < len(self._cost):
@@ -205,8 +207,10 @@ class ModelDrafter:
                     result.verify_seconds / max(float(self._cost[len(result.tree) + 1]), 1e-9)
                 )
             self._steps[self.way.mode] = self._steps.get(self.way.mode, 0) + 1
-            if (worker.ready or self.way == NGRAM) and self._plain_seconds > 0.0:
-                self._chooser.record(result.total_seconds / self._plain_seconds, len(result.tokens))
+            if self._plain_seconds > 0.0:
+                seconds = result.total_seconds / self._plain_seconds
+                ready = worker.ready or self.way == NGRAM
+                self._chooser.record(seconds, len(result.tokens), ready=ready)
                 self._choose()
         self._pass_began = 0.0
         self._prepares = False

@@ -59,6 +59,11 @@ class DraftModel:
             self._model.close()
             raise
 
+    @property
+    def digest(self) -> str:
+        """Of the file's header."""
+        return self._model.header.digest
+
     def speaker(self, n_ctx: int) -> Speaker:
         """What is asked: a context for texts of ``n_ctx`` tokens and branches below them.
 

@@ -101,11 +101,19 @@ class Chooser:
         """The fastest as far as is known."""
         return self._best
 
-    def record(self, seconds: float, tokens: int) -> None:
-        """A step in ``way`` took ``seconds``, in plain passes, and brought ``tokens``."""
+    def record(self, seconds: float, tokens: int, *, ready: bool = True) -> None:
+        """A step took ``seconds``, in plain passes, and brought ``tokens``.
+
+        Args:
+            ready: it was taken in ``way``; else the model still read the text beside it. In a trial such a step says
+                nothing of the pace, and counts as its price.
+        """
         if len(self._paces) == 1:
             return
         self._step += 1
+        if not ready and self.way != self._best:
+            self._lost += max(0.0, seconds - self._paces[self._best].value * tokens)
+            return
         pace = self._paces[self.way]
         pace.add(seconds, tokens)
         self._in_trial += 1

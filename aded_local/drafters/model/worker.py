@@ -26,7 +26,7 @@ from aded_local.llama.branches import Path
 from aded_local.llama.loading import is_forked
 from aded_local.llama.teams import give_team_back
 from aded_local.step import Forced
-from aded_local.tree import DraftTree, IntArray
+from aded_local.tree import DraftTree, FloatArray, IntArray
 
 POOL: Final = 64
 """Nodes of the tree in which outcomes are looked for."""
@@ -81,9 +81,15 @@ class Another:
 
 @dataclass(frozen=True, eq=False)
 class Further:
-    """The text goes on."""
+    """The text goes on.
+
+    Attributes:
+        tokens: with these.
+        hidden: see ``StepResult``.
+    """
 
     tokens: Sequence[int]
+    hidden: FloatArray | None = None
 
 
 class Policy(Protocol):
@@ -95,6 +101,18 @@ class Policy(Protocol):
 
     def prepare(self, worker: Worker, verified: Verified) -> list[Path]:
         """What to ask for while the target verifies, in one decode; none where nothing is worth it."""
+        ...
+
+    def came(self, further: Further) -> None:
+        """What the target said."""
+        ...
+
+    def forget(self) -> None:
+        """The text is another one now."""
+        ...
+
+    def close(self) -> None:
+        """Keep what was learnt."""
         ...
 
 
@@ -196,6 +214,7 @@ class Worker:
             self.failure = f"{type(error).__name__}: {error}" if not str(error) else str(error)
         finally:
             try:
+                self.policy.close()
                 self.speaker.close()
                 self._close()
             finally:
@@ -225,9 +244,11 @@ class Worker:
     def _do(self, job: Another | Further | Wanted | Verified | Callable[[], None]) -> None:
         if isinstance(job, Another):
             self._verified = None
+            self.policy.forget()
             self.speaker.follow(job.text)
         elif isinstance(job, Further):
             self._verified = None
+            self.policy.came(job)
             self.costs.judged(self.speaker.advance(job.tokens))
         elif isinstance(job, Verified):
             self._verified = job
@@ -294,6 +315,15 @@ class Likeliest:
         with worker.lock:
             tree = worker.ngrams.draft(POOL)
         return outcomes(tree, verified.paths, worker.speaker.said, worker.costs, left)
+
+    def came(self, further: Further) -> None:
+        """See ``Policy``: the n-grams learn it all."""
+
+    def forget(self) -> None:
+        """See ``Policy``."""
+
+    def close(self) -> None:
+        """See ``Policy``."""
 
 
 def _close_at_exit(worker: weakref.ref[Worker]) -> None:

@@ -29,13 +29,15 @@ from aded_local.drafters.ngram.state import NAMED, STATEMENTS, Block
 from aded_local.kernels.compiling import entry, kernel
 from aded_local.ngrams.table import ORDERS, SEED_KEY, extend_hash
 
-LEVELS: Final = 32
-"""Of log-odds from -8 to 8."""
+LEVELS: Final = 16
+"""Of log-odds from -8 to 8. With 32, and twenty statements believed, three answers that a model drafts for itself are
+2.15 times as fast as plain decoding on a virtual clock (a pass takes eight draft steps); with 16 and four 2.53 times.
+"""
 RANKS: Final = 3
 """The likeliest token, the second, any other."""
 OTHERS: Final = RANKS * LEVELS
 """Cells from here on: of tokens that are not named, by how sure the model is of the first one."""
-BELIEVED: Final = 20.0
+BELIEVED: Final = 4.0
 """A cell starts as if so many of its statements had been seen, and held as often as the model said."""
 OTHERS_RATE: Final = 0.002
 """Where cells of tokens that are not named start. Chosen: a twelfth of a percent to one percent was seen."""

@@ -10,6 +10,7 @@ import click
 from aded_bench.options import (
     CONTEXT,
     DATA,
+    GGUF,
     JSON,
     MODEL,
     N_PREDICT,
@@ -40,7 +41,14 @@ from aded_bench.options import (
     callback=listed,
     metavar="LIST",
     help="Of off, auto, paper, llama-cpp, llama-cpp-lookup, server, server-ngram-simple, -map-k, -map-k4v, "
-    "-mod, -cache, server-spec-default (these are all), and auto-no-top-k, which learns only from what was said.",
+    "-mod, -cache, server-spec-default (these are all), and auto-no-top-k, which learns only from what was said. With "
+    "--draft-model also model-auto, model-serial, model-parallel, model-branch and server-draft-simple.",
+)
+@click.option(
+    "--draft-model",
+    type=GGUF,
+    metavar="FILE",
+    help="A second model that drafts, for the methods that take one.",
 )
 @click.option("--llama-server", type=PATH, metavar="PATH", help="llama.cpp's server, for the server methods.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1),
@@ -65,6 +73,7 @@ def command(
     warm: int,
     warm_suite: str | None,
     methods: tuple[str, ...],
+    draft_model: Path | None,
     llama_server: Path | None,
     same: str,
     threads: int | None,
@@ -77,12 +86,13 @@ def command(
     """
     from aded_bench.run import loop as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import ALL, METHODS, check_methods, check_same
+    from aded_bench.run.arms import ALL, METHODS, WITH_DRAFT_MODEL, check_methods, check_same
     from aded_bench.run.server import inspect
     from aded_bench.run.tables import print_run
 
     suites.check_data(data, suite, warm_suite)
-    methods = ALL if methods == ("all",) else check_methods(methods, METHODS)
+    every = (*ALL, *WITH_DRAFT_MODEL) if draft_model is not None else ALL
+    methods = every if methods == ("all",) else check_methods(methods, METHODS)
     model = model_path(model)
     asked = suites.find(suite, data, model)
     other = suites.find(warm_suite, data, model) if warm_suite else None
@@ -90,6 +100,7 @@ def command(
     measured, warming = suites.load(asked, count, learnt, planned["seed"], other)
     server = inspect(llama_server) if llama_server else None
     inputs = [asked.path, *([other.path] if other else []), *([server.path] if server else [])]
+    inputs += [draft_model] if draft_model is not None else []
     plan = bench.Plan(
         model=model,
         suite=asked.name,
@@ -99,6 +110,7 @@ def command(
         methods=methods,
         same=check_same((same,), exact=False)[0],
         server=server,
+        draft_model=draft_model,
         inputs=tuple(dict.fromkeys(inputs)),
         n_threads=threads,
         **planned,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aded_bench.extra import pandas
+from aded_bench.report.branch_section import branch_section
 from aded_bench.report.panels import DARK, LIGHT, Chart, Section, Source
 from aded_bench.report.replay_section import replay_section
 from aded_bench.report.run_section import run_section
@@ -31,6 +32,7 @@ SECTIONS: Mapping[str, Callable[[Sequence[Source]], Section]] = {
     "lossless": lossless_section,
     "sameness": sameness_section,
     "schemas": schemas_section,
+    "branch": branch_section,
 }
 MARKDOWN_SIGNS = re.compile(r"([\\`*\[\]|~#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 MARKDOWN, PAGE, TEMPLATE, CHARTS = "report.md", "report.html", "page.html.j2", "charts"

@@ -26,15 +26,22 @@ PEER = "llama-cpp"
 LOOKUP = "llama-cpp-lookup"
 SERVER = "server"
 NO_TOP_K = "auto-no-top-k"
-OWN = ("off", "auto", "paper", NO_TOP_K)
-"""Our own methods: presets, and `auto` that learns from what was said alone, not from what the target found likely."""
+MODEL_MODES = {f"model-{mode}": mode for mode in ("auto", "serial", "parallel", "branch")}
+"""Our own methods that draft with a second model, and how they use it."""
+OWN = ("off", "auto", "paper", NO_TOP_K, *MODEL_MODES)
+"""Our own methods: presets, `auto` that learns from what was said alone, not from what the target found likely, and
+those with a draft model."""
 NGRAM_SERVERS = tuple(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache"))
 SPEC_DEFAULT = f"{SERVER}-spec-default"
-SERVER_METHODS = (SERVER, *NGRAM_SERVERS, SPEC_DEFAULT)
+DRAFT_SERVER = f"{SERVER}-draft-simple"
+SERVER_METHODS = (SERVER, *NGRAM_SERVERS, SPEC_DEFAULT, DRAFT_SERVER)
 METHODS = (*OWN, PEER, LOOKUP, *SERVER_METHODS)
-ALL = tuple(method for method in METHODS if method != NO_TOP_K)
-"""Without arms that only take a part away from another; they are measured when named."""
-LEARNERS = ("auto", NO_TOP_K, "paper", *NGRAM_SERVERS[1:], SPEC_DEFAULT)
+WITH_DRAFT_MODEL = (*MODEL_MODES, DRAFT_SERVER)
+"""Methods that take a draft model."""
+ALL = tuple(method for method in METHODS if method not in (NO_TOP_K, *WITH_DRAFT_MODEL))
+"""Without arms that only take a part away from another, which are measured when named, and those that take a draft
+model, which are measured where one is given."""
+LEARNERS = ("auto", NO_TOP_K, "paper", *MODEL_MODES, *NGRAM_SERVERS[1:], SPEC_DEFAULT)
 """Methods whose answer may depend, in its speed, on the prompts before."""
 
 EXACT, CHEAP = "exact", "cheap"  # two of ``SAMES``
@@ -66,6 +73,7 @@ class Setup:
         n_threads: for prompts and answers alike.
         ends: tokens that end an answer, by llama.cpp's own rules, of which the file's metadata is but a part.
         n_vocab: token ids are below it.
+        draft_model: of the methods that take one.
     """
 
     model: Path
@@ -76,6 +84,7 @@ class Setup:
     n_gpu_layers: int = 0
     ends: frozenset[int] = frozenset()
     n_vocab: int = 0
+    draft_model: Path | None = None
 
 
 @dataclass
@@ -94,6 +103,7 @@ class Answer:
         own_tokens_per_second: by the arm's own clock, where it has one and it is another process.
         pass_sizes: of each pass after prefill, where the arm says; () stands for passes over one token each.
         threads: that it ended with, where the arm says; 0 for those it was opened with.
+        draft_model: what a draft model of ours did (``ModelDrafting``); {} without one.
     """
 
     tokens: list[int]
@@ -109,6 +119,7 @@ class Answer:
     own_tokens_per_second: float | None = None
     pass_sizes: tuple[PassSize, ...] = ()
     threads: int = 0
+    draft_model: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -152,6 +163,7 @@ class LocalArm:
             draft_microseconds={"median": stats.draft_microseconds, "p99": stats.draft_microseconds_p99},
             pass_sizes=stats.pass_sizes,
             threads=stats.threads,
+            draft_model={} if stats.draft_model is None else stats.draft_model.to_dict(),
         )
 
     def _begin(self, preset: str) -> None:
@@ -367,16 +379,23 @@ def logits_setup(setup: Setup, longest: int) -> Setup:
 
 def preset_of(name: str) -> str:
     """The draft preset of one of our own methods."""
-    return "auto" if name == NO_TOP_K else name
+    return "auto" if name in (NO_TOP_K, *MODEL_MODES) else name
 
 
 def open_local(
-    name: str, model: Path, *, same: Any = CHEAP, setup: Setup | None = None, **options: Any
+    name: str,
+    model: Path,
+    *,
+    same: Any = CHEAP,
+    setup: Setup | None = None,
+    draft_model: Path | None = None,
+    **options: Any,
 ) -> LocalArm:
     """Our engine; with ``setup``, in that of another arm, else in what it measures to be best.
 
     Args:
         same: of ``pricing.SAMES``.
+        draft_model: for the methods that take one; without it, that of ``setup``.
     """
     from aded_bench.options import note
     from aded_local import LocalADED
@@ -386,6 +405,9 @@ def open_local(
         options |= {key: getattr(setup, key) for key in shared}
     if name == NO_TOP_K:
         options["top_k_learning"] = False
+    if name in MODEL_MODES:
+        draft_model = draft_model or (setup.draft_model if setup is not None else None)
+        options |= {"draft_model": draft_model, "draft_mode": MODEL_MODES[name]}
     llm = LocalADED(model, draft=preset_of(name), same=same, on_notice=note, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)

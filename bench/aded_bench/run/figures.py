@@ -11,6 +11,8 @@ from aded_bench.summary import summarize
 
 SHORTEST_ANSWER = 2  # tokens: one token alone has no rate
 PARTS = ("draft", "verify", "sample")  # of a pass's time; the rest is elsewhere
+DRAFT_MODEL = ("target_waited", "draft_idle", "decodes", "asked", "dropped")
+"""What a draft model did, in the order of ``_of_draft_model``."""
 TEXTS = ("pass", "prompt", "category", "method")
 NUMBERS = ("sweep", "generated", "tokens_per_second", "first_seconds", "decode_seconds", "passes", "drafted")
 MAYBE = (
@@ -91,12 +93,35 @@ def _of_method(rows: pandas.DataFrame, seed: int) -> dict[str, Any]:
         each = 1e6 / float(split["passes"].sum())
         found["microseconds_per_pass"] = {part: each * seconds for part, seconds in parts.items()}
         found["share_outside_llama_decode"] = 1 - parts["verify"] / whole if whole else 0.0
+    found |= _of_draft_model(stepped)
     # Only each answer's own figures are known here: so medians of medians and of 99th percentiles.
     for key in ("median", "p99"):
         values = stepped[f"draft_microseconds.{key}"].dropna()
         if len(values):
             found[f"draft_microseconds_{key}"] = float(values.median())
     return found
+
+
+def _of_draft_model(rows: pandas.DataFrame) -> dict[str, Any]:
+    """Who waited for whom, as shares of the time, and what was drafted for nothing; {} without a draft model."""
+    if "draft_model.asked" not in rows:
+        return {}
+    told = rows.dropna(subset=[f"draft_model.{key}" for key in DRAFT_MODEL])
+    if not len(told):
+        return {}
+    sums = told[["decode_seconds", "generated", *(f"draft_model.{key}" for key in DRAFT_MODEL)]].sum()
+    seconds, generated, waited, idle, decodes, asked, dropped = map(float, sums)
+    steps = [name for name in told if str(name).startswith("draft_model.steps.")]
+    return {
+        "draft_model": {
+            "target_waits": waited / seconds if seconds else 0.0,
+            "draft_idle": idle / seconds if seconds else 0.0,
+            "decodes_per_token": decodes / generated,
+            "asked_per_token": asked / generated,
+            "dropped_per_token": dropped / generated,
+            "steps": {str(name).rpartition(".")[2]: int(told[name].sum()) for name in steps},
+        }
+    }
 
 
 def _ratio(rows: pandas.DataFrame, base: pandas.DataFrame, seed: int) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from aded_bench.results import ResultFile
@@ -24,6 +25,7 @@ from aded_bench.run.arms import (
     LOOKUP,
     OWN,
     SERVER_METHODS,
+    WITH_DRAFT_MODEL,
     Answer,
     LocalArm,
     Setup,
@@ -55,6 +57,7 @@ class Plan(CommonPlan):
         same: how much drafting may change; of ``pricing.SAMES``.
         server: llama.cpp's own, where there is one.
         beside: busy processes that run while answers are timed, and not while models are opened.
+        draft_model: for the methods that take one.
     """
 
     measured: Sequence[Conversation]
@@ -67,6 +70,7 @@ class Plan(CommonPlan):
     same: str = CHEAP
     server: Binary | None = None
     beside: int = 0
+    draft_model: Path | None = None
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -89,6 +93,7 @@ class Plan(CommonPlan):
                 "empty_pass": learns,
                 "warm_pass": "learns over the warming and the measured prompts",
                 "llama_server": self.server.version if self.server else None,
+                "draft_model": self.draft_model.name if self.draft_model else None,
             }
         )
 
@@ -100,6 +105,8 @@ class Plan(CommonPlan):
                 found[method] = "greedy only: its seeds mean another thing than ours"
             elif method in SERVER_METHODS and self.server is None:
                 found[method] = "no --llama-server PATH was given"
+            elif method in WITH_DRAFT_MODEL and self.draft_model is None:
+                found[method] = "no --draft-model FILE was given"
         return found
 
 
@@ -188,11 +195,12 @@ def _start(plan: Plan, result: dict[str, Any], file: ResultFile, step: Step) -> 
         result["resumed"] = int(earlier.get("resumed", 0)) + 1
 
     # A drafting arm measures attention and cache type, which then hold for all.
-    leader = next((m for m in plan.methods if m in OWN and m != "off"), "off")
+    plain = [m for m in plan.methods if m in OWN and m not in ("off", *WITH_DRAFT_MODEL)]
+    leader = plain[0] if plain else "off"
     shared = {"n_threads": plan.n_threads, "n_ctx": plan.n_ctx} | settings_left(file)
     lead = open_local(leader, plan.model, same=plan.same, **shared)
     try:
-        setup = lead.setup(plan.model)
+        setup = replace(lead.setup(plan.model), draft_model=plan.draft_model)
         parts = (plan.measured, plan.warming)
         measured, warming = start(plan, lead, setup, parts, result, file, take_over, step, plan.temperature)
     finally:

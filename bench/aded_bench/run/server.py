@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from aded_bench.run.arms import BATCH, SERVER, SPEC_DEFAULT, UNKNOWN_TOKEN, Answer, Setup
+from aded_bench.run.arms import BATCH, DRAFT_SERVER, SERVER, SPEC_DEFAULT, UNKNOWN_TOKEN, Answer, Setup
 from aded_local.errors import DeviceError, OptionError
 
 HOST = "127.0.0.1"
@@ -53,6 +53,7 @@ KEPT = {
     "server-ngram-mod": "one hash table of 24-grams over all prompts; emptied when a quarter full, or after five "
     "drafts in a row of which less than a quarter was accepted",
     "server-ngram-cache": "counts over all prompts; a prompt enters only from the length of the longest before it",
+    "server-draft-simple": "nothing: its draft model reads what the target reads",
     "server-spec-default": "what server-ngram-mod keeps: in this version --spec-default is that, with its lengths",
 }
 """What each keeps from prompt to prompt, by llama.cpp's common/speculative.cpp and ngram-map.cpp of 0.3.36."""
@@ -138,6 +139,9 @@ class ServerArm:
         drafting = ["--spec-type", "none" if self.name == SERVER else self.name.removeprefix(f"{SERVER}-")]
         if self.name == SPEC_DEFAULT:
             drafting = ["--spec-default"]
+        elif self.name == DRAFT_SERVER and s.draft_model is not None:
+            layers = str(options["--n-gpu-layers"])
+            drafting += ["--model-draft", str(s.draft_model), "--n-gpu-layers-draft", layers]
         words = [str(word) for pair in options.items() for word in pair]
         return [
             str(self.binary),

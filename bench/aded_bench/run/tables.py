@@ -27,6 +27,9 @@ def print_run(result: dict[str, Any], out: Console) -> None:
         by_category = _by_category(ratios)
         if len(by_category) > 1:
             show(by_category, "median ratio of tokens/s to off", console=out)
+        drafting = [_draft_model(method, row) for method, row in found["methods"].items()]
+        if any(drafting):
+            show(pandas.DataFrame(filter(None, drafting)), "the draft model", console=out)
         split = [_split(method, row) for method, row in found["methods"].items()]
         if any(split):
             show(pandas.DataFrame(filter(None, split)), "wall time of a pass", console=out)
@@ -60,6 +63,22 @@ def _by_category(ratios: dict[str, Any]) -> pandas.DataFrame:
     prompts = counts.max(axis=1).astype(int)
     medians.insert(0, "category, prompts", [f"{category}, {count}" for category, count in prompts.items()])
     return medians
+
+
+def _draft_model(method: str, row: dict[str, Any]) -> dict[str, str]:
+    """Nothing of an arm without one."""
+    found = row.get("draft_model")
+    if found is None:
+        return {}
+    return {
+        "method": method,
+        "target waits": f"{found['target_waits']:.1%}",
+        "draft idle": f"{found['draft_idle']:.1%}",
+        "decodes/token": number(found["decodes_per_token"], 2),
+        "asked/token": number(found["asked_per_token"], 2),
+        "dropped/token": number(found["dropped_per_token"], 2),
+        "steps": ", ".join(f"{mode} {count}" for mode, count in found["steps"].items() if count),
+    }
 
 
 def _split(method: str, row: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""A draft model's time and branches: simulated on recorded statements, and measured."""
