@@ -260,11 +260,16 @@ class LocalADED(Asking):
 
         Returns:
             Whether all is ready.
+
+        Raises:
+            BusyError: it is closed; or this thread, or a task of its event loop, may have an answer half read, before
+                whose end nothing is measured.
         """
         self._access.require_open()
         timeout = request.seconds("timeout", timeout)
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
+            self._access.require_measurable()
             self._on_progress(preparation.describe())
             tuner.progress = self._on_progress
         try:
