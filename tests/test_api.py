@@ -169,6 +169,20 @@ def test_an_answer_left_half_read_gives_way_to_the_next_and_says_so(plain: Local
         next(stream)
 
 
+def test_in_the_main_thread_waiting_does_not_save_it_and_another_session_ends_it_too(
+    plain: LocalADED,
+) -> None:
+    for ask in (
+        lambda: plain.generate(PROMPT, max_tokens=2, wait=True),
+        lambda: plain.session().generate(PROMPT, max_tokens=2),
+    ):
+        stream = plain.stream(PROMPT, max_tokens=30)
+        next(stream)
+        assert ask().tokens
+        with pytest.raises(BusyError, match="ended before all of it was read"):
+            next(stream)
+
+
 @pytest.mark.parametrize("then", [LocalADED.reset, LocalADED.close, lambda llm: llm.logits_after([1])])
 def test_whatever_needs_the_model_ends_what_was_left_half_read(
     tiny: dict[str, Path], then: Callable[[LocalADED], object]

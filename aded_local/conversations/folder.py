@@ -14,7 +14,7 @@ from typing import Final
 
 from aded_local.conversations.record import FORMAT
 from aded_local.errors import StoreError
-from aded_local.files import UNFINISHED, data_folder, failure, read_ends
+from aded_local.files import UNFINISHED, data_folder, failure, given_path, read_ends
 
 FOLDER: Final = "conversations"
 SUFFIX: Final = ".json"
@@ -107,7 +107,7 @@ def find(name: str) -> Path:
         StoreError: there is none, or several.
     """
     if _is_path(name):
-        return Path(os.path.expanduser(name))
+        return given_path("the conversation", name, "one")
     paths = kept()
     found = paths[:1] if name == LAST else [path for path in paths if path.stem == name]
     found = found or [path for path in paths if name and path.stem.startswith(name)]
@@ -126,7 +126,7 @@ def named(name: str) -> Path:
         StoreError: a file cannot be called so, or there is no data folder.
     """
     if _is_path(name):
-        return Path(os.path.expanduser(name))
+        return given_path("the conversation", name, "one")
     if name == LAST or not _GIVEN.fullmatch(name) or len(name) > LONGEST_NAME:
         raise StoreError(
             f"a conversation cannot be called {name!r}: give up to {LONGEST_NAME} letters, digits, dashes, or a path"
