@@ -385,6 +385,10 @@ class LocalADED(Asking):
         """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
         return self._first.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
 
+    def require_short(self, given: object) -> None:
+        """Refuse texts that are too long; see ``Session.require_short``."""
+        self._first.require_short(given)
+
     # --- kept on disk --------------------------------------------------------------------------------
 
     @classmethod
@@ -503,8 +507,8 @@ class LocalADED(Asking):
 
     @_reading
     def longest_token(self) -> int:
-        """The most bytes that one token spells; to look at them all takes a tenth of a second or more."""
-        return max(len(self._model.spelling(token)) for token in range(self._model.n_vocab))
+        """The most bytes that one token spells; to look at them all takes a tenth of a second or more, once."""
+        return self._model.longest_token
 
     @_reading
     def end_tokens(self) -> frozenset[int]:

@@ -27,7 +27,7 @@ from typing import Any, Final
 from aded_local.chat.messages import Message, Plain, checked_messages
 from aded_local.errors import PromptError, StoreError
 from aded_local.files import failure, make_private_folder, read_private, replacing
-from aded_local.shown import json_text, one_line
+from aded_local.shown import brief, json_text, one_line
 
 FORMAT: Final = "aded-local conversation"
 VERSION: Final = 1
@@ -192,8 +192,7 @@ class KeptConversation:
 def title_of(messages: Sequence[Message]) -> str:
     """A conversation's title: the beginning of its first question, on one line; empty without one."""
     first = next((message["content"] for message in messages if message["role"] == "user"), None) or ""
-    line = one_line(first[: 8 * LONGEST_TITLE])  # white space goes
-    return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1].rstrip() + "…"
+    return brief(first, LONGEST_TITLE)
 
 
 def read(path: Path) -> KeptConversation:
