@@ -98,6 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).strip("/")
         if path.startswith("api/models/"):
             self._list(path.removeprefix("api/models/"))
+        elif path.startswith("api/"):  # what the client asks of its own
+            self._refuse(404, None)
         elif path.startswith("content/"):
             self._content(path, body)
         else:

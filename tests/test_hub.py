@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from fake_hub import TOKEN, FakeHub, Repository, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aded_local import Llama
 from aded_local.errors import ModelNotFoundError, OptionError, StoreError
 from aded_models import CATALOGUE, Reference, find, hub, installed, reference
 from aded_models.catalogue import CONTEXT_TOKENS
@@ -71,6 +73,12 @@ def unfinished(name: bytes = CONTENT) -> Path:
         ("https://huggingface.co/a/b.c-d_e/", Reference("a/b.c-d_e")),
         ("hf.co/a/b:Q4_0", Reference("a/b", "Q4_0")),
         ("a/b:sub/m.gguf", Reference("a/b", "sub/m.gguf")),
+        ("https://huggingface.co/a/b/blob/main/m-Q4_0.gguf", Reference("a/b", "m-Q4_0.gguf")),
+        ("https://huggingface.co/a/b/resolve/main/sub/m.gguf?download=true", Reference("a/b", "sub/m.gguf")),
+        ("https://huggingface.co/a/b/blob/main/my%20model.gguf#top", Reference("a/b", "my model.gguf")),
+        ("https://huggingface.co/a/b/tree/main", Reference("a/b")),
+        ("https://www.huggingface.co/a/b?library=gguf", Reference("a/b")),
+        ("hf:https://hf.co/a/b", Reference("a/b")),
     ],
 )
 def test_a_repository_is_read_as_people_write_it(text: str, meant: Reference) -> None:
@@ -78,10 +86,34 @@ def test_a_repository_is_read_as_people_write_it(text: str, meant: Reference) ->
     assert reference(str(meant)) == meant
 
 
-@pytest.mark.parametrize("text", ["", "a", "a/", "/b", "a/b:", "a/b/c", "a b/c", "../x/y", "a/b\x1b[2J"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "a/",
+        "/b",
+        "a/b:",
+        "a/b/c",
+        "a b/c",
+        "../x/y",
+        "a/b\x1b[2J",
+        "a/b:m\n.gguf",
+        "a/b/blob/main/m.gguf",
+        "https://huggingface.co/a",
+        "https://huggingface.co/a/b/discussions/1",
+        "https://example.com/a/b",
+        "https://huggingface.co/a/b/blob/main/m%0a.gguf",
+    ],
+)
 def test_what_is_no_repository_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(OptionError, match=r"OWNER/NAME:QUANT"):
         reference(text)
+
+
+def test_an_address_of_another_branch_is_refused_since_another_file_would_come() -> None:
+    with pytest.raises(OptionError, match="'dev'; only those of main"):
+        reference("https://huggingface.co/a/b/blob/dev/m.gguf")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +128,8 @@ def test_what_is_no_repository_is_refused_with_an_example(text: str) -> None:
         ("UD-Q2_K_XL", "m-UD-Q2_K_XL.gguf"),
         ("m-Q4_0.gguf", "m-Q4_0.gguf"),
         ("sub/m-F16.gguf", "sub/m-F16-00001-of-00002.gguf"),
+        ("m-F16.gguf", "sub/m-F16-00001-of-00002.gguf"),
+        ("m-F16-00001-of-00002.gguf", "sub/m-F16-00001-of-00002.gguf"),
         ("Q9", None),
     ],
 )
@@ -129,6 +163,16 @@ def test_without_a_name_q4_k_m_is_taken_then_q8_0_then_the_first() -> None:
 def test_a_whole_file_is_taken_before_parts_of_the_same_model() -> None:
     files = ["m-q4_k_m-00001-of-00002.gguf", "m-q4_k_m-00002-of-00002.gguf", "m-q4_k_m.gguf"]
     assert choose(files, Reference("a/b", "Q4_K_M")) == ("m-q4_k_m.gguf",)
+
+
+@pytest.mark.parametrize(
+    "name", ["m\n.gguf", "m.gguf\n/x.gguf", "\x1b[2Jm.gguf", "m\u202e.gguf", "m\ud800.gguf"]
+)
+def test_a_name_with_control_characters_is_no_model_s(name: str) -> None:
+    assert choose([name, "n.gguf"], Reference("a/b")) == ("n.gguf",)
+    with pytest.raises(ModelNotFoundError, match="control characters") as refused:
+        choose([name], Reference("a/b"))
+    assert name not in str(refused.value)
 
 
 def test_a_repository_without_a_model_or_without_a_part_says_so() -> None:
@@ -315,7 +359,10 @@ def test_a_disk_without_room_is_told_before_anything_comes(
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1_000_000))
     said = refused()
     assert "takes 3.1 MB" in said and "1.0 MB free" in said and "HF_HOME" in said
-    assert fake.contents_asked() == []
+    assert fake.contents_asked() == [] and not unfinished().exists()
+    unfinished().write_bytes(CONTENT[:STEP])
+    assert "takes 2.1 MB" in refused()
+    assert unfinished().read_bytes() == CONTENT[:STEP], "what came before stays"
 
 
 def test_a_disk_that_fills_up_keeps_what_came(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,13 +381,122 @@ def test_a_disk_that_fills_up_keeps_what_came(fake: FakeHub, monkeypatch: pytest
     assert fake.contents_asked() == ["", f"bytes={STEP}-"]
 
 
-def test_a_cache_that_cannot_be_made_names_the_variable(
-    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "below"),
+    [("HF_HOME", ""), ("HF_HOME", "deeper"), ("HF_HUB_CACHE", ""), ("HF_HUB_CACHE", "x/y")],
+)
+def test_a_cache_that_cannot_be_made_names_the_file_in_its_way_and_the_variable(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, below: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv(variable, str(tmp_path / "file" / below))
     said = refused()
-    assert "cannot be written" in said and "HF_HOME" in said
+    assert f"{tmp_path / 'file'} is no folder" in said and said.endswith(f"another folder with {variable}")
+    assert fake.contents_asked() == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        " ",
+        "nonsense",
+        "huggingface.co",
+        "ftp://huggingface.co",
+        "https://",
+        "http://[",
+        "http://a:b",
+        "http://a b",
+        "http://\u00e4.example",
+        "http://a\n",
+    ],
+)
+def test_an_address_of_the_hub_that_is_none_names_its_variable(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(
+        OptionError, match=r"^HF_ENDPOINT is .*, which is no address of a hub; unset it"
+    ) as refused:
+        find("hf:someone/tiny")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_that_is_none_is_told_before_the_client_reads_it() -> None:
+    program = (
+        "from aded_models import find\n"
+        "try: find('hf:a/b')\n"
+        "except ValueError as error: print(type(error).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_ENDPOINT": "http://["},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "OptionError\n", done.stderr
+
+
+def test_an_address_that_ends_in_a_slash_is_the_same_one(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", fake.address + "/")
+    assert find("hf:someone/tiny").path.read_bytes() == CONTENT
+
+
+def test_a_line_about_the_hub_never_says_who_asks(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", fake.address.replace("http://", "http://me:secret@"))
+    assert "secret" not in refused("hf:someone/absent")
+
+
+@pytest.mark.parametrize("token", ["hf_\u00e4", "hf_\u201cright\u201d", "hf_\x01"])
+def test_a_token_that_no_request_can_carry_names_its_variable_and_is_not_shown(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(OptionError, match=r"^HF_TOKEN holds characters that no token has") as refused:
+        find("hf:someone/tiny")
+    assert token not in str(refused.value) and fake.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.gguf", b"", "empty.gguf is empty there"),
+        ("n" * 260 + ".gguf", b"x", "is longer than the 255 bytes"),
+        ("\u00e4" * 130 + ".gguf", b"x", "is longer than the 255 bytes"),
+        ("n" * 260 + "/m.gguf", b"x", "is longer than the 255 bytes"),
+    ],
+)
+def test_a_file_that_can_be_no_model_here_is_told_before_anything_comes(
+    fake: FakeHub, repository: Repository, name: str, content: bytes, says: str
+) -> None:
+    repository.files = {name: content}
+    assert says in refused()
+    assert fake.contents_asked() == [] and not repository_folder("someone/tiny").exists()
+
+
+def test_a_name_with_a_line_end_is_not_downloaded_by_a_pattern_either(
+    fake: FakeHub, repository: Repository
+) -> None:
+    repository.files = {"a\nb.gguf": b"x"}
+    with pytest.raises(ModelNotFoundError, match="control characters") as refused:
+        Llama.from_pretrained("someone/tiny", "*.gguf")
+    assert "\n" not in str(refused.value) and fake.contents_asked() == []
+
+
+def test_a_name_with_a_line_end_that_another_program_fetched_is_not_opened(fake: FakeHub) -> None:
+    snapshot = repository_folder("someone/tiny") / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "a\nb.gguf").write_bytes(CONTENT)
+    assert installed(Reference("someone/tiny")) is None
+
+
+def test_an_address_is_a_model_s_name_too(fake: FakeHub) -> None:
+    path = find("hf:someone/tiny").path
+    assert find("https://huggingface.co/someone/tiny").path == path
+    assert find("https://huggingface.co/someone/tiny/blob/main/m-Q4_K_M.gguf").path == path
+    assert find(Path("https://huggingface.co/someone/tiny")).path != path
 
 
 def test_a_private_repository_is_not_told_from_one_that_is_not_there(
@@ -393,7 +549,8 @@ def test_without_a_network_what_is_here_is_found_and_the_rest_says_so(
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
         assert find("hf:someone/tiny").path == path
         said = refused("hf:someone/tiny:F16")
-    assert "the Hugging Face Hub does not answer" in said and "check the network" in said
+    assert "the hub that HF_ENDPOINT names (127.0.0.1:" in said and "does not answer" in said
+    assert "check the network" in said
 
 
 def test_the_variable_that_forbids_asking_is_kept_to(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,10 +283,18 @@ def quiet(path: Path, **options: Any) -> Llama:
 
 def test_what_changes_no_answer_is_passed_over_with_one_notice(small: Path) -> None:
     told: list[str] = []
-    quiet(small, logits_all=True, draft_model=object(), numa=True, n_gqa=8, on_notice=told.append).close()
+    quiet(small, logits_all=True, draft_model=object(), numa=True, on_notice=told.append).close()
     assert len(told) == 1
-    for name in ("logits_all", "draft_model", "numa", "n_gqa"):
+    for name in ("logits_all", "draft_model", "numa"):
         assert name in told[0]
+
+
+def test_what_their_constructor_has_not_either_is_told_as_not_known(small: Path) -> None:
+    told: list[str] = []
+    quiet(small, n_ctxx=5, n_gqa=8, use_mlock=True, on_notice=told.append).close()
+    known, unknown = told
+    assert "changes no answer here: use_mlock" in known and "n_ctxx" not in known
+    assert "not known" in unknown and "n_ctxx, n_gqa" in unknown and "use_mlock" not in unknown
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,13 @@ def test_pull_prints_the_path_alone_and_says_beside_how_to_chat(fake: FakeHub) -
     assert models_run("path", "hf:someone/tiny").stdout == pulled.stdout
 
 
+def test_what_a_shell_would_read_otherwise_is_quoted_in_advice(fake: FakeHub) -> None:
+    fake.repositories["someone/odd"] = Repository({"a $(b) c.gguf": b"x"})
+    model = "someone/odd:a $(b) c.gguf"
+    assert f"`aded-models pull '{model}'`" in one_line_of(models_run("path", model))
+    assert f"`aded-chat --hf '{model}'`" in models_run("pull", model).stderr
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [

@@ -99,12 +99,11 @@ class Opening:
     ignored: tuple[str, ...]
 
 
-def opening(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Opening:
+def opening(given: Mapping[str, Any]) -> Opening:
     """Make ``LocalADED``'s arguments of those of ``Llama``.
 
     Args:
         given: by ``Llama``'s names.
-        unknown: what else was given: arguments of older versions, which ``llama_cpp.Llama`` passes over too.
 
     Raises:
         OptionError: one of them cannot be followed.
@@ -128,7 +127,7 @@ def opening(given: Mapping[str, Any], unknown: Mapping[str, Any]) -> Opening:
     options["flash_attention"] = given["flash_attn"]
     options["cache_type"] = cache_type(given["type_k"], given["type_v"])
     options["chat_template"] = template(given["chat_format"], given["chat_template"])
-    return Opening(options, (*ignored, *unknown))
+    return Opening(options, tuple(ignored))
 
 
 def context_cells(model_path: Any, n_ctx: Any) -> Any:

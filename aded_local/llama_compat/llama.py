@@ -63,8 +63,8 @@ class LlamaState:
 class Llama(LlamaAnswers):
     """A GGUF that answers as ``llama_cpp.Llama`` does, with drafting.
 
-    Arguments that change no answer here are passed over with one notice; ``CANNOT`` of ``llama_arguments`` has those
-    that are refused. Close it, or use it in a ``with`` block; one that is dropped is closed.
+    Arguments that change no answer here are passed over with one notice; ``CANNOT`` of ``arguments`` has those that are
+    refused. Close it, or use it in a ``with`` block; one that is dropped is closed.
 
     Args:
         model_path: the GGUF, or a model's name (``smollm2``, ``hf:OWNER/NAME``).
@@ -81,7 +81,7 @@ class Llama(LlamaAnswers):
         draft_model: the path of a smaller GGUF that drafts; objects that draft for ``llama_cpp.Llama`` are passed over.
         verbose: llama.cpp's log on standard error.
         draft, same, memory, store, chat_template, on_progress, on_notice: see ``LocalADED``.
-        arguments_of_other_versions: passed over, with a notice.
+        arguments_of_other_versions: passed over, with a notice that they are not known: they may be misspelt.
 
     Raises:
         OptionError: an argument is out of range, or cannot be followed.
@@ -148,9 +148,11 @@ class Llama(LlamaAnswers):
         given = {name: value for name, value in locals().items() if name != "self"}
         others = given.pop("arguments_of_other_versions")
         self._arguments: dict[str, Any] = {**given, **others}
-        how = opening(given, others)
+        how = opening(given)
         if how.ignored:
             (on_notice or _warn)(f"passed over, since it changes no answer here: {', '.join(how.ignored)}")
+        if others:  # llama_cpp.Llama says nothing of them
+            (on_notice or _warn)(f"not known, and passed over: {', '.join(others)}; check the spelling")
         if pooling_type not in POOLING_NAMES:
             raise OptionError(f"pooling_type is {pooling_type!r}; it must be one of {list(POOLING_NAMES)}")
         self._local = LocalADED(model_path, **how.options)

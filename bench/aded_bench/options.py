@@ -15,7 +15,7 @@ from aded_cli.display import error, loading
 from aded_cli.display import say as say
 from aded_local.errors import StoreError
 from aded_local.starting import EXIT_INTERRUPTED
-from aded_models import PREFIX, find, reference
+from aded_models import PREFIX, find, names_hub, reference
 
 if TYPE_CHECKING:
     from aded_bench.results import ResultFile
@@ -42,7 +42,7 @@ GGUF = ModelFile()
 
 def _located(model: Any) -> Path:
     """The file that a path or name means; one of the Hugging Face Hub is downloaded, and a terminal shows how far."""
-    with loading(f"looking for {model}", quiet=not str(model).startswith(PREFIX)) as say:
+    with loading(f"looking for {model}", quiet=not names_hub(str(model))) as say:
         return find(model, say).path
 
 

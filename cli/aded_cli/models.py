@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def pull(model: str) -> None:
         display.note("stopped; the same command goes on from there")
         raise
     display.say(str(path))
-    display.note(f"`aded-chat {model if model in CATALOGUE else f'--hf {model}'}` chats with it")
+    display.note(f"`aded-chat {model if model in CATALOGUE else f'--hf {shlex.quote(model)}'}` chats with it")
 
 
 @main.command()
@@ -95,7 +96,9 @@ def path(model: str | None) -> None:
     else:
         found = installed(_wanted(model))
         if found is None:
-            raise ModelNotFoundError(f"{model} is not on this machine; `aded-models pull {model}` fetches it")
+            raise ModelNotFoundError(
+                f"{model} is not on this machine; `aded-models pull {shlex.quote(model)}` fetches it"
+            )
         display.say(str(found))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from aded_models import CATALOGUE, NAMES, PREFIX, reference
+from aded_models import CATALOGUE, NAMES, PREFIX, names_hub, reference
 from aded_models.references import is_repository
 
 STDIN = "-"
@@ -254,10 +255,10 @@ def model_of(given: Mapping[str, Any]) -> str | None:
 def help_for_missing(model: str) -> str:
     """What to add to an error where there is no such file: somebody may have meant a question, or a name."""
     is_file = model.lower().endswith(".gguf") or os.path.lexists(os.path.expanduser(model))
-    if model in NAMES or model in CATALOGUE or model.startswith(PREFIX) or is_file:
+    if model in NAMES or model in CATALOGUE or names_hub(model) or is_file:
         return ""
     if is_repository(model.partition(":")[0]):
-        return f"; if it is on the Hugging Face Hub: --hf {model}"
+        return f"; if it is on the Hugging Face Hub: --hf {shlex.quote(model)}"
     if any(character.isspace() for character in model):
         return "; to ask it, put -p before it"
     if os.path.basename(model) == model:

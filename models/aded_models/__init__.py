@@ -4,7 +4,7 @@ from .builtin import BuiltinModelMissing, builtin_path, draft_path
 from .catalogue import CATALOGUE, Listed
 from .installed import installed
 from .names import BUILTIN, NAMES, SMOLLM2, Found, find
-from .references import PREFIX, Reference, reference
+from .references import PREFIX, Reference, names_hub, reference
 
 __all__ = [
     "BUILTIN",
@@ -20,5 +20,6 @@ __all__ = [
     "draft_path",
     "find",
     "installed",
+    "names_hub",
     "reference",
 ]

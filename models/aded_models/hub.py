@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from aded_local.errors import ADEDError, ModelNotFoundError, OptionError, StoreError
 
-from .installed import hub_cache, installed, repository_folder
-from .references import Reference, choose
+from .installed import cache_variable, hub_cache, installed, repository_folder
+from .references import GGUF_SUFFIX, Reference, choose
 from .sizes import size_text
 
 if TYPE_CHECKING:
@@ -32,6 +33,15 @@ INSTALL: Final = "pip install 'aded-local[hub]'"
 
 ENDPOINT_VARIABLE: Final = "HF_ENDPOINT"
 """The hub's own variable for another address, such as a mirror's."""
+
+TOKEN_VARIABLE: Final = "HF_TOKEN"
+"""The hub's own variable for what says who somebody is."""
+
+LONGEST_FILE_NAME: Final = 255
+"""Bytes of one part of a path that the usual file systems take."""
+
+SHOWN: Final = 80
+"""Characters of what is wrong with a variable, as far as it is shown."""
 
 TIMEOUT_SECONDS: Final = 15.0
 """For the list of a repository's files. Chosen: a slow line answers in a second or two."""
@@ -103,6 +113,7 @@ def listed(repository: str) -> dict[str, HubFile]:
     """
     client = _client()
     with _explained(client, repository):
+        _require_sendable_token(client)
         api = client.HfApi(endpoint=_endpoint())
         info = api.model_info(repository, files_metadata=True, timeout=TIMEOUT_SECONDS)
     found = {}
@@ -110,7 +121,7 @@ def listed(repository: str) -> dict[str, HubFile]:
         sha256 = None if one.lfs is None else one.lfs.sha256
         if sha256 is not None and not _SHA256.fullmatch(sha256):  # it becomes a file's name
             raise ModelNotFoundError(
-                f"{repository} announces {sha256!r} as the SHA-256 of {one.rfilename}, which is none: nothing is"
+                f"{repository} announces {sha256!r} as the SHA-256 of {one.rfilename!r}, which is none: nothing is"
                 " fetched"
             )
         found[one.rfilename] = HubFile(one.rfilename, one.size, sha256)
@@ -139,6 +150,9 @@ def download(
     """
     client = _client()
     cache = Path(cache_dir) if cache_dir is not None else hub_cache()
+    _require_folder(Path(local_dir or cache), cache_variable() if cache_dir is local_dir is None else None)
+    for file in files:
+        _require_fetchable(repository, file)
     say = on_progress or (lambda _line: None)
     paths = []
     for number, file in enumerate(files, start=1):
@@ -159,10 +173,45 @@ def download(
     return paths
 
 
+def _require_folder(folder: Path, variable: str | None) -> None:
+    """Refuse a folder that is none, or below a file, before anything comes.
+
+    Args:
+        folder: where models are to lie.
+        variable: of the environment, that names it; None where the caller named it.
+
+    Raises:
+        StoreError
+    """
+    for there in (folder, *folder.parents):
+        if os.path.isdir(there):
+            return
+        if os.path.lexists(there):
+            advice = "another folder" if variable is None else f"another folder with {variable}"
+            raise StoreError(f"models cannot be written to {folder}: {there} is no folder; name {advice}")
+
+
+def _require_fetchable(repository: str, file: HubFile) -> None:
+    """Refuse what no model can be, or no file here can be called.
+
+    Raises:
+        ModelNotFoundError
+    """
+    if not file.name.isprintable():
+        why = f"the name {file.name[:SHOWN]!r} holds control characters"
+    elif any(len(os.fsencode(part)) > LONGEST_FILE_NAME for part in file.name.split("/")):
+        why = f"the name {file.name[:SHOWN]}… is longer than the {LONGEST_FILE_NAME} bytes that a file's may have"
+    elif file.size == 0 and file.name.lower().endswith(GGUF_SUFFIX):
+        why = f"{file.name} is empty there"
+    else:
+        return
+    raise ModelNotFoundError(f"{repository} has a file that is not fetched: {why}; take another one")
+
+
 def _is_ours(client: ModuleType, file: HubFile) -> bool:
     """Whether a file is downloaded here; the hub gives the largest ones by a protocol of its own, to the client."""
     largest = getattr(client.constants, "MAX_HTTP_DOWNLOAD_SIZE", None)
-    return file.sha256 is not None and file.size is not None and (largest is None or file.size <= largest)
+    return file.sha256 is not None and bool(file.size) and (largest is None or file.size <= largest)
 
 
 # --- one file -------------------------------------------------------------------------------------
@@ -198,17 +247,17 @@ def _fill(client: ModuleType, repository: str, file: HubFile, unfinished: Path, 
 
     assert file.size is not None
     with unfinished.open("ab") as out:
-        if out.tell() > file.size:  # of something else
-            out.truncate(0)
-            out.seek(0)
-        begun = out.tell()
-        free = shutil.disk_usage(unfinished.parent).free
-        if free < file.size - begun:
-            raise StoreError(
-                f"{file.name} takes {size_text(file.size - begun)}, and the disk of {unfinished.parent.parent} has"
-                f" {size_text(free)} free; free some, or name a folder on another disk with HF_HOME"
-            )
         try:
+            if out.tell() > file.size:  # of something else
+                out.truncate(0)
+                out.seek(0)
+            begun = out.tell()
+            free = shutil.disk_usage(unfinished.parent).free
+            if free < file.size - begun:
+                raise StoreError(
+                    f"{file.name} takes {size_text(file.size - begun)}, and the disk of {unfinished.parent.parent} has"
+                    f" {size_text(free)} free; free some, or name a folder on another disk with {cache_variable()}"
+                )
             http_get(
                 client.hf_hub_url(repository, file.name, endpoint=_endpoint()),
                 _Counted(out, told),
@@ -274,8 +323,12 @@ class _Counted:
 
 
 def _client() -> ModuleType:
+    """The hub's client, which reads the variables of the environment when it is imported."""
+    _endpoint()
     try:
         import huggingface_hub
+        import huggingface_hub.errors
+        import huggingface_hub.utils  # neither is there before it is imported
 
         client: ModuleType = huggingface_hub
     except ImportError:
@@ -286,7 +339,49 @@ def _client() -> ModuleType:
 
 
 def _endpoint() -> str | None:
-    return os.environ.get(ENDPOINT_VARIABLE) or None
+    """The hub's address, where a variable names another one.
+
+    Raises:
+        OptionError: what it says is none; the client would ask there all the same.
+    """
+    given = os.environ.get(ENDPOINT_VARIABLE)
+    if given is None:
+        return None
+    try:
+        parts = urlsplit(given)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or not given.isascii() or not given.isprintable() or " " in given:
+        raise OptionError(
+            f"{ENDPOINT_VARIABLE} is {given[:SHOWN]!r}, which is no address of a hub; unset it, or give one that begins"
+            " with https://"
+        )
+    return given.rstrip("/")
+
+
+def _hub() -> str:
+    """The hub, in the words of an error: with its address where a variable names another one, without who asks."""
+    given = os.environ.get(ENDPOINT_VARIABLE)
+    if given is None:
+        return "the Hugging Face Hub"
+    return f"the hub that {ENDPOINT_VARIABLE} names ({urlsplit(given).netloc.rpartition('@')[2][:SHOWN]})"
+
+
+def _require_sendable_token(client: ModuleType) -> None:
+    """Refuse a token that no request can carry.
+
+    Raises:
+        OptionError
+    """
+    token = client.utils.build_hf_headers().get("authorization", "")
+    if not token.isascii() or not token.isprintable():
+        where = (
+            TOKEN_VARIABLE
+            if os.environ.get(TOKEN_VARIABLE)
+            else f"the token of `hf auth login` (or {TOKEN_VARIABLE})"
+        )
+        raise OptionError(f"{where} holds characters that no token has; copy it anew, or unset it")
 
 
 @contextlib.contextmanager
@@ -334,7 +429,7 @@ def _explanation(error: Exception, known: Any, repository: str, begun: bool) -> 
         )
     if isinstance(error, known.RepositoryNotFoundError):
         return ModelNotFoundError(
-            f"the Hugging Face Hub has no {repository} for you: check its name, or if it is private say who you are"
+            f"{_hub()} has no {repository} for you: check its name, or if it is private say who you are"
             f" with {log_in}"
         )
     if isinstance(error, known.HfHubHTTPError):
@@ -353,25 +448,27 @@ def _explanation(error: Exception, known: Any, repository: str, begun: bool) -> 
     if _is_network(error):
         next_time = "the same command goes on from there" if begun else "check the network and try again"
         return ModelNotFoundError(
-            f"{repository} cannot be had, as the Hugging Face Hub does not answer ({why}); {next_time}"
+            f"{repository} cannot be had, as {_hub()} does not answer ({why}); {next_time}"
         )
     if isinstance(error, OSError) and error.errno is not None:
         where = error.filename or hub_cache()
-        return StoreError(f"{where} cannot be written ({error.strerror}); name another folder with HF_HOME")
-    return ModelNotFoundError(f"{repository} cannot be had from the Hugging Face Hub: {why}")
+        return StoreError(
+            f"{where} cannot be read or written ({error.strerror}); name another folder with {cache_variable()}"
+        )
+    return ModelNotFoundError(f"{repository} cannot be had from {_hub()}: {why}")
 
 
 def _refusal(error: Any, repository: str, log_in: str) -> str:
     status = error.response.status_code
     if status in (401, 403):
         return (
-            f"the Hugging Face Hub refuses {repository} ({status}): your token is not valid, or not for this; say"
+            f"{_hub()} refuses {repository} ({status}): your token is not valid, or not for this; say"
             f" who you are with {log_in}"
         )
     if status == 404:
-        return f"the Hugging Face Hub has no such file in {repository}; `aded-models pull` asks for its list anew"
+        return f"{_hub()} has no such file in {repository}; `aded-models pull` asks for its list anew"
     advice = "wait a while and try again" if status == 429 or status >= 500 else "try again"
-    return f"the Hugging Face Hub answers {status} for {repository}; {advice}"
+    return f"{_hub()} answers {status} for {repository}; {advice}"
 
 
 def _is_network(error: Exception) -> bool:

@@ -21,13 +21,22 @@ CACHE_VARIABLES: Final = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
 _FOLDER: Final = "models--"
 
 
+HOME_VARIABLE: Final = "HF_HOME"
+"""The one that names the folder above it."""
+
+
+def cache_variable() -> str:
+    """The environment variable that names the shared cache, or would."""
+    return next((variable for variable in CACHE_VARIABLES if os.environ.get(variable)), HOME_VARIABLE)
+
+
 def hub_cache() -> Path:
     """The shared cache, as the hub's client finds it: named by ``HF_HUB_CACHE``, or below ``HF_HOME``."""
-    for variable in CACHE_VARIABLES:
-        if os.environ.get(variable):
-            return Path(os.path.expanduser(os.environ[variable]))
+    variable = cache_variable()
+    if variable != HOME_VARIABLE:
+        return Path(os.path.expanduser(os.environ[variable]))
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    home = os.environ.get("HF_HOME") or os.path.join(base, "huggingface")
+    home = os.environ.get(HOME_VARIABLE) or os.path.join(base, "huggingface")
     return Path(os.path.expanduser(home)) / "hub"
 
 

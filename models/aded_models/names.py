@@ -19,7 +19,7 @@ from aded_local.errors import ModelNotFoundError, OptionError
 from .builtin import builtin_path
 from .catalogue import CATALOGUE
 from .installed import installed
-from .references import PREFIX, reference
+from .references import names_hub, reference
 from .sizes import size_text
 
 BUILTIN: Final = "builtin"
@@ -50,9 +50,9 @@ def find(
     """The model that was asked for; without a name or path, SmolLM2 where it is installed, else the built-in one.
 
     Args:
-        given: a path; a name of ``NAMES``, or of ``CATALOGUE`` once it was pulled; or ``hf:OWNER/NAME[:QUANT]``, a
-            model of the Hugging Face Hub, which is downloaded where it is not here. A ``Path`` is never a name, and
-            ``./builtin`` is a file too.
+        given: a path; a name of ``NAMES``, or of ``CATALOGUE`` once it was pulled; or a model of the Hugging Face Hub,
+            which is downloaded where it is not here: ``hf:OWNER/NAME[:QUANT]``, or its address. A ``Path`` is never a
+            name, and ``./builtin`` is a file too.
         on_progress: is told how far a download is.
 
     Raises:
@@ -70,7 +70,7 @@ def find(
             return Found(NAMES[given]())
         if given in CATALOGUE:
             return Found(_pulled(given))
-        if given.startswith(PREFIX):
+        if names_hub(given):
             from .hub import found_or_pulled
 
             return Found(found_or_pulled(reference(given), on_progress))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 from aded_local.errors import ModelNotFoundError, OptionError
 
@@ -20,8 +21,13 @@ FIRST_CHOICES: Final = ("Q4_K_M", "Q8_0")
 
 GGUF_SUFFIX: Final = ".gguf"
 
-_SITES: Final = ("https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/")
+BRANCH: Final = "main"
+"""Of a repository, the only one that models are taken from."""
+
+_SITE: Final = re.compile(r"(https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 """How people who copy an address, or come from Ollama, begin a repository's name."""
+_PAGE: Final = re.compile(r"([^/]+/[^/]+)/(?:blob|resolve|tree)/([^/]+)(?:/(.+))?")
+"""An address below a repository's: of a file, or of the list of them, as of a commit or branch."""
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[A-Za-z0-9_]", re.ASCII)
 _PART: Final = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _QUANTIZATION: Final = re.compile(
@@ -48,18 +54,34 @@ class Reference:
         return self.repository if self.quantization is None else f"{self.repository}:{self.quantization}"
 
 
+def names_hub(text: str) -> bool:
+    """Whether a model's name means one of the hub: it begins with ``hf:``, or is an address of the hub."""
+    site = _SITE.match(text)
+    return text.startswith(PREFIX) or (site is not None and site[1] is not None)
+
+
 def reference(text: str) -> Reference:
-    """Read ``OWNER/NAME[:QUANT]``, with or without ``hf:`` or the hub's address before it.
+    """Read ``OWNER/NAME[:QUANT]``, with or without ``hf:`` or the hub's address before it, or a file's address there.
 
     Raises:
         OptionError: it is none.
     """
     name = text.strip().removeprefix(PREFIX)
-    for site in _SITES:
-        name = name.removeprefix(site)
-    repository, colon, quantization = name.partition(":")
-    repository = repository.rstrip("/")
-    if not is_repository(repository) or (colon and not quantization):
+    site = _SITE.match(name)
+    if site is not None:
+        name = name[site.end() :]
+        if site[1] is not None:  # copied from a browser
+            name = unquote(re.split("[?#]", name, maxsplit=1)[0])
+    page = None if site is None else _PAGE.fullmatch(name.rstrip("/"))
+    if page is None:
+        repository, colon, quantization = name.partition(":")
+        repository = repository.rstrip("/")
+    else:
+        repository, branch, quantization = page[1], page[2], page[3] or ""
+        colon = quantization
+        if branch != BRANCH:
+            raise OptionError(f"{text!r} means files of {branch!r}; only those of {BRANCH} are fetched")
+    if not is_repository(repository) or (colon and not quantization) or not quantization.isprintable():
         raise OptionError(
             f"{text!r} names no repository of the Hugging Face Hub: write OWNER/NAME or OWNER/NAME:QUANT,"
             " such as Qwen/Qwen3-4B-GGUF:Q4_K_M"
@@ -82,9 +104,12 @@ def choose(files: Iterable[str], wanted: Reference) -> tuple[str, ...]:
     Raises:
         ModelNotFoundError: there is no such model; the message says which there are.
     """
+    files = list(files)
     models = _models(files)
     if not models:
-        raise ModelNotFoundError(f"{wanted.repository} has no GGUF to open; take a repository of GGUFs")
+        hidden = any(name.lower().endswith(GGUF_SUFFIX) and not name.isprintable() for name in files)
+        why = " (a name with control characters is not taken)" if hidden else ""
+        raise ModelNotFoundError(f"{wanted.repository} has no GGUF to open{why}; take a repository of GGUFs")
     parts = _chosen(models, wanted)
     whole = _parts_of(parts[0])
     if len(parts) != whole:
@@ -100,11 +125,14 @@ def quantizations(files: Iterable[str]) -> tuple[str, ...]:
 
 
 def _models(files: Iterable[str]) -> list[tuple[str, ...]]:
-    """Files that are models, the parts of a split one together; a whole file comes before parts of the same name."""
+    """Files that are models, the parts of a split one together; a whole file comes before parts of the same name.
+
+    A name with control characters is nobody's honest choice, and a path with a line end would mislead who reads it.
+    """
     together: dict[tuple[str, int], list[str]] = {}
     for name in sorted(files):
         last = name.rpartition("/")[2].lower()
-        if last.endswith(GGUF_SUFFIX) and not any(sign in last for sign in _NO_MODELS):
+        if last.endswith(GGUF_SUFFIX) and name.isprintable() and not any(sign in last for sign in _NO_MODELS):
             together.setdefault((_PART.sub(GGUF_SUFFIX, name), _parts_of(name)), []).append(name)
     return [tuple(parts) for _, parts in sorted(together.items())]
 
@@ -125,7 +153,8 @@ def _fits(parts: Sequence[str], choice: str) -> bool:
     name = parts[0].lower()
     choice = choice.lower()
     if choice.endswith(GGUF_SUFFIX):
-        return choice in (name, name.rpartition("/")[2], _PART.sub(GGUF_SUFFIX, name))
+        whole = _PART.sub(GGUF_SUFFIX, name)  # what the parts are parts of
+        return choice in {each for full in (name, whole) for each in (full, full.rpartition("/")[2])}
     return re.search(rf"(?<![a-z0-9]){re.escape(choice)}(?![a-z0-9_])", name) is not None
 
 

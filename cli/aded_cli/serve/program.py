@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aded_local.errors import ModelNotFoundError, OptionError
-from aded_models import PREFIX, find
+from aded_models import find, names_hub
 
 from .. import display
 from ..options import Whole, engine_of, engine_options, help_for_missing, model_of
@@ -122,7 +122,7 @@ def main(**given: Any) -> int:
 
 def _here(model: str | None) -> str | None:
     """The model; one of the Hugging Face Hub as its file, which is downloaded before anybody is promised an answer."""
-    if model is None or not model.startswith(PREFIX):
+    if model is None or not names_hub(model):
         return model
     with display.loading(f"looking for {model}", quiet=False) as say:
         return str(find(model, say).path)
