@@ -36,6 +36,12 @@ BUSY = (
 )
 
 
+HALF_READ = (
+    "an answer is half read here, and nothing is measured before it ends; read it to its end or close() it, then call "
+    "prepare()"
+)
+
+
 class Use:
     """A use of the model that changes its cache; there is one at a time.
 
@@ -68,6 +74,11 @@ class Use:
         self._task: weakref.ref[Any] | None = None if task is None else weakref.ref(task)
 
     @property
+    def is_of_this_thread(self) -> bool:
+        """Whether this thread read it last."""
+        return self._thread is threading.current_thread()
+
+    @property
     def is_abandoned(self) -> bool:
         """Whether the reader of the answer has left it half read and calls something else now.
 
@@ -83,7 +94,7 @@ class Use:
     def ends_by_itself_for(self, owner: object, *, wait: bool) -> bool:
         """Whether this thread can wait for it to end: another one reads it, and it is another session's answer, or
         whatever it is, ``wait`` was asked for."""
-        if self._thread is threading.current_thread():
+        if self.is_of_this_thread:
             return False
         return wait or (owner is not None and self.owner not in (None, owner))
 
@@ -134,6 +145,17 @@ class Access:
         require_not_forked()
         if self.closed:
             raise BusyError(CLOSED)
+
+    def require_measurable(self) -> None:
+        """Refuse to wait for measurements that cannot have their turn meanwhile: the answer that has it is read by this
+        thread, or may be read by a task of its event loop.
+
+        Raises:
+            BusyError
+        """
+        use = self._use
+        if use is not None and use.steps is not None and (use.is_of_this_thread or _task() is not None):
+            raise BusyError(HALF_READ)
 
     # --- reading -----------------------------------------------------------------------------------
 

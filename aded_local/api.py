@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -28,13 +27,14 @@ from aded_local.drafters.model import DRAFT_MODES, DraftMode
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine import DRAFTS, EngineOptions
 from aded_local.errors import BusyError, ContextOverflowError, OptionError
+from aded_local.files import given_path
 from aded_local.llama import ALL_LAYERS
 from aded_local.llama.context import LARGEST_PASS
 from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
 from aded_local.request import Options
 from aded_local.result import Piece, Reply, Stats, TokenLogprob
-from aded_local.resuming import Resumed
+from aded_local.resuming import A_CONVERSATION, Resumed
 from aded_local.scheduler import Scheduler
 from aded_local.session import Session
 from aded_local.shown import visible
@@ -56,6 +56,10 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+A_MODEL = "a GGUF, or the name of a model"
+"""What ``model_path`` may be, in the words of an error."""
 
 
 def _warn(message: str) -> None:
@@ -163,8 +167,6 @@ class LocalADED(Asking):
             raise OptionError(
                 f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"
             )
-        if store is not None and not isinstance(store, (str, os.PathLike)):
-            raise OptionError(f"store is {store!r}; it must be the path of a static store")
         if search not in SEARCHES:
             raise OptionError(f"search is {search!r}; it must be one of {', '.join(SEARCHES)}")
         if search != "best-first" and draft != "auto":
@@ -188,8 +190,10 @@ class LocalADED(Asking):
             raise OptionError(
                 f"draft={draft!r} asks no draft model; leave draft_model out, or take draft='auto'"
             )
-        if draft_model is not None and not isinstance(draft_model, (str, os.PathLike)):
-            raise OptionError(f"draft_model is {draft_model!r}; it must be the path of a GGUF")
+        # A name that ``find`` knows is a sound path too.
+        for name, given in (("model_path", model_path), ("draft_model", draft_model)):
+            if given is not None:
+                given_path(name, given, A_MODEL)
         gpu_layers = request.layers(n_gpu_layers)
         draft_layers = request.layers(draft_gpu_layers)
         self._seed = request.seed_of(seed)
@@ -203,7 +207,7 @@ class LocalADED(Asking):
             cache_type=cache_type,
             verbose=verbose,
             memory=memory,
-            store=None if store is None else Path(os.path.expanduser(store)),
+            store=None if store is None else given_path("store", store, "a static store"),
             top_k=top_k_learning,
             search=search,
             chat_template=None if chat_template is None else read_template(chat_template),
@@ -256,11 +260,16 @@ class LocalADED(Asking):
 
         Returns:
             Whether all is ready.
+
+        Raises:
+            BusyError: it is closed; or this thread, or a task of its event loop, may have an answer half read, before
+                whose end nothing is measured.
         """
         self._access.require_open()
         timeout = request.seconds("timeout", timeout)
         preparation, tuner = self._engine.preparation, self._engine.tuner
         if preparation.running:
+            self._access.require_measurable()
             self._on_progress(preparation.describe())
             tuner.progress = self._on_progress
         try:
@@ -376,6 +385,10 @@ class LocalADED(Asking):
         """The prompt a conversation becomes; see ``Asking.chat_prompt``."""
         return self._first.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
 
+    def require_short(self, given: object) -> None:
+        """Refuse texts that are too long; see ``Session.require_short``."""
+        self._first.require_short(given)
+
     # --- kept on disk --------------------------------------------------------------------------------
 
     @classmethod
@@ -393,7 +406,7 @@ class LocalADED(Asking):
             ModelError, OptionError, DeviceError, ForkedError: as of ``LocalADED``.
         """
         if model_path is None:
-            model = conversations.read(Path(os.path.expanduser(path))).model
+            model = conversations.read(given_path("path", path, A_CONVERSATION)).model
             model_path = None if model is None else Path(model.file)
         llm = cls(model_path, **options)
         try:
@@ -494,8 +507,8 @@ class LocalADED(Asking):
 
     @_reading
     def longest_token(self) -> int:
-        """The most bytes that one token spells; to look at them all takes a tenth of a second or more."""
-        return max(len(self._model.spelling(token)) for token in range(self._model.n_vocab))
+        """The most bytes that one token spells; to look at them all takes a tenth of a second or more, once."""
+        return self._model.longest_token
 
     @_reading
     def end_tokens(self) -> frozenset[int]:

@@ -23,7 +23,7 @@ from typing import IO, Final
 
 import platformdirs
 
-from aded_local.errors import StoreError
+from aded_local.errors import OptionError, StoreError
 
 APP: Final = "aded-local"
 
@@ -44,6 +44,9 @@ UNFINISHED: Final = ".new-"
 
 LONGEST_PREFIX: Final = 200
 """Bytes of a file's name that one being written begins with: systems allow 255 in all."""
+
+SHOWN_OF_A_PATH: Final = 200
+"""Characters of a path that cannot be one, as far as it is shown."""
 
 PROBED_BYTES: Final = 4096
 """Written to see whether a folder takes a file: an empty one fits on a full disk."""
@@ -218,6 +221,31 @@ def meant_folder(variable: str, default: Callable[..., str]) -> tuple[Path | Non
             None,
             f"{variable} is {path}, and the current folder cannot be found: {error.strerror or error}",
         )
+
+
+def given_path(name: str, given: object, what: str) -> Path:
+    """The path that a caller gave, with ``~`` for their home folder; whether there is a file is not looked at.
+
+    Args:
+        name: the argument's.
+        given: its value, which may be anything.
+        what: what the file is to be, such as "a GGUF".
+
+    Raises:
+        OptionError: it is no path, is empty, or no file can have such a name.
+    """
+    said = repr(given)
+    said = f"{name} is {said if len(said) <= SHOWN_OF_A_PATH else said[:SHOWN_OF_A_PATH] + '…'}"
+    path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(path, str) or not path:
+        raise OptionError(f"{said}; it must be the path of {what}")
+    try:
+        sound = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        sound = False
+    if not sound:
+        raise OptionError(f"{said}; no file can have such a name, so give the path of {what}")
+    return Path(os.path.expanduser(path))  # Path.expanduser fails where there is no such user
 
 
 # --- how files of ours are opened ----------------------------------------------------------------

@@ -6,13 +6,13 @@ Where llama.cpp's programs have a number that means "you choose" (-1, for a cont
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypedDict, get_args
 
 import numpy as np
 
-from aded_local.errors import GrammarError, OptionError, PromptError
+from aded_local.errors import ContextOverflowError, GrammarError, OptionError, PromptError
 from aded_local.llama import Sampling, Steering
 from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.llama.sampling import FORBIDDEN, biases
@@ -35,6 +35,10 @@ MOST_LOGPROBS: Final = 1024
 
 LARGEST_GRAMMAR: Final = 2**20
 """Characters of a grammar or a schema at most, before anything reads it. Chosen."""
+
+LONG_FOR_A_TOKEN: Final = 16
+"""Bytes a token of the context, above which a text is looked at before it is tokenized: English has four or five, so
+what has more is seldom a prompt, and shorter texts are not kept waiting for a look at the vocabulary. Chosen."""
 
 DraftChoice = Literal["auto", "off"]
 """Whether an answer is drafted: as the object was opened, or not."""
@@ -285,6 +289,33 @@ def stop_texts(stop: str | Iterable[str] | None) -> tuple[str, ...]:
     if any(not isinstance(text, str) or not text for text in texts):
         raise OptionError(f"stop is {stop!r}; it must be texts that are not empty, or None")
     return texts
+
+
+def require_short(given: object, n_ctx: int, longest_token: Callable[[], int]) -> None:
+    """Refuse texts before they are tokenized, which takes seconds a megabyte, where no tokens could be few enough.
+
+    Args:
+        given: a text, or lists and dicts that hold texts, such as messages.
+        n_ctx: tokens of context.
+        longest_token: gives the bytes that a token spells at most.
+
+    Raises:
+        ContextOverflowError: they are too long.
+    """
+    n_bytes, left = 0, [given]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            n_bytes += len(each.encode("utf-8", errors="replace"))
+        elif isinstance(each, Mapping):
+            left += each.values()
+        elif isinstance(each, (list, tuple)):
+            left += each
+    if n_bytes > LONG_FOR_A_TOKEN * n_ctx and n_bytes > longest_token() * n_ctx:
+        raise ContextOverflowError(
+            f"the prompt has {n_bytes:,} bytes, and the {n_ctx:,} tokens that the context holds cannot spell as many; "
+            "shorten it, or raise -c (n_ctx)"
+        )
 
 
 def token_ids(prompt: Iterable[int], n_vocab: int) -> list[int]:

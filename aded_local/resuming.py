@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import psutil
@@ -29,9 +29,13 @@ from aded_local.conversations import (
 from aded_local.conversations.record import Setting
 from aded_local.engine import SAVED_SHARE, Engine
 from aded_local.errors import ADEDError, EmptyPromptError, StoreError
+from aded_local.files import given_path
 from aded_local.llama import SavedCells
 from aded_local.speed.tuning import setting_of
 from aded_local.trials import library
+
+A_CONVERSATION: Final = "a conversation's file"
+"""What a path is to be of, in the words of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,10 @@ class Resumable(ABC):
 
         Raises:
             StoreError: the file cannot be written, or is something else.
+            OptionError: ``path`` is no path.
             EmptyPromptError, PromptError, BusyError
         """
-        to = Path(os.path.expanduser(path))
+        to = given_path("path", path, A_CONVERSATION)
         kept = self.kept(messages, settings=settings)
         write(to, kept, lasting=True)
         return self.save_cells(to)
@@ -127,9 +132,10 @@ class Resumable(ABC):
 
         Raises:
             StoreError: there is none, or it cannot be read. What was said before stays then.
+            OptionError: ``path`` is no path.
             BusyError: a generation is running.
         """
-        found = Path(os.path.expanduser(path))
+        found = given_path("path", path, A_CONVERSATION)
         kept = read(found)
         cells, refusal = None, None
         with self._engine.access.reading():

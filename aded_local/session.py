@@ -32,7 +32,7 @@ from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
 from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob, token_logprob
-from aded_local.request import Options, Request, token_ids
+from aded_local.request import Options, Request, require_short, token_ids
 from aded_local.result import Piece, cancelled_piece, stats_of
 from aded_local.resuming import Resumable, take_cells
 from aded_local.speed.planner import PlainPlanner
@@ -101,6 +101,8 @@ class Session(Resumable, Asking):
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         asked, request = self._asked(options)
+        if isinstance(prompt, str):
+            self.require_short(prompt)
         n_vocab = self._engine.model.n_vocab
         tokens = self.text_tokens(prompt) if isinstance(prompt, str) else token_ids(prompt, n_vocab)
         return self._run(asked, tokens, request, None, [])
@@ -119,6 +121,7 @@ class Session(Resumable, Asking):
         if isinstance(messages, ChatPrompt):
             prompt = messages
         else:
+            self.require_short([messages, tools])
             prompt = self.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
             asked_of = [dict(message) for message in messages]
         if prompt.grammar is not None:
@@ -150,6 +153,20 @@ class Session(Resumable, Asking):
             BusyError: it is closed.
         """
         return text_tokens(text, self._engine.model) if text else []
+
+    @_reading
+    def require_short(self, given: object) -> None:
+        """Refuse a prompt's texts before they are tokenized where no tokens of the context could spell them.
+
+        Args:
+            given: a text, or messages, or lists of these.
+
+        Raises:
+            ContextOverflowError: they are too long.
+            BusyError: it is closed.
+        """
+        model = self._engine.model
+        require_short(given, self._engine.n_ctx, lambda: model.longest_token)
 
     def _asked(self, options: Options) -> tuple[Asked, Request]:
         self._engine.access.require_open()

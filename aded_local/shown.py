@@ -39,6 +39,12 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def brief(text: str, most: int = 60) -> str:
+    """The beginning of a text on one line of so many characters at most."""
+    line = one_line(text[: 8 * most])  # white space goes
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
 def json_text(value: Any, encoding: str | None) -> str:
     """``value`` as JSON on one line. What ``visible`` would remove is written as escapes, so the meaning stays.
 

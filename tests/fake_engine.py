@@ -15,6 +15,7 @@ from typing import Any
 
 from aded_local.chat.style import AnswerStyle
 from aded_local.errors import ContextOverflowError
+from aded_local.request import require_short
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ class FakeEngine:
 
     def answer_style(self, messages: Any) -> AnswerStyle:
         return AnswerStyle(reasoning=("<think>", "</think>"))
+
+    def require_short(self, given: Any) -> None:
+        require_short(given, self.n_ctx, lambda: 1000)
 
     def count_chat_tokens(self, messages: Any) -> int:
         return sum(len(m["content"].split()) for m in messages)

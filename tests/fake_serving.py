@@ -13,6 +13,7 @@ from aded_local.chat.style import PLAIN
 from aded_local.continuation import common_prefix
 from aded_local.decode import Tally
 from aded_local.logprobs import TokenLogprob
+from aded_local.request import require_short
 from aded_local.result import Piece, stats_of
 
 WORDS = 5
@@ -117,6 +118,9 @@ class FakeModel:
 
     def longest_token(self) -> int:
         return 8
+
+    def require_short(self, given: object) -> None:
+        require_short(given, self.n_ctx, self.longest_token)
 
     def description(self) -> dict[str, Any]:
         return {"model": "/models/fake-model.gguf"}

@@ -33,6 +33,8 @@ from aded_local.errors import (
     TemplateError,
 )
 from aded_local.files import cache_folder
+from aded_local.request import LONG_FOR_A_TOKEN
+from aded_local.session import Session
 
 PROMPT = "one two three one two three"
 CHAT = [{"role": "user", "content": "one two three"}]
@@ -167,6 +169,20 @@ def test_an_answer_left_half_read_gives_way_to_the_next_and_says_so(plain: Local
     assert plain.generate(PROMPT, max_tokens=30, temperature=0.0).tokens == whole
     with pytest.raises(BusyError, match="ended before all of it was read"):
         next(stream)
+
+
+def test_in_the_main_thread_waiting_does_not_save_it_and_another_session_ends_it_too(
+    plain: LocalADED,
+) -> None:
+    for ask in (
+        lambda: plain.generate(PROMPT, max_tokens=2, wait=True),
+        lambda: plain.session().generate(PROMPT, max_tokens=2),
+    ):
+        stream = plain.stream(PROMPT, max_tokens=30)
+        next(stream)
+        assert ask().tokens
+        with pytest.raises(BusyError, match="ended before all of it was read"):
+            next(stream)
 
 
 @pytest.mark.parametrize("then", [LocalADED.reset, LocalADED.close, lambda llm: llm.logits_after([1])])
@@ -415,6 +431,23 @@ def test_prompts_that_cannot_be_answered(llm: LocalADED) -> None:
     with pytest.raises(PromptError):
         llm.chat([{"role": "user"}])
     assert llm.generate(PROMPT, max_tokens=2).tokens, "and it still works"
+
+
+def test_a_text_that_no_tokens_could_spell_is_refused_before_it_is_tokenized(
+    llm: LocalADED, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokenized(*_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr("aded_local.session.text_tokens", tokenized)
+    monkeypatch.setattr(Session, "chat_prompt", tokenized)
+    most = llm.longest_token() * llm.n_ctx
+    long = "é" * (max(LONG_FOR_A_TOKEN * llm.n_ctx, most) // 2 + 1)
+    for ask in (llm.generate, lambda text: llm.chat([{"role": "user", "content": text}])):
+        with pytest.raises(ContextOverflowError, match=f" bytes.*{llm.n_ctx:,} tokens"):
+            ask(long)
+        with pytest.raises(AssertionError):  # one that might fit is tokenized, and counted then
+            ask("é" * (most // 2))
 
 
 @pytest.mark.parametrize(

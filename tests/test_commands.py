@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import subprocess
@@ -14,12 +15,17 @@ import click
 import pytest
 from click.testing import CliRunner
 from fake_engine import FakeEngine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from aded_cli import chat as program
 from aded_cli import commands, copying, display, editing, setting, why
 from aded_cli.answer import Answer
+from aded_cli.attachments import Attachment, with_files, without_files
 from aded_cli.commands import COMMANDS, command_in, completions
 from aded_cli.conversation import Conversation
 from aded_cli.keeping import Keeper
@@ -226,10 +232,58 @@ def test_a_file_that_cannot_be_sent_is_one_line_and_the_chat_goes_on(
     assert asked(engine) == ["x"]
 
 
+def test_a_file_that_cannot_fit_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, words in (("half", 50), ("more", 60), ("big", 200), ("huge", 1_000_000)):
+        (tmp_path / name).write_text("word " * words)
+    engine = FakeEngine(n_ctx=100)
+    chat(engine, *(f"/file {tmp_path / name}" for name in ("big", "half", "more", "huge")), "/file")
+    said = capsys.readouterr().err
+    assert "more is not sent: its 63 tokens beside the 53 of other files do not fit" in said
+    assert "big is not sent: its 203 tokens do not fit the context of 100" in said
+    assert "huge is not sent: the prompt has 5,000," in said and "cannot spell as many" in said
+    assert "with the next message: half\n" in said
+
+
+def test_a_file_goes_once_and_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, link = tmp_path / "a.txt", tmp_path / "link"
+    path.write_text("old")
+    link.symlink_to(path)
+    engine = FakeEngine()
+    repl = chat(engine, f"/file {path}", f"/file {path}", "/file")
+    assert [file.text for file in repl.attached] == ["old"]
+    said = capsys.readouterr().err
+    assert "a.txt goes with the next message already\n" in said and "next message: a.txt\n" in said
+    typed = iter([f"/file {path}", f"/file {path}", "what?"])
+
+    def read_line() -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        path.write_text(path.read_text() + "er")
+        return line
+
+    repl._read_line = read_line
+    repl.attached.clear()
+    repl.run()
+    assert asked(engine) == ["a.txt:\n```txt\nolderer\n```\n\nwhat?"]
+    assert "next message as it is now (" in capsys.readouterr().err
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a.py", "my notes.txt", "x"]), st.text(min_size=1)), max_size=3),
+    st.text().filter(lambda text: "```" not in text),
+)
+def test_a_question_is_told_from_the_files_that_went_with_it(
+    files: list[tuple[str, str]], typed: str
+) -> None:
+    sent = with_files(typed, [Attachment(name, text) for name, text in files])
+    assert without_files(sent) == "".join(f"[{name}] " for name, _ in files) + typed
+
+
 def test_a_message_that_is_refused_keeps_its_files(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("word " * 20)
+    (tmp_path / "a").write_text("word " * 8)
     engine = FakeEngine(n_ctx=12)
-    repl = chat(engine, f"/file {tmp_path / 'a'}", "q")
+    repl = chat(engine, f"/file {tmp_path / 'a'}", "q and so on")
     assert len(repl.attached) == 1 and repl.conversation.turns == []
 
 
@@ -247,6 +301,12 @@ def test_a_retry_that_fails_keeps_the_answer(capsys: pytest.CaptureFixture[str])
     repl = chat(engine, "one", "/retry")
     assert [turn.answer for turn in repl.conversation.turns] == ["you said one"]
     assert "longer than the context" in capsys.readouterr().err
+
+
+def test_undo_shows_the_question_and_not_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("secret " * 30)
+    chat(FakeEngine(), f"/file {tmp_path / 'a.txt'}", "what is it?", "/undo")
+    assert "taken back: [a.txt] what is it?\n" in capsys.readouterr().err
 
 
 def test_undo_takes_the_last_turn_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -452,6 +512,34 @@ def test_completion_knows_commands_settings_and_files() -> None:
     assert [word for word, _ in completions("/draft o") or ()] == ["on", "off"]
     assert completions("/nothing ") == [] and completions("/set top_k ") == []
     assert [word for word, _ in completions("/help wh") or ()] == ["why"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            "\x1b[{}{}{}".format,
+            st.sampled_from(["", "<", "?", ">", "M"]),
+            st.text("0123456789;", max_size=8),
+            st.sampled_from("ABCDHJKMRZmtu~ "),
+        ),
+        max_size=4,
+    )
+)
+def test_whatever_sequence_is_typed_the_editor_goes_on(sequences: list[str]) -> None:
+    failures: list[Any] = []
+    with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
+        pipe.send_text("".join(sequences) + "\x1b[201~\x05end\r")
+
+        async def read() -> str:
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
+            session: PromptSession[str] = PromptSession(
+                multiline=True, key_bindings=editing._bindings([False])
+            )
+            return await session.prompt_async(set_exception_handler=False)
+
+        typed = asyncio.run(asyncio.wait_for(read(), 20))
+    assert failures == [] and typed.endswith("end")
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ def stateful(tmp_path: Path) -> Path:
 # The text
 
 
+YEARS_1_TO_9999 = (-62_135_596_800, 253_402_300_799)
+"""Seconds since 1970."""
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
@@ -82,7 +85,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 @given(
     turns=st.lists(st.tuples(texts, texts, st.lists(st.integers(0, 2**31 - 1), max_size=5)), max_size=4),
     values=st.dictionaries(texts, st.one_of(st.integers(), st.floats(allow_nan=False), texts), max_size=3),
-    times=st.tuples(st.integers(0, 2**32), st.integers(0, 2**32)),
+    times=st.tuples(st.integers(*YEARS_1_TO_9999), st.integers(*YEARS_1_TO_9999)),
 )
 def test_what_is_written_is_what_is_read(turns: Any, values: Any, times: tuple[int, int]) -> None:
     messages, ids = [], []
@@ -104,6 +107,22 @@ def test_a_file_is_private_and_has_a_line_for_each_message(tmp_path: Path) -> No
         "content": "ls",
         "tokens": [7, 8],
     }
+
+
+def test_a_model_s_file_name_need_not_be_text(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    model = replace(MODEL, file=os.fsdecode(b"/models/\xff.gguf"))
+    write(path, a_conversation(model=model))
+    assert read(path).model == model
+
+
+def test_where_nothing_can_be_written_advice_is_given_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "chat.json", tmp_path / ("a" * 300 + ".json")):
+        with pytest.raises(StoreError) as refused:
+            write(path, a_conversation())
+        said = str(refused.value).replace(str(path), "PATH")
+        assert "\n" not in said and said.count(";") == 1, said
 
 
 def test_calls_of_functions_and_their_results_are_kept() -> None:
@@ -143,7 +162,7 @@ def test_a_damaged_text_is_refused_in_a_line_and_stays(tmp_path: Path, damage: s
     with pytest.raises(StoreError, match=r"chat\.json .*; it was left as it is") as refused:
         read(path)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 300 + len(str(path))
-    with pytest.raises(StoreError, match="is there already and is not replaced"):
+    with pytest.raises(StoreError, match=r"is there already, .*, and is not replaced; name another file$"):
         write(path, a_conversation())
     assert path.read_text() == DAMAGED[damage]
 

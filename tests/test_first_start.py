@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from aded_local import LocalADED, opening
-from aded_local.errors import DeviceError, OptionError
+from aded_local.errors import BusyError, DeviceError, OptionError
 from aded_local.llama import rows
 from aded_local.scheduler import Closed, Scheduler
 from aded_local.speed import preparation as preparing
@@ -195,6 +196,53 @@ def test_an_interrupt_of_whoever_waits_leaves_the_measuring_thread_known(
         assert llm.preparing == "measuring" and llm._engine.preparation.running
         assert not llm.prepare(timeout=0)
     assert not llm._engine.preparation.running
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_whoever_has_an_answer_half_read_is_told_that_waiting_would_not_end(
+    tiny: dict[str, Path], slow_machine: threading.Event, in_main_thread: bool
+) -> None:
+    seen: list[str] = []
+
+    def read_and_wait(llm: LocalADED) -> None:
+        with llm.stream(PROMPT, max_tokens=40) as pieces:
+            next(pieces)
+            for timeout in (None, 0):
+                try:
+                    llm.prepare(timeout)
+                except BusyError as error:
+                    seen.append(str(error))
+            assert next(pieces).tokens, "and the answer goes on"
+
+    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+        if in_main_thread:
+            read_and_wait(llm)
+        else:
+            thread = threading.Thread(target=read_and_wait, args=(llm,))
+            thread.start()
+            thread.join()
+        slow_machine.set()
+        assert len(seen) == 2 and all("half read here" in line for line in seen)
+        assert llm.prepare()
+        stream = llm.stream(PROMPT, max_tokens=40)
+        next(stream)
+        assert llm.prepare(), "what is ready needs no turn"
+
+
+def test_an_event_loop_is_not_held_up_for_ever_beside_an_answer_of_its_own(
+    tiny: dict[str, Path], slow_machine: threading.Event
+) -> None:
+    async def read_and_wait(llm: LocalADED) -> None:
+        async with llm.astream(PROMPT, max_tokens=40) as pieces:
+            async for _piece in pieces:
+                with pytest.raises(BusyError, match="half read here"):
+                    llm.prepare()
+                break
+
+    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+        asyncio.run(read_and_wait(llm))
+        slow_machine.set()
+        assert llm.prepare()
 
 
 def test_trials_of_earlier_starts_count(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,116 @@ def test_a_name_is_where_it_is_kept_from_then_on(
     assert len(read(tmp_path / "copy.json").messages) == 3
 
 
+def users(path: Path) -> list[str]:
+    return [message["content"] or "" for message in read(path).messages if message["role"] == "user"]
+
+
+def test_every_name_that_was_saved_stays(
+    chatting: tuple[Keeper, Conversation], engine: FakeEngine, told: list[str]
+) -> None:
+    keeper, _ = chatting
+    turn(chatting, "first")
+    one, _ = keeper.save("one")
+    conversations.state_path(one).write_bytes(b"cells")
+    turn(chatting, "second")
+    two, _ = keeper.save("two")
+    turn(chatting, "third")
+    keeper.close()
+    assert users(one) == ["first", "second"] and users(two) == ["first", "second", "third"]
+    assert conversations.state_path(one).read_bytes() == b"cells" and set(kept()) == {one, two}
+    other = Conversation()
+    with Keeper(engine, other, {}, keeps=True, warn=told.append) as beside:  # type: ignore[arg-type]
+        beside.load("one")
+        turn((beside, other), "fourth")
+        notes, _ = beside.save("notes.md")
+    assert users(one) == users(notes) == ["first", "second", "fourth"] and set(kept()) == {one, two, notes}
+
+
+def test_a_made_name_that_another_chat_went_on_with_stays(
+    chatting: tuple[Keeper, Conversation], engine: FakeEngine, told: list[str]
+) -> None:
+    keeper, _ = chatting
+    turn(chatting, "one")
+    keeper._wait()
+    [made] = kept()
+    other = Conversation()
+    with Keeper(engine, other, {}, keeps=True, warn=told.append) as beside:  # type: ignore[arg-type]
+        beside.load("last")
+        turn((beside, other), "theirs")
+    keeper.save("mine")
+    assert users(made) == ["one", "theirs"]
+    keeper.save()
+    assert set(kept()) == {made, conversations_folder() / "mine.json"}
+
+
+def test_save_alone_leaves_a_file_to_the_chat_that_went_on_with_it(
+    chatting: tuple[Keeper, Conversation], engine: FakeEngine, told: list[str]
+) -> None:
+    keeper, _ = chatting
+    turn(chatting, "one")
+    keeper._wait()
+    [made] = kept()
+    other = Conversation()
+    with Keeper(engine, other, {}, keeps=True, warn=told.append) as beside:  # type: ignore[arg-type]
+        beside.load("last")
+        turn((beside, other), "theirs")
+    mine, _ = keeper.save()
+    assert users(made) == ["one", "theirs"] and users(mine) == ["one"]
+
+
+@pytest.mark.parametrize("is_path", [False, True])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_another_conversation_is_not_replaced(
+    engine: FakeEngine, tmp_path: Path, keeps: bool, is_path: bool
+) -> None:
+    name = str(tmp_path / "dup.json") if is_path else "dup"
+    conversation = Conversation()
+    with Keeper(engine, conversation, {}, keeps=keeps, warn=lambda _: None) as keeper:  # type: ignore[arg-type]
+        turn((keeper, conversation), "first")
+        path, _ = keeper.save(name)
+        keeper.begin_anew()
+        conversation.clear()
+        turn((keeper, conversation), "second")
+        with pytest.raises(StoreError) as refused:
+            keeper.save(name)
+        line = str(refused.value)
+        assert "“first”" in line and "\n" not in line and users(path) == ["first"]
+        free = line.partition("/save ")[2].partition(" keeps")[0]
+        assert users(keeper.save(free)[0]) == ["second"] and users(path) == ["first"]
+        with pytest.raises(StoreError, match="-3"):
+            conversation.turns[:] = [Turn("third", "so")]
+            keeper.begin_anew()
+            keeper.save(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "x" * 98])
+def test_a_long_name_that_is_taken_has_another_like_it(
+    chatting: tuple[Keeper, Conversation], name: str
+) -> None:
+    keeper, conversation = chatting
+    turn(chatting, "first")
+    keeper.save(name)
+    keeper.begin_anew()
+    conversation.turns[:] = [Turn("second", "so")]
+    with pytest.raises(StoreError, match=r"/save x+-2 keeps both"):
+        keeper.save(name)
+
+
+def test_what_is_an_earlier_state_of_the_conversation_is_replaced(
+    chatting: tuple[Keeper, Conversation], engine: FakeEngine, tmp_path: Path
+) -> None:
+    keeper, conversation = chatting
+    name = str(tmp_path / "a.json")
+    turn(chatting, "one")
+    keeper.save(name)
+    turn(chatting, "two")
+    other = Keeper(engine, conversation, {}, keeps=False, warn=pytest.fail)  # type: ignore[arg-type]
+    with other:  # it did not write the file, and loses nothing of it
+        assert users(other.save(name)[0]) == ["one", "two"]
+        conversation.turns.pop()
+        assert users(other.save(name)[0]) == ["one"]  # it wrote this one
+
+
 def test_going_on_brings_turns_and_settings_back(
     chatting: tuple[Keeper, Conversation], engine: FakeEngine, told: list[str]
 ) -> None:
@@ -279,6 +389,24 @@ def test_continue_takes_the_conversation_s_model_unless_one_is_named(
     assert engine.model == "other.gguf"
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"messages": [', b"[" * 5000])
+def test_continue_names_what_it_cannot_read_and_what_goes_on_instead(
+    engine: FakeEngine, damage: bytes
+) -> None:
+    older, newer = conversations_folder() / "older.json", conversations_folder() / "newer.json"
+    write(older, KeptConversation.of([{"role": "user", "content": "old one"}], answers={}))
+    os.utime(older, (100, 100))
+    newer.write_bytes(damage)
+    result = run("--continue", "-p", "c")
+    assert (result.exit_code, result.stdout) == (0, "you said c\n")
+    assert result.stderr.splitlines()[0].startswith(str(newer)) and "left as it is" in result.stderr
+    assert "older goes on instead: “old one”" in result.stderr
+    assert newer.read_bytes() == damage
+    older.unlink()
+    result = run("--continue", "-p", "c")
+    assert result.exit_code == 2 and str(newer) in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_the_configuration_names_the_usual_model(engine: FakeEngine) -> None:
     config_path().parent.mkdir()
     config_path().write_text('model = "usual.gguf"')
@@ -375,6 +503,26 @@ def test_a_damaged_one_hides_no_other(two: tuple[Path, Path]) -> None:
     result = stored("conversations", "search", "beans")
     assert "garden" in result.stdout and "is no sound JSON" in result.stderr
     assert f"erased {damaged}" in done("conversations", "erase", damaged.stem, "--yes")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"no JSON at all"])
+def test_one_by_a_given_name_is_listed_and_refused_however_damaged(
+    two: tuple[Path, Path], damage: bytes
+) -> None:
+    damaged = two[1]
+    damaged.write_bytes(damage)
+    other = conversations_folder() / "package.json"
+    other.write_text('{"name": "x"}')
+    listed = done("conversations", "list")
+    assert "travel" in listed and "unreadable" in listed and f"{damaged} is no" in listed
+    assert "package" not in listed
+    shown = stored("conversations", "show", "travel")
+    assert shown.exit_code == 2 and "left as it is" in shown.stderr and shown.stderr.count("\n") == 1
+    # All are erased that are conversations for sure; what may be somebody else's file is named.
+    told = done("conversations", "erase", "--all", "--yes")
+    assert f"{damaged} stayed" in told and damaged.exists() and other.exists() and not two[0].exists()
+    assert f"erased {damaged}" in done("conversations", "erase", "travel", "--yes")
+    assert "stayed" not in done("conversations", "erase", "--all", "--yes")
 
 
 def test_conversations_are_exported_as_markdown_and_as_what_goes_on(

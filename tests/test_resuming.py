@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import tiny_models
 
-from aded_local import LocalADED, resuming
+from aded_local import Llama, LocalADED, resuming
 from aded_local.conversations import conversations_folder, read, state_path
-from aded_local.errors import BusyError, EmptyPromptError, ModelNotFoundError, StoreError
+from aded_local.errors import BusyError, EmptyPromptError, ModelNotFoundError, OptionError, StoreError
 from aded_local.llama import Context
 from aded_models.names import smollm2_path
 
@@ -86,6 +86,49 @@ def test_a_session_goes_on_with_what_another_one_kept(
     resumed = session.load(path)
     assert resumed.refusal is None and resumed.cached > 40
     assert go_on(session) == after
+
+
+class NoText:
+    """A path of bytes, which no path of ours is."""
+
+    def __fspath__(self) -> bytes:
+        return b"chat.json"
+
+
+@pytest.mark.parametrize("path", ["a\0b", "", "\ud800", 5, None, True, b"chat.json", ["chat.json"], NoText()])
+def test_what_is_no_path_is_refused_in_one_line_wherever_one_is_asked_for(
+    tiny: dict[str, Path], opened: Callable[..., LocalADED], path: Any
+) -> None:
+    llm = opened(tiny["llama"])
+    llm.chat(FIRST, max_tokens=2)
+    calls: list[Callable[[], object]] = [
+        lambda: llm.save(path),
+        lambda: llm.session().save(path, FIRST),
+        lambda: llm.resume(path),
+        lambda: llm.session().load(path),
+        lambda: LocalADED.load(path),
+    ]
+    if path is not None:
+        calls += [
+            lambda: LocalADED(path),
+            lambda: LocalADED(tiny["llama"], store=path),
+            lambda: LocalADED(tiny["llama"], draft_model=path),
+            lambda: Llama(path, verbose=False),
+            lambda: Llama(path, n_ctx=0, verbose=False),
+            lambda: Llama.from_pretrained("someone/tiny", "*", local_dir=path),
+            lambda: Llama.from_pretrained("someone/tiny", "*", cache_dir=path),
+        ]
+    for call in calls:
+        with pytest.raises(OptionError, match=r" is .*path of") as refused:
+            call()
+        assert "\n" not in str(refused.value) and "\0" not in str(refused.value)
+    assert len(llm.messages) == 3
+
+
+@pytest.mark.parametrize("path", [Path("a\0b.jinja"), Path("\ud800"), NoText()])
+def test_a_template_s_path_is_refused_likewise(tiny: dict[str, Path], path: Any) -> None:
+    with pytest.raises(OptionError, match=r"chat_template is .* path of a template"):
+        LocalADED(tiny["llama"], chat_template=path)
 
 
 def test_an_answer_s_ids_are_used_where_they_say_its_text_and_nothing_hidden(

@@ -29,6 +29,7 @@ from aded_cli.serve.queue import READY, Line
 from aded_cli.serve.refusals import LONGEST
 from aded_cli.serve.sessions import Pool
 from aded_local.chat.style import HERMES, PLAIN, AnswerStyle
+from aded_local.request import LONG_FOR_A_TOKEN
 
 LOCAL = "http://127.0.0.1:8080"
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
@@ -365,7 +366,7 @@ def test_a_text_that_no_tokens_could_spell_is_refused_before_it_is_tokenized(
 
     monkeypatch.setattr("aded_cli.serve.sessions.Pool.chat_prompt", tokenized)
     monkeypatch.setattr("aded_cli.serve.sessions.Pool.text_tokens", tokenized)
-    long = "a" * (8 * 512 + 1)
+    long = "a" * (LONG_FOR_A_TOKEN * 512 + 1)
     refused(
         server.chat(messages=[{"role": "user", "content": [{"type": "text", "text": long}]}]),
         400,

@@ -64,6 +64,49 @@ def test_what_is_typed_or_pasted_meets_the_next_prompt_as_it_is() -> None:
         assert terminal.end() == 0
 
 
+def test_what_is_typed_ahead_outlives_ctrl_c() -> None:
+    with at_terminal(FAKE_WORDS="500", FAKE_PAUSE="0.02") as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"hello\r")
+        terminal.wait_for(b"w3 ")
+        terminal.type(b"/context\rsecond ")
+        terminal.wait_for(b"w9 ")
+        terminal.type(b"\x03one")
+        terminal.wait_for(b"stopped")
+        terminal.wait_for(b"of 4,096 tokens")
+        terminal.wait_to_show("> second one")
+        terminal.type(b"\x03\x04")
+        assert terminal.end() == 0
+
+
+def test_a_dumb_terminal_keeps_what_is_typed_ahead_too() -> None:
+    with at_terminal(FAKE_WORDS="500", FAKE_PAUSE="0.02", TERM="dumb") as terminal:
+        terminal.wait_for(b"> ")
+        terminal.type(b"hello\n")
+        terminal.wait_for(b"w3 ")
+        terminal.type(b"/context\n")
+        terminal.wait_for(b"w9 ")
+        terminal.type(b"\x03")
+        terminal.wait_for(b"stopped")
+        terminal.wait_for(b"of 4,096 tokens")
+        terminal.type(b"\x04")
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x1b[31mred\x1b[0m", b"\x1b[<0;1;1M", b"\x1b[M !!", b"\x1b[1;2;3;4m", b"\x1b[99999;1R"]
+)
+def test_sequences_typed_outside_of_a_paste_do_no_harm(raw: bytes) -> None:
+    with at_terminal() as terminal:
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"so " + raw + b" on\r")
+        terminal.wait_for(b"you said so ")
+        terminal.wait_for(PROMPT_SHOWN)
+        terminal.type(b"\x04")
+        assert terminal.end() == 0
+    assert b"nhandled" not in terminal.seen and b"Traceback" not in terminal.seen
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at_prompt", [True, False])
 def test_a_program_that_is_ended_gives_the_terminal_back(number: int, at_prompt: bool) -> None:

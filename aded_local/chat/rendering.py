@@ -42,6 +42,7 @@ from aded_local.chat.rendering_child import (
 )
 from aded_local.chat.sandbox import MAX_SOURCE, SECONDS, Sandbox, complaint
 from aded_local.errors import OptionError, TemplateError, TemplateLimitError
+from aded_local.files import given_path
 from aded_local.trials import trial
 
 VOUCHED = frozenset(
@@ -97,7 +98,8 @@ def read_template(given: str | os.PathLike[str]) -> str:
     if isinstance(given, str):
         what, source = "chat_template", given
     elif isinstance(given, os.PathLike):
-        what, source = f"the chat template {given}", _read_file(Path(given))
+        path = given_path("chat_template", given, "a template")
+        what, source = f"the chat template {path}", _read_file(path)
     else:
         raise OptionError(f"chat_template is {given!r}; it must be a template's text, or a Path of its file")
     if len(source) > MAX_SOURCE:
@@ -111,15 +113,15 @@ def read_template(given: str | os.PathLike[str]) -> str:
 
 def _read_file(path: Path) -> str:
     try:
-        with path.expanduser().open("rb") as file:
+        with path.open("rb") as file:
             raw = file.read(4 * MAX_SOURCE + 1)  # a device has no end
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OptionError(
             f"the chat template {path} is not valid UTF-8 text (byte {error.start:,})"
         ) from None
-    except (OSError, RuntimeError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
+    except OSError as error:
+        why = error.strerror or error
         raise OptionError(f"the chat template {path} cannot be read: {why}; name another file") from None
 
 

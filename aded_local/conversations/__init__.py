@@ -14,14 +14,17 @@ from __future__ import annotations
 from aded_local.conversations.folder import (
     LARGEST_STATES,
     LAST,
+    LONGEST_NAME,
     conversations_folder,
     erase,
     everything,
     find,
+    is_made_name,
     kept,
     make_room,
     named,
     new_path,
+    newest_readable,
     state_path,
 )
 from aded_local.conversations.markdown import as_markdown
@@ -31,6 +34,7 @@ from aded_local.conversations.state import KeptCells, StateRefused, Wanted, read
 __all__ = [
     "LARGEST_STATES",
     "LAST",
+    "LONGEST_NAME",
     "KeptCells",
     "KeptConversation",
     "KeptModel",
@@ -41,10 +45,12 @@ __all__ = [
     "erase",
     "everything",
     "find",
+    "is_made_name",
     "kept",
     "make_room",
     "named",
     "new_path",
+    "newest_readable",
     "read",
     "read_state",
     "state_path",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from aded_local.conversations.record import FORMAT
+from aded_local.conversations.record import FORMAT, LARGEST, KeptConversation, read
 from aded_local.errors import StoreError
-from aded_local.files import UNFINISHED, data_folder, failure, read_ends
+from aded_local.files import UNFINISHED, data_folder, failure, given_path, read_ends, read_private
 
 FOLDER: Final = "conversations"
 SUFFIX: Final = ".json"
@@ -71,6 +72,11 @@ def new_path() -> Path:
     return conversations_folder() / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{secrets.token_hex(2)}{SUFFIX}"
 
 
+def is_made_name(path: Path) -> bool:
+    """Whether a conversation has a name that ``new_path`` made, and none that a person gave."""
+    return _MADE.fullmatch(path.stem) is not None
+
+
 def state_path(path: Path) -> Path:
     """The file beside a conversation's for what the cells held."""
     return path.with_name(path.name + STATE_SUFFIX)
@@ -79,21 +85,56 @@ def state_path(path: Path) -> Path:
 def kept() -> list[Path]:
     """The conversations in the folder, those changed last first, damaged ones too.
 
+    What is neither clearly a conversation nor clearly something else is among them: its text may be all that is left
+    of one, and whoever reads it is told what is wrong with it.
+
     Raises:
         StoreError: the folder cannot be read.
     """
-    found = [entry for entry in _entries() if entry.name.endswith(SUFFIX) and _is_ours(Path(entry.path))]
+    return _newest_first(lambda path: _is_ours(path) or not _is_other(path))
+
+
+def newest_readable() -> tuple[Path, KeptConversation, list[StoreError]]:
+    """The conversation that was changed last of those that can be read.
+
+    Returns:
+        Its file, what it holds, and what is wrong with each that was changed after it, newest first.
+
+    Raises:
+        StoreError: none can be read; it says what is wrong with the newest, where there is any.
+    """
+    damaged: list[StoreError] = []
+    for path in kept():
+        try:
+            return path, read(path), damaged
+        except StoreError as error:
+            damaged.append(error)
+    raise damaged[0] if damaged else StoreError(f"no conversation is kept in {conversations_folder()}")
+
+
+def _newest_first(is_wanted: Callable[[Path], bool]) -> list[Path]:
+    found = [entry for entry in _entries() if entry.name.endswith(SUFFIX) and is_wanted(Path(entry.path))]
     return [Path(entry.path) for entry in sorted(found, key=_when, reverse=True)]
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a JSON file is a conversation: $ADED_DATA_DIR may name a folder that serves other purposes too."""
-    if _MADE.fullmatch(path.stem):
+    """Whether a JSON file is a conversation for sure, by its name, what lies beside it, or how it begins:
+    $ADED_DATA_DIR may name a folder that serves other purposes too."""
+    if _MADE.fullmatch(path.stem) or os.path.lexists(state_path(path)):
         return True
     try:
         return FORMAT.encode() in read_ends(path, LOOKED_AT, 0)[0]
     except OSError:
         return False
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file is sound JSON, which says nothing of a conversation."""
+    try:
+        data = json.loads(read_private(path, LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not (isinstance(data, dict) and data.get("format") == FORMAT)
 
 
 def find(name: str) -> Path:
@@ -107,7 +148,7 @@ def find(name: str) -> Path:
         StoreError: there is none, or several.
     """
     if _is_path(name):
-        return Path(os.path.expanduser(name))
+        return given_path("the conversation", name, "one")
     paths = kept()
     found = paths[:1] if name == LAST else [path for path in paths if path.stem == name]
     found = found or [path for path in paths if name and path.stem.startswith(name)]
@@ -126,7 +167,7 @@ def named(name: str) -> Path:
         StoreError: a file cannot be called so, or there is no data folder.
     """
     if _is_path(name):
-        return Path(os.path.expanduser(name))
+        return given_path("the conversation", name, "one")
     if name == LAST or not _GIVEN.fullmatch(name) or len(name) > LONGEST_NAME:
         raise StoreError(
             f"a conversation cannot be called {name!r}: give up to {LONGEST_NAME} letters, digits, dashes, or a path"
@@ -151,13 +192,13 @@ def erase(path: Path) -> list[Path]:
 
 
 def everything() -> list[Path]:
-    """All files of ours in the folder: conversations, states, what was never finished, the key.
+    """All files in the folder that are ours for sure: conversations, states, what was never finished, the key.
 
     Raises:
         StoreError: the folder cannot be read.
     """
     others = [Path(entry.path) for entry in _entries() if _BESIDE.fullmatch(entry.name)]
-    return [*kept(), *sorted(others)]
+    return [*_newest_first(_is_ours), *sorted(others)]
 
 
 def make_room(conversation: Path, size: int) -> str | None:

@@ -20,13 +20,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from aded_local.chat.messages import Message, Plain, checked_messages
 from aded_local.errors import PromptError, StoreError
 from aded_local.files import failure, make_private_folder, read_private, replacing
-from aded_local.shown import one_line
+from aded_local.shown import brief, json_text, one_line
 
 FORMAT: Final = "aded-local conversation"
 VERSION: Final = 1
@@ -47,6 +48,7 @@ LARGEST_ID: Final = 2**31
 """Token ids are below: llama.cpp has them in an int32."""
 
 _WHEN: Final = "%Y-%m-%dT%H:%M:%SZ"
+_EPOCH: Final = datetime(1970, 1, 1)
 
 Setting = str | int | float | bool | list[str] | None
 """A setting's value, as JSON has it."""
@@ -146,10 +148,10 @@ class KeptConversation:
             "settings": dict(self.settings),
         }
         lines = [
-            json.dumps({**message, "tokens": tokens} if tokens else message, ensure_ascii=False)
+            json_text({**message, "tokens": tokens} if tokens else message, "utf-8")
             for message, tokens in zip(self.messages, self.answers, strict=True)
         ]
-        outer = json.dumps(head, ensure_ascii=False).removesuffix("}")
+        outer = json_text(head, "utf-8").removesuffix("}")
         return outer + ', "messages": [\n ' + ",\n ".join(lines) + "\n]}\n"
 
     @classmethod
@@ -190,8 +192,7 @@ class KeptConversation:
 def title_of(messages: Sequence[Message]) -> str:
     """A conversation's title: the beginning of its first question, on one line; empty without one."""
     first = next((message["content"] for message in messages if message["role"] == "user"), None) or ""
-    line = one_line(first[: 8 * LONGEST_TITLE])  # white space goes
-    return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1].rstrip() + "…"
+    return brief(first, LONGEST_TITLE)
 
 
 def read(path: Path) -> KeptConversation:
@@ -201,17 +202,28 @@ def read(path: Path) -> KeptConversation:
         StoreError: there is none, it cannot be read, or is damaged; it stays as it is.
     """
     try:
-        data = read_private(path, LARGEST)
+        return _parsed(path)
     except FileNotFoundError:
         raise StoreError(f"there is no conversation {path}; check the path") from None
     except OSError as error:
         raise failure("read", path, error, otherwise="name another file") from error
-    try:
-        return KeptConversation.from_json(data.decode())
-    except UnicodeDecodeError:
-        raise StoreError(f"{path} is no text in UTF-8; it was left as it is") from None
     except ValueError as error:
         raise StoreError(f"{path} {error}; it was left as it is") from error
+
+
+def _parsed(path: Path) -> KeptConversation:
+    """The conversation in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: see ``KeptConversation.from_json``.
+    """
+    data = read_private(path, LARGEST)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValueError("is no text in UTF-8") from None
+    return KeptConversation.from_json(text)
 
 
 def write(
@@ -228,9 +240,9 @@ def write(
     Raises:
         StoreError: it cannot be written, or ``path`` is the name of something else.
     """
-    if not replaces:
-        _require_replaceable(path)
     try:
+        if not replaces:
+            _require_replaceable(path)
         make_private_folder(path.parent)
         with replacing(path, lasting=lasting) as file:
             file.write(conversation.to_json().encode())
@@ -243,15 +255,18 @@ def _require_replaceable(path: Path) -> None:
 
     Raises:
         StoreError: there is something else, or a conversation that cannot be read.
+        OSError: it is not known whether there is anything.
     """
     if not path.is_symlink() and not path.exists():
         return
     try:
-        read(path)
-    except StoreError as error:
-        raise StoreError(
-            f"{path} is there already and is not replaced: {error}; name another file"
-        ) from error
+        _parsed(path)
+        return
+    except OSError as error:
+        why = f"cannot be read ({error.strerror or error})"
+    except ValueError as error:
+        why = str(error)
+    raise StoreError(f"{path} is there already, {why}, and is not replaced; name another file")
 
 
 # --- what a file says, checked -------------------------------------------------------------------------
@@ -293,7 +308,8 @@ def _is_setting(value: Any) -> bool:
 
 
 def _moment(seconds: int) -> str:
-    return time.strftime(_WHEN, time.gmtime(seconds))
+    # Not strftime, whose years before 1000 have fewer than the four digits that strptime reads.
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds") + "Z"
 
 
 def _seconds(found: Any) -> int:

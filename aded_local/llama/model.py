@@ -397,6 +397,11 @@ class Model:
         """The bytes a token stands for; the text of a control token too."""
         return piece_of(self._vocab, token, True)
 
+    @cached_property
+    def longest_token(self) -> int:
+        """The most bytes that one token spells; to look at them all takes a tenth of a second or more."""
+        return max(len(self.spelling(token)) for token in range(self.n_vocab))
+
     def metadata_texts(self) -> dict[str, str]:
         """What the file says of itself, arrays left out, as llama.cpp writes it."""
         found: dict[str, str] = {}

@@ -240,6 +240,7 @@ class LlamaAnswers(LlamaLoop):
         function: Mapping[str, Any] | None,
     ) -> ChatPrompt:
         """The prompt a conversation becomes; where a function is to be called, its schema alone binds the answer."""
+        self._session.require_short([messages, tools])
         if function is None:
             return self._session.chat_prompt(messages, tools=tools, tool_choice=tool_choice)
         try:
@@ -250,6 +251,7 @@ class LlamaAnswers(LlamaLoop):
     def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None) -> tuple[list[int], bool]:
         """A prompt's token ids; and whether the suffix is in them."""
         model = self._engine.model
+        self._session.require_short([prompt, suffix])
         with self._engine.access.reading():
             infill = None if suffix is None else model.infill
             if isinstance(prompt, str):

@@ -6,11 +6,11 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from aded_local.chat.template import CHATML
 from aded_local.errors import ModelError, OptionError
+from aded_local.files import given_path
 from aded_local.llama.context import CACHE_TYPES, SMALLEST_CONTEXT
 from aded_local.llama.gguf import read_header
 from aded_local.request import YOU_CHOOSE
@@ -137,8 +137,8 @@ def context_cells(model_path: Any, n_ctx: Any) -> Any:
         return n_ctx  # LocalADED says what is wrong with it
     if n_ctx == 0:
         try:
-            header = read_header(Path(model_path))
-        except ModelError:
+            header = read_header(given_path("model_path", model_path, "a GGUF"))
+        except (ModelError, OptionError):
             return (
                 None  # a model's name, or a file with which something is wrong, as is said when it is opened
             )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from aded_local.errors import OptionError
+from aded_local.files import given_path
 from aded_models.hub import download, listed
 from aded_models.references import GGUF_SUFFIX
 
@@ -35,15 +36,20 @@ def downloaded(
         ModelNotFoundError: there is no such repository or no access to it, or the hub cannot be reached.
         StoreError: the folder cannot be written, or its disk is full.
     """
+    local = None if local_dir is None else given_path("local_dir", local_dir, "a folder")
+    cache = None if cache_dir is None else given_path("cache_dir", cache_dir, "a folder")
     files = listed(repository)
     wanted = [files[_one(files, each, repository)] for each in (pattern or f"*{GGUF_SUFFIX}", *others)]
-    return str(download(repository, wanted, local_dir=local_dir, cache_dir=cache_dir)[0])
+    return str(download(repository, wanted, local_dir=local, cache_dir=cache)[0])
 
 
 def _one(files: Iterable[str], pattern: str, repository: str) -> str:
     found = [name for name in files if fnmatch.fnmatch(name, pattern)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(sorted(name for name in files if name.endswith(GGUF_SUFFIX))) or "no GGUF"
+    known = (
+        ", ".join(sorted(name for name in files if name.endswith(GGUF_SUFFIX) and name.isprintable()))
+        or "no GGUF"
+    )
     what = f"{len(found)} files fit" if found else "no file fits"
     raise OptionError(f"{what} {pattern!r} in {repository}; there is {known}")

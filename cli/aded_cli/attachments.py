@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from .texts import read_text
 
@@ -22,10 +23,11 @@ LANGUAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file's name and text."""
+    """A file's name, text, and path, links resolved."""
 
     name: str
     text: str
+    path: str = ""
 
     def as_markdown(self) -> str:
         """The text in a fence that nothing in it closes, below the file's name."""
@@ -41,7 +43,22 @@ def attachment(path: str) -> Attachment:
     Raises:
         click.UsageError: see ``texts.read_text``.
     """
-    return Attachment(os.path.basename(path), read_text(os.path.expanduser(path), path))
+    place = os.path.expanduser(path)
+    return Attachment(os.path.basename(path), read_text(place, path), os.path.realpath(place))
+
+
+_FENCED: Final = re.compile(r"([^\n]+):\n(`{3,})[^\n`]*\n(?:.*?\n)??\2(?:\n\n|\Z)", re.DOTALL)
+"""A file in front of a message, as ``Attachment.as_markdown`` writes it."""
+
+
+def without_files(message: str) -> str:
+    """A message as it was typed: of the files that went with it only the names."""
+    names = []
+    at = 0
+    while (found := _FENCED.match(message, at)) is not None:
+        names.append(found[1])
+        at = found.end()
+    return "".join(f"[{name}] " for name in names) + message[at:]
 
 
 def with_files(message: str, files: Sequence[Attachment]) -> str:

@@ -25,8 +25,11 @@ from .options import STDIN, Settings, chat_options, help_for_missing
 from .program import CONTEXT, OneLine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aded_local.api import LocalADED
     from aded_local.chat.style import AnswerStyle
+    from aded_local.conversations import KeptConversation
 
     from .answer import Answer
     from .conversation import Conversation
@@ -62,7 +65,8 @@ def main(**given: Any) -> int:
 
 
 def _run(settings: Settings) -> int:
-    settings = dataclasses.replace(settings, model=_model_to_open(settings))
+    last = _last_conversation() if settings.goes_on else None
+    settings = dataclasses.replace(settings, model=_model_to_open(settings, last))
     at_terminal = display.is_terminal(sys.stdin)
     has_prompt = bool(settings.prompt or settings.files)
     if settings.conversation and not at_terminal:
@@ -70,11 +74,11 @@ def _run(settings: Settings) -> int:
             "-cnv reads messages from a terminal, and standard input is none: leave it out"
         )
     if not settings.conversation and (has_prompt or not at_terminal):
-        return _answer_once(settings, read_prompt(settings))
+        return _answer_once(settings, read_prompt(settings), last)
     for name, given in (("--json", settings.as_json), ("--raw", settings.raw)):
         if given:
             raise click.UsageError(f"{name} answers once: give a prompt with -p, -f or on standard input")
-    return _converse(settings, read_prompt(settings) if has_prompt else None)
+    return _converse(settings, read_prompt(settings) if has_prompt else None, last)
 
 
 def read_prompt(settings: Settings) -> str:
@@ -101,15 +105,29 @@ def _standard_input(raw: bool) -> str:
     return texts.decoded("standard input", sys.stdin.buffer.read(texts.LARGEST_PROMPT + 1), raw=raw)
 
 
-def _model_to_open(settings: Settings) -> str | None:
+def _last_conversation() -> tuple[Path, KeptConversation]:
+    """The conversation that goes on. Where one that was changed after it cannot be read, that is said.
+
+    Raises:
+        StoreError: there is none that can be read.
+    """
+    from aded_local.conversations import newest_readable
+
+    path, kept, damaged = newest_readable()
+    for error in damaged:
+        display.note(str(error))
+    if damaged:
+        display.note(f"{path.stem} goes on instead: “{kept.title}”")
+    return path, kept
+
+
+def _model_to_open(settings: Settings, last: tuple[Path, KeptConversation] | None) -> str | None:
     """The model that was named; else that of the conversation that goes on; else the usual one of the person's own
     configuration; None leaves it to the engine."""
     if settings.model is not None:
         return settings.model
-    if settings.goes_on:
-        from aded_local.conversations import LAST, find, read
-
-        model = read(find(LAST)).model
+    if last is not None:
+        model = last[1].model
         if model is not None and os.path.exists(model.file):
             return model.file
     from aded_local.config import read_config
@@ -124,7 +142,7 @@ def open_model(settings: Settings, on_progress: Callable[[str], None]) -> LocalA
     return LocalADED(settings.model, **settings.engine, on_progress=on_progress, on_notice=display.notices)
 
 
-def _converse(settings: Settings, first: str | None) -> int:
+def _converse(settings: Settings, first: str | None, last: tuple[Path, KeptConversation] | None) -> int:
     from aded_local.files import data_problem
 
     from .conversation import Conversation
@@ -156,8 +174,8 @@ def _converse(settings: Settings, first: str | None) -> int:
                 if repl is None:
                     repl = Repl(llm, conversation, settings.sampling, read_line, keeper)
                     repl.plain, repl.apart = settings.plain, keyboard.given_back
-                    if settings.goes_on:
-                        _go_on(keeper, conversation)
+                    if last is not None:
+                        _go_on(keeper, conversation, last[0])
                     display.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
                 else:
                     repl.go_on_with(llm, keeper)
@@ -196,22 +214,18 @@ def _keeper(
     return Keeper(llm, conversation, settings.sampling, keeps=keeps, warn=display.notices, before=before)
 
 
-def _go_on(keeper: Keeper, conversation: Conversation) -> None:
+def _go_on(keeper: Keeper, conversation: Conversation, last: Path) -> None:
     """Bring the last conversation back, and show how it ended."""
-    from aded_local.conversations import LAST
-
     from .keeping import show_past
 
     with display.loading("going on with the last conversation…", quiet=False):
-        resumed = keeper.load(LAST)
+        resumed = keeper.load(str(last))
     show_past(conversation, resumed.conversation)
     if resumed.refusal is None:
         display.note(f"it goes on at once: {resumed.cached:,} tokens need not be read again")
 
 
-def _answer_once(settings: Settings, prompt: str) -> int:
-    from aded_local.conversations import LAST
-
+def _answer_once(settings: Settings, prompt: str, last: tuple[Path, KeptConversation] | None) -> int:
     from .answer import relay
     from .conversation import Conversation
 
@@ -227,8 +241,9 @@ def _answer_once(settings: Settings, prompt: str) -> int:
             # What --exact waits for takes a minute with a large model, and whoever reads a log wants to know.
             llm = open_model(settings, say if display.is_terminal(sys.stderr) else _note_if_exact(settings))
         with llm, _keeper(llm, conversation, settings, settings.goes_on) as keeper:
-            if settings.goes_on:
-                keeper.load(LAST)
+            llm.require_short(prompt)
+            if last is not None:
+                keeper.load(str(last[0]))
                 limit = settings.sampling.get("max_tokens")
                 conversation.make_room(prompt, llm.count_chat_tokens, n_ctx=llm.n_ctx, max_tokens=limit)
             messages = conversation.messages(prompt)

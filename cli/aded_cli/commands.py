@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from aded_local.errors import DeviceError, OptionError
+from aded_local.errors import ContextOverflowError, DeviceError, OptionError
+from aded_local.shown import brief
 
 from . import display, setting
-from .attachments import Attachment, attachment
+from .attachments import Attachment, attachment, without_files
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED
@@ -133,10 +134,36 @@ def _file(chat: Chat, typed: str) -> None:
     file = attachment(typed[1:-1] if quoted else typed)
     if not file.text.strip():
         raise OptionError(f"{typed} holds no text")
-    chat.attached.append(file)
-    tokens = chat.llm.count_chat_tokens([{"role": "user", "content": file.as_markdown()}])
+    if file in chat.attached:
+        display.note(f"{file.name} goes with the next message already")
+        return
+    others = [other for other in chat.attached if other.path != file.path]
+    tokens = _tokens_of_file(chat, file)
+    rest = sum(_tokens_of_file(chat, other) for other in others)
+    if tokens + rest >= chat.llm.n_ctx:
+        beside = f" beside the {rest:,} of other files" if rest else ""
+        raise OptionError(
+            f"{file.name} is not sent: its {tokens:,} tokens{beside} do not fit the context of {chat.llm.n_ctx:,}; "
+            "-c starts the chat with a larger one"
+        )
+    again = " as it is now" if len(others) < len(chat.attached) else ""
+    chat.attached[:] = [*others, file]
     share = f", {tokens / chat.llm.n_ctx:.0%} of the context"
-    display.note(f"{file.name} goes with the next message ({tokens:,} tokens{share})")
+    display.note(f"{file.name} goes with the next message{again} ({tokens:,} tokens{share})")
+
+
+def _tokens_of_file(chat: Chat, file: Attachment) -> int:
+    """Tokens that a file takes as a message.
+
+    Raises:
+        OptionError: it is too long to be worth counting.
+    """
+    text = file.as_markdown()
+    try:
+        chat.llm.require_short(text)
+    except ContextOverflowError as error:
+        raise OptionError(f"{file.name} is not sent: {error}") from None
+    return chat.llm.count_chat_tokens([{"role": "user", "content": text}])
 
 
 def _edit(chat: Chat, typed: str) -> None:
@@ -156,7 +183,7 @@ def _retry(chat: Chat, _typed: str) -> None:
 
 def _undo(chat: Chat, _typed: str) -> None:
     turn = chat.take_back()
-    display.note(f"taken back: {_shortened(turn.user)}")
+    display.note(f"taken back: {brief(without_files(turn.user))}")
 
 
 def _copy(chat: Chat, typed: str) -> None:
@@ -318,8 +345,3 @@ def completions(text: str) -> Sequence[tuple[str, str]] | None:
         found = [each.names[0][1:] for each in COMMANDS]
     words = setting.SETTINGS if name == "/set" else {}
     return [(each, words[each].words if each in words else "") for each in found if each.startswith(rest)]
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else line[:59] + "…"

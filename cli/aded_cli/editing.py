@@ -138,6 +138,11 @@ def _bindings(pasted: list[bool]) -> KeyBindings:
             pasted[0] = True
         buffer.insert_text(event.data.replace("\r\n", "\n").replace("\r", "\n"))
 
+    @bindings.add(Keys.Vt100MouseEvent)
+    def _no_mouse(event: KeyPressEvent) -> None:
+        """The mouse is not listened to. prompt_toolkit takes a colour in text that is not bracketed as pasted
+        (``ESC [31m``) for one, and fails on it."""
+
     @Condition
     def is_message() -> bool:
         from prompt_toolkit.application import get_app

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from aded_local.errors import ADEDError, EmptyPromptError, OptionError
+from aded_local.errors import ADEDError, EmptyPromptError, OptionError, StoreError
 
 from . import display
+from .attachments import without_files
 from .conversation import Conversation
 from .setting import SETTINGS
 
@@ -61,8 +63,8 @@ class Keeper:
         self._writer = ThreadPoolExecutor(1, "keeping")
         self._writing: Future[None] | None = None
         self._path: Path | None = None if before is None else before._path
-        # Of the file, as this chat left it.
-        self._stamp: tuple[int, ...] | None = None if before is None else before._stamp
+        # Of each file that holds this conversation, as this chat left it.
+        self._stamps: dict[Path, tuple[int, ...] | None] = {} if before is None else before._stamps
         self._changed = False  # since the cells were written
 
     def __enter__(self) -> Keeper:
@@ -80,11 +82,15 @@ class Keeper:
     def begin_anew(self) -> None:
         """The conversation is over, and what is said next begins another one. Call it before the engine forgets."""
         self._wait()
-        self._path = self._stamp = None
+        self._path = None
+        self._stamps = {}
         self._changed = False
 
     def save(self, name: str | None = None) -> tuple[Path, str | None]:
         """Keep the conversation now, with what the cells hold.
+
+        Nothing that was kept is lost: what it was saved as before stays as it is, and another conversation is not
+        replaced. Only the file that the chat made by itself goes on under the name.
 
         Args:
             name: a path; or a name in the folder of conversations, by which it is kept from then on. None keeps it
@@ -94,20 +100,49 @@ class Keeper:
             The file, and why what the cells hold is not kept, where it is not.
 
         Raises:
-            StoreError, EmptyPromptError
+            StoreError: it cannot be written, or another conversation has this name.
+            EmptyPromptError
         """
-        from aded_local.conversations import conversations_folder, erase, named, new_path
+        from aded_local.conversations import conversations_folder, erase, is_made_name, named, new_path
 
         self._wait()
-        path = named(name) if name is not None else self._path or new_path()
         if not self._conversation.whole():
             raise EmptyPromptError("there is no conversation to keep yet")
+        if name is None:
+            self._leave_to_others()
+            path = self._path or new_path()
+        else:
+            path = named(name)
+            self._require_ours(path, name)
         reason = self._llm.save(path, self._conversation.whole(), settings=self._settings())
+        self._stamps[path] = _stamp(path)
         if path.parent == conversations_folder():
-            if self._path not in (None, path):
-                erase(self._path)
-            self._path, self._stamp, self._changed = path, _stamp(path), False
+            before, self._path, self._changed = self._path, path, False
+            if before not in (None, path) and is_made_name(before) and self._is_as_left(before):
+                erase(before)
         return path, reason
+
+    def _require_ours(self, path: Path, name: str) -> None:
+        """Refuse to replace a conversation unless it is this one, or all of it is in this one.
+
+        Raises:
+            StoreError: it is another one; the line says which, and a name that is free.
+        """
+        from aded_local.conversations import read
+
+        if not os.path.lexists(path) or self._is_as_left(path):
+            return
+        kept = read(path)
+        if list(kept.messages) == self._conversation.whole()[: len(kept.messages)]:
+            return
+        raise StoreError(
+            f"{name} holds another conversation (“{kept.title}”), which stays: /save {_free(name)} keeps both"
+        )
+
+    def _is_as_left(self, path: Path) -> bool:
+        """Whether a file is as this chat wrote or read it."""
+        stamp = self._stamps.get(path)
+        return stamp is not None and stamp == _stamp(path)
 
     def load(self, name: str) -> Resumed:
         """Go on with a kept conversation in place of this one.
@@ -133,8 +168,8 @@ class Keeper:
         self._sampling.update(
             {name: value for name, value in sound(kept.settings).items() if name not in self._sampling}
         )
-        is_ours = path.parent == conversations_folder()
-        self._path, self._stamp = (path, _stamp(path)) if is_ours else (None, None)
+        self._path = path if path.parent == conversations_folder() else None
+        self._stamps = {path: _stamp(path)}
         self._changed = False
         return resumed
 
@@ -152,7 +187,7 @@ class Keeper:
                 reason = str(error)
             except KeyboardInterrupt:
                 reason = "stopped"
-        self._stamp = _stamp(self._path)
+        self._stamps[self._path] = _stamp(self._path)
         if reason is not None:
             self._tell(f"the next chat reads this conversation again: {reason}")
 
@@ -180,25 +215,30 @@ class Keeper:
                 if not self._path.parent.exists():
                     self._warn(f"chats are kept in {self._path.parent} from now on; --no-memory keeps none")
             write(self._path, kept, replaces=True)
-            self._stamp = _stamp(self._path)
+            self._stamps[self._path] = _stamp(self._path)
         except ADEDError as error:
             self._tell(f"this conversation is not kept: {error}")
 
     def _is_ours_still(self) -> bool:
         """Whether the file is as this chat left it. Where another one went on with it, this one takes another file."""
-        if self._stamp is None or self._path is None:
+        if self._path is None or self._stamps.get(self._path) is None:
             return True
-        now = _stamp(self._path)
-        if now is None:
+        if _stamp(self._path) is None:
             self._keeps = False
             self._tell(f"{self._path.stem} was erased meanwhile, so this conversation is not kept any more")
             return False
-        if now != self._stamp:
-            from aded_local.conversations import new_path
-
-            before, self._path, self._stamp = self._path, new_path(), None
-            self._tell(f"another chat went on with {before.stem}; this one is kept as {self._path.stem}")
+        self._leave_to_others()
         return True
+
+    def _leave_to_others(self) -> None:
+        """Take another file where another chat went on with this one's."""
+        before = self._path
+        if before is None or self._is_as_left(before) or _stamp(before) is None:
+            return
+        from aded_local.conversations import new_path
+
+        self._path = new_path()
+        self._tell(f"another chat went on with {before.stem}; this one is kept as {self._path.stem}")
 
     def _tell(self, line: str) -> None:
         if not self._warned:
@@ -222,14 +262,26 @@ def sound(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _free(name: str) -> str:
+    """A name like one that is taken, as ``named`` takes it, which nothing has."""
+    from aded_local.conversations import LONGEST_NAME, named
+
+    stem, ending = (name[:-5], name[-5:]) if name.endswith(".json") else (name, "")
+    if len(name) <= LONGEST_NAME:
+        stem = stem[: LONGEST_NAME - len("-999")]
+    others = (f"{stem}-{number}{ending}" for number in itertools.count(2))
+    return next(other for other in others if not os.path.lexists(named(other)))
+
+
 def show_past(conversation: Conversation, kept: KeptConversation) -> None:
     """Show the last turns of a conversation that goes on."""
-    display.note(f"“{kept.title}”")
     turns = [*conversation.dropped, *conversation.turns]
     if len(turns) > SHOWN_TURNS:
-        display.note(f"… {len(turns) - SHOWN_TURNS} earlier turns")
+        earlier = len(turns) - SHOWN_TURNS
+        display.note(f"“{kept.title}”")
+        display.note(f"… {earlier} earlier turn{'s' * (earlier != 1)}")
     for turn in turns[-SHOWN_TURNS:]:
-        display.say(f"> {turn.user}")
+        display.say(f"> {without_files(turn.user)}")
         with display.answering() as write:
             write(turn.answer)
 

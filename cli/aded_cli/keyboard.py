@@ -162,6 +162,7 @@ def _unseen(settings: list[Any], *, edited: bool) -> list[Any]:
         return settings
     iflag, oflag, cflag, lflag, ispeed, ospeed, characters = settings
     lflag &= ~(termios.ECHO | termios.ECHONL)
+    lflag |= termios.NOFLSH  # else Ctrl-C and Ctrl-Z throw away what is typed ahead
     if edited:  # Ctrl-C and Ctrl-Z stay signals
         lflag &= ~(termios.ICANON | termios.IEXTEN)
         iflag &= ~(termios.ICRNL | termios.INLCR | termios.IGNCR)

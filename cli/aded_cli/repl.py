@@ -246,6 +246,7 @@ class Repl:
 
     def _say_and_record(self, text: str) -> None:
         llm, conversation = self.llm, self.conversation
+        llm.require_short(text)
         dropped = conversation.make_room(
             text, llm.count_chat_tokens, n_ctx=llm.n_ctx, max_tokens=self.sampling.get("max_tokens")
         )

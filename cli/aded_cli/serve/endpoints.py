@@ -170,7 +170,7 @@ async def chat(request: Request, serving: Serving) -> Response:
     model, pool = serving.line.require_ready()
     options = options_of(asked)
     messages, (tools, choice) = messages_of(asked), tools_of(asked)
-    _require_short([messages, tools], serving)
+    model.require_short([messages, tools])
     async with serving.reading:
         prompt = await run_in_threadpool(pool.chat_prompt, messages, tools, choice)
     _require_room(prompt.tokens, model)
@@ -201,7 +201,7 @@ async def complete(request: Request, serving: Serving) -> Response:
     if asked.echo and "logprobs" in options:
         raise refused("echo", "the prompt's own tokens have no logprobs; leave one out")
     for each in given:
-        _require_short(each, serving)
+        model.require_short(each)
     async with serving.reading:
         prompts = [
             await run_in_threadpool(pool.text_tokens, each) if isinstance(each, str) else each
@@ -240,25 +240,6 @@ def _after(text: str, pieces: Iterator[Piece]) -> Iterator[Piece]:
     for piece in pieces:
         yield replace(piece, text=text + piece.text)
         text = ""
-
-
-def _require_short(given: Any, serving: Serving) -> None:
-    """Refuse texts before they are tokenized, which takes seconds, where no tokens could be few enough for them."""
-    n_bytes, left = 0, [given]
-    while left:
-        each = left.pop()
-        if isinstance(each, str):
-            n_bytes += len(each.encode("utf-8", errors="replace"))
-        elif isinstance(each, dict):
-            left += each.values()
-        elif isinstance(each, list):
-            left += each
-    model, _ = serving.line.require_ready()
-    if n_bytes > serving.line.longest_token * model.n_ctx:
-        raise ContextOverflowError(
-            f"the prompt has {n_bytes:,} bytes, and the {model.n_ctx:,} tokens that the context of this server holds "
-            "cannot spell as many; shorten it"
-        )
 
 
 def _require_room(prompt: Sequence[int], model: LocalADED) -> None:

@@ -62,7 +62,6 @@ class Line:
         model: once it is loaded.
         pool: likewise.
         name: of the model: its file's, likewise.
-        longest_token: bytes that a token spells at most, likewise.
         n_sessions: conversations that are kept.
         session_bytes: memory that they take.
     """
@@ -92,7 +91,6 @@ class Line:
         self.model: LocalADED | None = None
         self.pool: Pool | None = None
         self.name = ""
-        self.longest_token = 0
         self.n_sessions = self.session_bytes = 0
 
     # --- asking ----------------------------------------------------------------------------------
@@ -184,7 +182,7 @@ class Line:
             with self._open_model(self._says) as model:
                 self.model, self.pool = model, Pool(model, self._most_bytes)
                 self.name = Path(model.description()["model"]).stem
-                self.longest_token = model.longest_token()
+                model.longest_token()  # found now, requests do not wait for it
                 with self._changed:
                     if self.state == LOADING:
                         self._set_state(READY)

@@ -149,7 +149,7 @@ def erase(names: tuple[str, ...], everything: bool, yes: bool) -> None:
     from aded_local.conversations import everything as files
     from aded_local.conversations import find, kept, read, state_path
 
-    from .erase import confirmed, say_erased
+    from .erase import confirmed, say_erased, say_unsure
 
     if bool(names) == everything:
         raise click.UsageError("name the conversations to erase, or give --all for those in the data folder")
@@ -169,6 +169,8 @@ def erase(names: tuple[str, ...], everything: bool, yes: bool) -> None:
         display.say("nothing was erased")
     else:
         say_erased(paths)
+    if everything:
+        say_unsure()
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Path, KeptConversation]]:

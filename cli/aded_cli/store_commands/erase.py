@@ -63,6 +63,8 @@ def command(files: tuple[Path, ...], everything: bool, history: bool, yes: bool)
             left = _kept_history(everything and not history)
             if left:
                 display.say(left.removeprefix("; "))
+            if history:
+                say_unsure()
 
 
 def _kept_history(is_asked: bool) -> str:
@@ -74,6 +76,16 @@ def _kept_history(is_asked: bool) -> str:
         return ""
     what = plural(count, "conversation")
     return f"; {what} in {conversations_folder()} stayed: --all --history erases them too"
+
+
+def say_unsure() -> None:
+    """Name what may be conversations, and is nothing that can be read: it is erased by name only."""
+    from aded_local.conversations import kept
+
+    for path in kept():
+        display.say(
+            f"{path} stayed, since nothing in it says what it is: `aded-store conversations erase {path.stem}`"
+        )
 
 
 def say_erased(paths: Sequence[Path]) -> None:
