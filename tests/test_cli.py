@@ -419,8 +419,9 @@ def test_interrupted_json_is_still_one_object() -> None:
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
-    assert process.returncode == 130
-    if out:  # a slow machine may be interrupted while it still starts
+    # A slow machine may be interrupted while Python itself still starts.
+    assert process.returncode == 130 or (process.returncode == -signal.SIGINT and not out)
+    if out:
         assert json.loads(out)["finish_reason"] == "cancelled"
 
 
