@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from aded_local.conversations import (
     write,
     write_state,
 )
-from aded_local.errors import StoreError
+from aded_local.errors import OptionError, StoreError
 from aded_local.files import data_folder
 
 MODEL = KeptModel("tiny", "/models/tiny.gguf", "Q4_0", "a" * 64, "b" * 64)
@@ -123,6 +124,12 @@ def test_where_nothing_can_be_written_advice_is_given_once(tmp_path: Path) -> No
             write(path, a_conversation())
         said = str(refused.value).replace(str(path), "PATH")
         assert "\n" not in said and said.count(";") == 1, said
+
+
+@pytest.mark.parametrize("look", [find, named])
+def test_a_path_that_no_file_can_have_is_refused(look: Callable[[str], Path]) -> None:
+    with pytest.raises(OptionError, match=r"the conversation is .* no file can have such a name"):
+        look("a\0b.json")
 
 
 def test_calls_of_functions_and_their_results_are_kept() -> None:

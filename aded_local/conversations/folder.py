@@ -146,6 +146,7 @@ def find(name: str) -> Path:
 
     Raises:
         StoreError: there is none, or several.
+        OptionError: it is a path that no file can have.
     """
     if _is_path(name):
         return given_path("the conversation", name, "one")
@@ -165,6 +166,7 @@ def named(name: str) -> Path:
 
     Raises:
         StoreError: a file cannot be called so, or there is no data folder.
+        OptionError: it is a path that no file can have.
     """
     if _is_path(name):
         return given_path("the conversation", name, "one")
