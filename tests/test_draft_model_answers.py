@@ -176,13 +176,18 @@ def test_an_interrupt_at_any_moment_costs_no_later_word(
 
 
 def test_nothing_runs_on_after_closing(tiny: dict[str, Path]) -> None:
+    before = set(threading.enumerate())
+
+    def of_this_one() -> set[str]:
+        return {thread.name for thread in set(threading.enumerate()) - before}
+
     llm = LocalADED(tiny["llama"], draft_model=tiny["llama"], draft_mode="parallel", **OPTIONS)
     llm.prepare()
     llm.generate(PROMPT, max_tokens=10)
-    assert "aded-draft-model" in {thread.name for thread in threading.enumerate()}
+    assert "aded-draft-model" in of_this_one()
     llm.close()
     until = time.monotonic() + 5
-    while "aded-draft-model" in {thread.name for thread in threading.enumerate()}:
+    while "aded-draft-model" in of_this_one():
         assert time.monotonic() < until
         time.sleep(0.01)
 

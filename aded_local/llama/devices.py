@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -55,6 +56,8 @@ def use_rpc_servers(endpoints: Sequence[str]) -> None:
     """
     places = [_endpoint(each) for each in endpoints]
     require_sound_build()
+    # Where llama.cpp ends the process it would run a debugger first, some seconds long.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     lib.llama_backend_init()
     threads_begin()
     ggml.ggml_backend_reg_by_name.argtypes = [ctypes.c_char_p]

@@ -17,7 +17,9 @@ CONTEXT_TOKENS: Final = 8192
 """Tokens of context that the memory is counted for: what programs take unless another number is given."""
 
 PROGRAM_BYTES: Final = 500_000_000
-"""Memory beside weights and context: the program, its compiled kernels, llama.cpp's buffers. An estimate."""
+"""Memory beside weights and context: the program, its compiled kernels, llama.cpp's buffers. Of SmolLM2 with 8,192
+tokens, while the machine is measured, 788 MB were resident, of which the file is 97 and the cache 189. A larger model's
+buffers are larger; that was not measured."""
 
 _BYTES_EACH: Final = 2
 """Of a number in the cache: F16 or BF16."""

@@ -18,7 +18,8 @@ MOST_LIKELIEST: Final = 20
 MOST_BIASES: Final = 1024
 LARGEST_SEED: Final = 2**32 - 2
 """The number above means "draw one" to llama.cpp (``LLAMA_DEFAULT_SEED``)."""
-MOST_INPUTS: Final = 256
+MOST_INPUTS: Final = 2048
+"""OpenAI's bound of texts to embed; LangChain sends 1,000 at a time."""
 MOST_TOOLS: Final = 128
 
 USUAL_COMPLETION: Final = 16
