@@ -239,6 +239,30 @@ def test_a_cheap_model_is_asked_again_and_again(make: Make) -> None:
     assert drafter.did().asked > 30
 
 
+def test_what_the_target_cannot_verify_is_not_asked_for(make: Make) -> None:
+    class Unsure(Scripted):
+        def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
+            found, seconds = super().ask(paths)
+            for i, each in enumerate(found):
+                last = (*self.text, *each.path)[-1]
+                named = [(last + 1, 0.5), (last + 300, 0.45)]
+                found[i] = self.said[each.path] = statement(each.path, *named)
+            return found, seconds
+
+    asked = {}
+    for leaves in (1, 8):
+        speaker = Unsure()
+        drafter = make(speaker)
+        drafter.fit(leaves)
+        begin(drafter, ids(5, 6, 7))
+        assert is_ready(drafter)
+        for _ in range(2):
+            drafter.draft(16, FLAT)
+        asked[leaves] = set(speaker.said)
+    assert all(token < 100 for path in asked[1] for token in path)
+    assert any(token >= 300 for path in asked[8] for token in path)
+
+
 def test_a_dear_model_is_not_asked_more_than_once(make: Make) -> None:
     speaker = Scripted(0.05)
     drafter = make(speaker)

@@ -116,12 +116,19 @@ class Beside(Protocol):
     @property
     def lent(self) -> int: ...
 
+    def fit(self, leaves: int) -> None:
+        """The target can verify so many branches from now on."""
+        ...
+
 
 class Nobody:
     """Nothing works beside."""
 
     beside: Final = False
     lent: Final = 0
+
+    def fit(self, leaves: int) -> None:
+        """Nobody drafts."""
 
 
 NOBODY: Final = Nobody()

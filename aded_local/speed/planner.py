@@ -190,6 +190,7 @@ class AutoPlanner:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._beside = beside
+        beside.fit(limits.leaves)
         self._free = self._drafter = drafter
         self._costs = costs
         self._curve: CostCurve | None = None
@@ -328,6 +329,7 @@ class AutoPlanner:
     def fit(self, limits: Limits) -> None:
         if limits != self._limits:
             self._limits, self._prices = limits, None
+            self._beside.fit(limits.leaves)
 
     def reset(self) -> None:
         self._unlearnt = []

@@ -21,7 +21,16 @@ from aded_local.drafters.model.modes import NGRAM, Chooser, Way, ways_of
 from aded_local.drafters.model.outcomes import paths_of
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
-from aded_local.drafters.model.worker import Another, Further, Likeliest, Policy, Verified, Wanted, Worker
+from aded_local.drafters.model.worker import (
+    POOL,
+    Another,
+    Further,
+    Likeliest,
+    Policy,
+    Verified,
+    Wanted,
+    Worker,
+)
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.llama.teams import give_team_back
 from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
@@ -76,6 +85,7 @@ class ModelDrafter:
         self._lock = threading.Lock()
         ngrams.hear_model()
         self._notice = notice
+        self._leaves = POOL
         self._mode = mode
         self._chooser = Chooser(ways_of(mode, target_threads) if ways is None else ways)
         self.way = self._chooser.way
@@ -129,6 +139,10 @@ class ModelDrafter:
         reads = self._worker.awake and not self._worker.ready
         return self._uses_model and (self._prepares or reads)
 
+    def fit(self, leaves: int) -> None:
+        """The target can verify so many branches from now on."""
+        self._leaves = leaves
+
     @property
     def lent(self) -> int:
         """Threads that the next pass leaves to the draft model."""
@@ -160,24 +174,24 @@ class ModelDrafter:
             self._give_up(f"the draft model failed: {worker.failure or 'its thread ended'}")
             return None
         started = seconds_now()
-        if self._awaited is not None and not self._awaited.done.is_set():
+        if self._awaited is not None and not self._awaited.done:
             if started - self._awaited.since > STALLED_SECONDS:
                 self._give_up("the draft model does not answer")
             return None
         if not worker.ready:
             return None
-        wanted = Wanted(max_nodes, cost, forced, started)
+        wanted = Wanted(max_nodes, cost, forced, started, self._leaves)
         self._awaited = wanted
         if worker.threads > 1:
             give_team_back()  # the draft model's decodes would be slower by half
         worker.put(wanted)
-        if not wanted.done.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
+        if not wanted.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
             wanted.given_up = True
             self._stalls += 1
             if self._stalls >= STALLS:
                 self._give_up("the draft model does not answer in time")
         self._waited += seconds_now() - started
-        return wanted.tree if wanted.done.is_set() else None
+        return wanted.tree if wanted.done else None
 
     def verifying(self, tree: DraftTree) -> None:
         """See ``Drafter``: what may come behind it is prepared now, where the mode is ``parallel`` or ``branch``."""

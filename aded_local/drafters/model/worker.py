@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 import numpy as np
@@ -33,7 +35,7 @@ POOL: Final = 64
 
 CLOSING_SECONDS: Final = 30.0
 """Seconds that closing waits for the decode under way."""
-CLOSING_POLL: Final = 0.1
+CLOSING_POLL: Final = 0.005
 
 Closing = Callable[[], None]
 
@@ -46,17 +48,36 @@ class Wanted:
         most: nodes of it.
         cost: see ``Drafter.draft``; shorter than 2 where passes have no prices.
         forced: what comes first.
+        since: when drafting began, by ``seconds_now``.
+        leaves: branches that the target can verify.
         tree: the draft, once ``done``; None where the model could not be asked.
         done: it is there, or never will be.
+        given_up: nobody waits any more.
     """
 
     most: int
     cost: npt.NDArray[np.float64]
     forced: Forced
     since: float
+    leaves: int = POOL
     tree: DraftTree | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: bool = False
     given_up: bool = False
+    _gate: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        # Not an Event: a Ctrl-C in its wait may raise a RuntimeError in place of the KeyboardInterrupt.
+        self._gate.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is done, at most ``seconds``; tells whether it is. One thread waits, once."""
+        self._gate.acquire(timeout=seconds)
+        return self.done
+
+    def finish(self) -> None:
+        """It is done."""
+        self.done = True
+        self._gate.release()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +111,9 @@ class Further:
 
     tokens: Sequence[int]
     hidden: FloatArray | None = None
+
+
+Job = Another | Further | Wanted | Verified
 
 
 class Policy(Protocol):
@@ -156,9 +180,10 @@ class Worker:
         self.busy = 0.0
         self.threads = self.threads_beside = threads
         self._close = close
-        self._queue: deque[Another | Further | Wanted | Verified] = deque()
+        # Its calls are not of Python, so that a Ctrl-C in the thread that generates finds no lock half taken.
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._due: deque[Job] = deque()
         self._verified: Verified | None = None
-        self._news = threading.Condition()
         self._stopping = False
         # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
         self._ended = threading.Event()
@@ -167,15 +192,11 @@ class Worker:
 
     # --- for the thread that generates -----------------------------------------------------------------
 
-    def put(self, job: Another | Further | Wanted | Verified) -> None:
+    def put(self, job: Job) -> None:
         """Have it done after what was put before; returns at once."""
-        with self._news:
-            if isinstance(job, Another):
-                # What was to be done with the text before is of no use.
-                self._queue.clear()
-                self.ready = False
-            self._queue.append(job)
-            self._news.notify()
+        if isinstance(job, Another):
+            self.ready = False
+        self._queue.put(job)
 
     @property
     def runs(self) -> bool:
@@ -186,9 +207,8 @@ class Worker:
         """Have the thread end after the decode under way; returns at once."""
         if is_forked():
             return
-        with self._news:
-            self._stopping = True
-            self._news.notify()
+        self._stopping = True
+        self._queue.put(None)
 
     def close(self) -> bool:
         """Wait until the thread has ended, and the draft model is freed; tells whether it has."""
@@ -197,7 +217,7 @@ class Worker:
         until = seconds_now() + CLOSING_SECONDS
         while self.runs and seconds_now() < until:
             try:
-                self._ended.wait(CLOSING_POLL)
+                time.sleep(CLOSING_POLL)
             except KeyboardInterrupt as came:
                 interrupt = came
         if interrupt is not None:
@@ -219,29 +239,44 @@ class Worker:
                 self._close()
             finally:
                 self._ended.set()
-                with self._news:
-                    left = list(self._queue)
-                    self._queue.clear()
-                for job in left:
+                self._collect(wait=False)
+                for job in self._due:
                     if isinstance(job, Wanted):
-                        job.done.set()
+                        job.finish()
 
-    def _next(self) -> Another | Further | Wanted | Verified | Callable[[], None] | None:
-        """What to do now: the queue first, then what may be done meanwhile; None to end."""
-        with self._news:
-            while not self._stopping:
-                if self._queue:
-                    return self._queue.popleft()
-                unread = self.speaker.unread > 0
-                self.ready = self.speaker.can_go_on and not unread
-                if self.awake and unread and self.speaker.can_go_on:
-                    return self._read
-                if self._verified is not None:
-                    return self._prepare
-                self._news.wait()
+    def _collect(self, *, wait: bool) -> None:
+        """Take what was put; what came before another text is of no use any more."""
+        while True:
+            try:
+                job = self._queue.get(block=wait)
+            except Empty:
+                return
+            wait = False
+            if isinstance(job, Another):
+                for each in self._due:
+                    if isinstance(each, Wanted):
+                        each.finish()
+                self._due.clear()
+            if job is not None:
+                self._due.append(job)
+
+    def _next(self) -> Job | Callable[[], None] | None:
+        """What to do now: what was put first, then what may be done meanwhile; None to end."""
+        wait = False
+        while not self._stopping:
+            self._collect(wait=wait)
+            if self._due:
+                return self._due.popleft()
+            unread = self.speaker.unread > 0
+            self.ready = self.speaker.can_go_on and not unread
+            if self.awake and unread and self.speaker.can_go_on:
+                return self._read
+            if self._verified is not None:
+                return self._prepare
+            wait = True
         return None
 
-    def _do(self, job: Another | Further | Wanted | Verified | Callable[[], None]) -> None:
+    def _do(self, job: Job | Callable[[], None]) -> None:
         if isinstance(job, Another):
             self._verified = None
             self.policy.forget()
@@ -257,9 +292,9 @@ class Worker:
                 if not (job.given_up or self.speaker.unread) and self.speaker.can_go_on:
                     job.tree = self.policy.draft(self, job)
             finally:
-                job.done.set()
                 if self.threads > 1:
                     give_team_back()  # else the target's passes are slower by half
+                job.finish()
         else:
             job()
 
@@ -302,8 +337,9 @@ class Likeliest:
             if wanted.given_up:
                 return tree
             spent = seconds_now() - wanted.since
-            places = open_places(tree, worker.speaker.said, worker.costs.sureness, n_forced)
-            asked = worth_asking(tree, places, wanted.cost, spent, worker.costs)
+            verifiable = tree.with_leaves(wanted.leaves)
+            places = open_places(verifiable, worker.speaker.said, worker.costs.sureness, n_forced)
+            asked = worth_asking(verifiable, places, wanted.cost, spent, worker.costs)
             if not asked or not worker.ask(asked, beside=False):
                 return tree
 
