@@ -20,6 +20,7 @@ from aded_local.drafters.model import DraftMode
 from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import DeviceError, StoreError
 from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
+from aded_local.llama.devices import layers_on_gpus
 from aded_local.llama.loading import is_forked, waiting
 from aded_local.memory import ConversationMemory
 from aded_local.scheduler import Scheduler
@@ -426,7 +427,7 @@ class Engine:
             "threads_now": self._threads_now(),
             "threads_of_batches": settings.n_threads_batch or settings.n_threads,
             "device": device.device_name(),
-            "gpu_layers": "all" if options.n_gpu_layers == ALL_LAYERS else options.n_gpu_layers,
+            "gpu_layers": layers_on_gpus(options.n_gpu_layers),
             "flash_attention": settings.flash_attention,
             "cache_type": settings.cache_type,
             "row_by_row": settings.row_by_row,

@@ -154,7 +154,13 @@ class FakeEngine:
         self.resets += 1
 
     def description(self) -> dict[str, Any]:
-        return {"architecture": "fa\x1bke", "size_bytes": 12345, "exact_sizes": [1, 2], "draft": "auto"}
+        return {
+            "model": f"/models/{self.model}",
+            "architecture": "fa\x1bke",
+            "size_bytes": 12345,
+            "exact_sizes": [1, 2],
+            "draft": "auto",
+        }
 
 
 def _from_environment(settings: Any, _say: Any) -> FakeEngine:

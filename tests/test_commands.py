@@ -65,6 +65,18 @@ def test_help_names_every_command_with_what_it_takes(capsys: pytest.CaptureFixtu
     assert "Alt-Enter" in said
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.names[0])
+def test_help_on_one_command_says_more_than_the_list(
+    command: commands.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat(FakeEngine(), f"/help {command.names[0]}")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(command.words) and " ".join(lines[1:]) == command.more
+    assert len(command.more) > 40
+    argument = command.takes.strip("[]").split("|")[0].split(" ")[0]
+    assert argument in command.more
+
+
 def test_help_on_one_command(capsys: pytest.CaptureFixture[str]) -> None:
     chat(FakeEngine(), "/help set", "/help /why", "/help nothing")
     said = capsys.readouterr().err
@@ -172,6 +184,8 @@ def test_settings_hold_from_the_next_answer_on(capsys: pytest.CaptureFixture[str
         ("colour red", "no setting colour"),
         ("num_ctx 8192", "start the chat with -c"),
         ("temperature", "needs a value"),
+        ("x" * 300, "no setting x{59}…"),
+        ("temperature " + "x" * 300, "is 'x{59}…'"),
     ],
 )
 def test_a_setting_that_is_none_changes_nothing(typed: str, words: str) -> None:
@@ -593,7 +607,7 @@ def test_an_error_of_the_options_is_one_line_in_the_chat(capsys: pytest.CaptureF
 
     engine = FakeEngine()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(commands.BY_NAME, "/why", commands.Command(("/why",), "", "", fail))  # type: ignore[arg-type]
+        patch.setitem(commands.BY_NAME, "/why", commands.Command(("/why",), "", "", "", fail))  # type: ignore[arg-type]
         chat(engine, "/why", "x")
     assert "aded-chat: not that\n" in capsys.readouterr().err and asked(engine) == ["x"]
 
@@ -619,3 +633,4 @@ def test_a_model_that_cannot_be_loaded_leaves_the_chat_with_the_one_before(
     result = CliRunner().invoke(program.main, ["smollm2", "--no-memory"])
     assert result.exit_code == 0 and opened == ["smollm2", str(other), "smollm2"]
     assert "it is no GGUF" in result.stderr and "you said two" in result.stdout
+    assert "None answers from now on (fake, 4,096 tokens of context)\n" in result.stderr

@@ -391,6 +391,33 @@ def test_without_any_it_says_where_they_would_be() -> None:
         find("last")
 
 
+def test_a_number_of_thousands_of_digits_is_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(a_conversation().to_json().replace('"version": 1', '"version": ' + "1" * 5000))
+    with pytest.raises(StoreError, match="holds a number of thousands of digits; it was left as it is"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ('a"b', "letters, digits, spaces, dots, dashes, 100 at most"),
+        ("x" * 300, "'x{59}…'"),
+        ("last", "changed last"),
+    ],
+)
+def test_a_name_that_is_refused_says_what_a_name_is(name: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words) as refused:
+        named(name)
+    assert len(str(refused.value)) < 260
+
+
+def test_a_long_name_that_nothing_has_is_cut() -> None:
+    kept_one("chat", 1)
+    with pytest.raises(StoreError, match=r"no kept conversation is called x{59}…;"):
+        find("x" * 300)
+
+
 @pytest.mark.parametrize("name", ["last", "", ".hidden", "a\nb", "x" * 101, "-x"])
 def test_some_names_are_refused(name: str) -> None:
     with pytest.raises(StoreError, match="cannot be called"):

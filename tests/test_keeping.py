@@ -273,7 +273,13 @@ def test_going_on_brings_turns_and_settings_back(
 
 def test_what_was_said_on_the_command_line_stands_above_what_was_kept(engine: FakeEngine) -> None:
     path = conversations.new_path()
-    settings = {"temperature": 0.5, "top_k": -5, "grammar": "root ::= x", "presence_penalty": 1}
+    settings = {
+        "temperature": 0.5,
+        "top_k": -5,
+        "grammar": "root ::= x",
+        "presence_penalty": 1,
+        "min_p": 10**400,
+    }
     write(path, KeptConversation.of([{"role": "user", "content": "x"}], answers={}, settings=settings))
     sampling: dict[str, Any] = {"temperature": 0.9}
     with Keeper(engine, Conversation(), sampling, keeps=True, warn=pytest.fail) as keeper:  # type: ignore[arg-type]
@@ -420,6 +426,33 @@ def test_the_configuration_names_the_usual_model(engine: FakeEngine) -> None:
     config_path().write_text("no_memory = maybe")
     result = run("-p", "x")
     assert result.exit_code == 2 and result.stderr.count("\n") == 1 and str(config_path()) in result.stderr
+
+
+def test_a_usual_model_that_there_is_not_is_told_with_the_file_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config_path().parent.mkdir()
+    config_path().write_text('model = "nonexist"')
+    result = run("-p", "x")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert f"{config_path()} has model = 'nonexist'" in result.stderr and "aded-models list" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stop", ""], "--stop is empty"),
+        (["--temp", "hot"], "'hot' is not a number"),
+        (["--top-k", "1.5"], "'1.5' is not a whole number"),
+        (["--temp", "x" * 300], "…' is not a number"),
+    ],
+)
+def test_an_option_that_takes_something_else_says_what(
+    engine: FakeEngine, arguments: list[str], words: str
+) -> None:
+    result = run("-p", "x", *arguments)
+    assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1
+    assert len(result.stderr) < 160
 
 
 @pytest.mark.parametrize(

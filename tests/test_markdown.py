@@ -290,6 +290,54 @@ def test_a_long_line_of_code_is_one_line_to_whoever_copies_it() -> None:
     assert "\n" not in sent[sent.index("x = [") : sent.rindex("]")]
 
 
+@pytest.mark.parametrize("columns", [10, 24, 80])
+def test_the_lines_around_code_are_never_wider_than_the_terminal(columns: int) -> None:
+    source = "> ```" + "verylonglanguage" * 4 + "\n> x\n> ```\nend"
+    lines = shown([source], columns).lines()
+    assert max(map(len, lines)) < columns and lines[-1] == "end" and "─" in lines[-2]
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(("underline", "underlined"), [("===", True), ("---", False)])
+def test_a_line_below_makes_a_heading(underline: str, underlined: bool) -> None:
+    source = f"Some title\n{underline}\ntext\n"
+    for pieces in ([source], list(source)):
+        terminal = shown(pieces)
+        assert terminal.lines() == ["Some title", "text"]
+        cells = [row[0] for row in terminal.cells()[:2]]
+        assert [(cell.bold, cell.underscore) for cell in cells] == [(True, underlined), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("a\n\n---\nb", ["a", "", "─" * 40, "b"]),
+        ("- a\n---\nb", ["• a", "─" * 40, "b"]),
+        ("> a\n---\nb", ["▌ a", "─" * 40, "b"]),
+        ("a\n- b", ["a", "• b"]),
+        ("a\n=b", ["a", "=b"]),
+        ("a | b\n---|---\n1 | 2", ["a │ b", "──┼──", "1 │ 2"]),
+    ],
+)
+def test_what_looks_like_a_line_below_a_heading_and_is_none(source: str, lines: list[str]) -> None:
+    for pieces in ([source], list(source)):
+        assert shown(pieces).lines() == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a &amp; b &lt;c&gt; &#x41;&#66;", "a & b <c> AB"),
+        ("`&amp;` &nosuch; & &amp &#27;[31m &#10;", "&amp; &nosuch; & &amp &#27;[31m &#10;"),
+        ("**&lt;b&gt;** &#42;x&#42;", "<b> *x*"),
+    ],
+)
+def test_characters_of_html_are_decoded_outside_code(text: str, said: str) -> None:
+    assert "".join(part for part, _ in inline(text)) == said
+    for pieces in ([text], list(text)):
+        assert shown(pieces).lines() == [said]
+
+
 def test_an_unclosed_block_of_code_shows_all_of_it() -> None:
     assert shown(["```\na\n  b"]).lines()[1:] == ["a", "  b"]
 

@@ -212,6 +212,20 @@ def test_a_notice_amid_an_answer_has_a_line_of_its_own() -> None:
         assert b"an answer\r\n\x1b[2mthis exchange is not remembered\x1b[0m\r\n" in terminal.seen
 
 
+@pytest.mark.parametrize("columns", [30, 60])
+def test_notices_and_errors_are_wrapped_at_words(columns: int) -> None:
+    words = " ".join(f"w{n:04}" for n in range(40))
+    with at_terminal("-p", "q", columns=columns, FAKE_NOTICE=words, FAKE_SAYS="an answer") as terminal:
+        assert terminal.end() == 0
+        lines = terminal.lines()
+    said = " ".join(lines)
+    assert said.startswith(f"an answer {words} 12.5 tokens/s") and max(map(len, lines)) < columns
+    with at_terminal("--continue", "-p", "q", columns=columns) as terminal:
+        assert terminal.end() == 2
+        assert max(len(line) for line in terminal.lines() if "/" not in line) < columns
+        assert "conversation" in " ".join(terminal.lines()).split()
+
+
 def test_a_dumb_terminal_is_sent_no_escape_sequence() -> None:
     said = {"FAKE_NOTICE": "not remembered", "TERM": "dumb"}
     with at_terminal(**said) as terminal:

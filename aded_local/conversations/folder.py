@@ -16,6 +16,7 @@ from typing import Final
 from aded_local.conversations.record import FORMAT, LARGEST, KeptConversation, read
 from aded_local.errors import StoreError
 from aded_local.files import UNFINISHED, data_folder, failure, given_path, read_ends, read_private
+from aded_local.shown import brief
 
 FOLDER: Final = "conversations"
 SUFFIX: Final = ".json"
@@ -158,7 +159,7 @@ def find(name: str) -> Path:
     if not paths:
         raise StoreError(f"no conversation is kept in {conversations_folder()}")
     which = f"{len(found)} conversations begin with" if found else "no kept conversation is called"
-    raise StoreError(f"{which} {name}; `aded-store conversations list` names them")
+    raise StoreError(f"{which} {brief(name)}; `aded-store conversations list` names them")
 
 
 def named(name: str) -> Path:
@@ -171,8 +172,14 @@ def named(name: str) -> Path:
     if _is_path(name):
         return given_path("the conversation", name, "one")
     if name == LAST or not _GIVEN.fullmatch(name) or len(name) > LONGEST_NAME:
+        why = (
+            f"{LAST} is the one that was changed last"
+            if name == LAST
+            else f"a name begins with a letter or digit and has letters, digits, spaces, dots, dashes,"
+            f" {LONGEST_NAME} at most"
+        )
         raise StoreError(
-            f"a conversation cannot be called {name!r}: give up to {LONGEST_NAME} letters, digits, dashes, or a path"
+            f"a conversation cannot be called {brief(name)!r}: {why}; or give a path that ends in .json"
         )
     return conversations_folder() / f"{name}{SUFFIX}"
 

@@ -164,8 +164,10 @@ class KeptConversation:
         """
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"is no sound JSON ({one_line(str(error))})") from error
+        except ValueError as error:  # Python reads no longer numbers
+            raise ValueError("holds a number of thousands of digits") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError("is not a conversation of aded-local")
         if data.get("version") != VERSION:

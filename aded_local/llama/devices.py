@@ -10,6 +10,7 @@ from typing import Final
 
 from aded_local.errors import DeviceError, OptionError
 from aded_local.llama.loading import ggml, lib, threads_begin
+from aded_local.llama.model import ALL_LAYERS
 from aded_local.trials.preflight import require_sound_build
 
 GPU_KINDS = (1, 2)
@@ -39,6 +40,14 @@ def gpu_names() -> list[str]:
     devices = [ggml.ggml_backend_dev_get(i) for i in range(ggml.ggml_backend_dev_count())]
     gpus = (device for device in devices if ggml.ggml_backend_dev_type(device) in GPU_KINDS)
     return [ggml.ggml_backend_dev_description(gpu).decode("utf-8", errors="replace") for gpu in gpus]
+
+
+def layers_on_gpus(asked: int) -> int | str:
+    """How many of a model's layers are on GPUs where so many were asked for: ``all``, a number, or 0 for a build
+    without GPUs."""
+    if not lib.llama_supports_gpu_offload():
+        return 0
+    return "all" if asked == ALL_LAYERS else asked
 
 
 def use_rpc_servers(endpoints: Sequence[str]) -> None:

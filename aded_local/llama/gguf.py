@@ -273,7 +273,7 @@ class _Walk:
     def _preamble(self) -> tuple[int, int, int]:
         magic = self.data[:4]
         if magic != b"GGUF":
-            raise _Broken(f"is not a GGUF: it begins with {magic!r}")
+            raise _Broken(f"is not a GGUF: it begins with {magic!r}, not with b'GGUF'; name another file")
         version = _U32(self.data, 4)[0]
         if version not in VERSIONS:
             if version & 0xFFFF == 0:

@@ -59,9 +59,17 @@ def main(**given: Any) -> int:
     try:
         return _run(settings)
     except ModelNotFoundError as failure:
-        if settings.model is None:
+        if settings.model is not None:
+            raise ModelNotFoundError(f"{failure}{help_for_missing(settings.model)}") from failure
+        from aded_local.config import config_path, read_config
+
+        usual = read_config().model
+        if usual is None or usual not in str(failure):
             raise
-        raise ModelNotFoundError(f"{failure}{help_for_missing(settings.model)}") from failure
+        where = f"{config_path()} has model = {usual!r}"
+        raise ModelNotFoundError(
+            f"{failure}{help_for_missing(usual)}; {where}: mend it, or name a MODEL"
+        ) from failure
 
 
 def _run(settings: Settings) -> int:
@@ -179,10 +187,19 @@ def _converse(settings: Settings, first: str | None, last: tuple[Path, KeptConve
                     display.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
                 else:
                     repl.go_on_with(llm, keeper)
+                    display.note(_loaded(llm))
                 wanted = repl.run(first)
             if wanted is None:
                 return 0
             first, before, settings = None, settings, dataclasses.replace(settings, model=wanted)
+
+
+def _loaded(llm: LocalADED) -> str:
+    """What answers from now on."""
+    about = llm.description()
+    said = [str(about[name]) for name in ("architecture", "quantization") if about.get(name)]
+    name = os.path.basename(str(about["model"]))
+    return f"{name} answers from now on ({', '.join(said)}, {llm.n_ctx:,} tokens of context)"
 
 
 def _line_reader(settings: Settings, keyboard: Keyboard, *, edited: bool) -> Callable[[], str]:

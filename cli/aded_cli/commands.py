@@ -60,6 +60,7 @@ class Command:
         names: the first is its own, the others are known from other programs.
         takes: what may stand behind it; empty for nothing.
         words: what it does, for ``/help``.
+        more: what it takes, an example, and what changes, for ``/help`` with its name.
         act: does it, with what stands behind the name.
         completions: of what stands behind it, or ``PATH``.
         takes_lines: that may be several lines.
@@ -68,6 +69,7 @@ class Command:
     names: tuple[str, ...]
     takes: str
     words: str
+    more: str
     act: Callable[[Chat, str], None]
     completions: Sequence[str] | str = ()
     takes_lines: bool = False
@@ -82,8 +84,9 @@ def _help(_chat: Chat, topic: str) -> None:
     if topic:
         command = BY_NAME.get("/" + topic.lstrip("/"))
         if command is None:
-            raise OptionError(f"there is no command {topic}; /help lists them")
+            raise OptionError(f"there is no command {brief(topic)}; /help lists them")
         display.tell_help([command.as_typed])
+        display.note(command.more)
         return
     display.tell_help([command.as_typed for command in COMMANDS])
     display.note(KEYS)
@@ -197,7 +200,9 @@ def _copy(chat: Chat, typed: str) -> None:
         if not blocks:
             raise OptionError("there is no code in the last answer; /copy alone copies all of it")
         if typed != "code" and not (typed.isdecimal() and 1 <= int(typed) <= len(blocks)):
-            raise OptionError(f"/copy {typed}: it takes code, or the number of a block, 1 to {len(blocks)}")
+            raise OptionError(
+                f"/copy {brief(typed)}: it takes code, or the number of a block, 1 to {len(blocks)}"
+            )
         text = blocks[-1 if typed == "code" else int(typed) - 1]
     display.note(copy(text))
 
@@ -260,7 +265,7 @@ def _draft(chat: Chat, typed: str) -> None:
     opened = str(chat.llm.description().get("draft", "off"))
     if typed:
         if typed not in ("on", "off", opened):
-            raise OptionError(f"/draft takes on or off, not {typed}")
+            raise OptionError(f"/draft takes on or off, not {brief(typed)}")
         if typed != "off" and opened == "off":
             raise OptionError("this model was loaded with --draft off: start the chat without it")
         chat.llm.use_draft("off" if typed == "off" else opened)
@@ -274,16 +279,61 @@ def _quit(chat: Chat, _typed: str) -> None:
 
 
 COMMANDS: Final[tuple[Command, ...]] = (
-    Command(("/help", "/?"), "[COMMAND]", "this list, or more about one", _help, "commands"),
-    Command(("/clear", "/reset"), "", "begin a new conversation; system prompt and settings stay", _clear),
-    Command(("/retry", "/regen"), "", "answer the last question again, in place of the last answer", _retry),
-    Command(("/undo",), "", "take back the last question and its answer", _undo),
-    Command(("/edit",), "[TEXT]", "write the message in $EDITOR", _edit, takes_lines=True),
-    Command(("/file", "/read"), "PATH", "send a file's text with the next message", _file, PATH),
+    Command(
+        ("/help", "/?"),
+        "[COMMAND]",
+        "this list, or more about one",
+        "COMMAND is a name with or without its slash: /help set. Nothing changes.",
+        _help,
+        "commands",
+    ),
+    Command(
+        ("/clear", "/reset"),
+        "",
+        "begin a new conversation; system prompt and settings stay",
+        "The model forgets what was said, and files that wait are not sent. The conversation so far stays on disk"
+        " where chats are kept; /load brings it back.",
+        _clear,
+    ),
+    Command(
+        ("/retry", "/regen"),
+        "",
+        "answer the last question again, in place of the last answer",
+        "With a temperature above 0 and no seed the answer is another one. If it fails, the old answer stays.",
+        _retry,
+    ),
+    Command(
+        ("/undo",),
+        "",
+        "take back the last question and its answer",
+        "The model is not told of them any more, and they leave the conversation on disk. Again takes back the turn"
+        " before.",
+        _undo,
+    ),
+    Command(
+        ("/edit",),
+        "[TEXT]",
+        "write the message in $EDITOR",
+        "TEXT is what it begins with: /edit Dear Ms. Li. What you save is sent when the editor ends; an empty text"
+        " is not sent. $VISUAL stands above $EDITOR. Ctrl-X Ctrl-E edits the line that you type.",
+        _edit,
+        takes_lines=True,
+    ),
+    Command(
+        ("/file", "/read"),
+        "PATH",
+        "send a file's text with the next message",
+        "For example /file notes.txt, or /file ~/my notes.txt. Several go together, and the message stands behind"
+        " them. A file is read now; the same one again replaces it. Without PATH: which ones wait.",
+        _file,
+        PATH,
+    ),
     Command(
         ("/copy",),
         "[code|N]",
         "copy the last answer, its last block of code, or the N-th",
+        "/copy takes all of the answer without its thoughts, /copy code its last block of code, /copy 1 its first."
+        " The text goes to the clipboard.",
         _copy,
         ("code",),
     ),
@@ -291,26 +341,87 @@ COMMANDS: Final[tuple[Command, ...]] = (
         ("/system",),
         "[TEXT]",
         'show or change the system prompt ("" for none)',
+        "For example /system You answer in French. It holds from the next message on, and the conversation is read"
+        ' again with it; /system "" removes it. Without TEXT it is shown.',
         _system,
         takes_lines=True,
     ),
     Command(
-        ("/set",), "[NAME VALUE]", "show or change how answers are chosen", _set, tuple(setting.SETTINGS)
+        ("/set",),
+        "[NAME VALUE]",
+        "show or change how answers are chosen",
+        "For example /set temperature 0.2, or /set stop END. It holds from the next answer on and is kept with the"
+        " conversation; the value default gives it back to the model. Without NAME: all settings as they are.",
+        _set,
+        tuple(setting.SETTINGS),
     ),
-    Command(("/save",), "[NAME]", "keep the conversation, under a name or path", _save, PATH),
-    Command(("/load",), "NAME", "go on with a conversation that was kept", _load, PATH),
-    Command(("/model",), "[MODEL]", "show the model, or go on with another one", _model, PATH),
-    Command(("/context",), "", "how full the context is", _context),
+    Command(
+        ("/save",),
+        "[NAME]",
+        "keep the conversation, under a name or path",
+        "For example /save garden, or /save ~/garden.json. Under a NAME it is kept from then on, turn by turn; a path"
+        " gets it as it is now. What was saved under other names stays, and another conversation is not replaced.",
+        _save,
+        PATH,
+    ),
+    Command(
+        ("/load",),
+        "NAME",
+        "go on with a conversation that was kept",
+        "NAME is that of /save or of `aded-store conversations list`, or as much of it as tells it from the others;"
+        " last; or a path: /load garden. It replaces this conversation, which stays on disk where chats are kept.",
+        _load,
+        PATH,
+    ),
+    Command(
+        ("/model",),
+        "[MODEL]",
+        "show the model, or go on with another one",
+        "MODEL is a path or a name: /model smollm2. The conversation goes on, and the other model reads it. If it"
+        " cannot be loaded, this one stays.",
+        _model,
+        PATH,
+    ),
+    Command(
+        ("/context",),
+        "",
+        "how full the context is",
+        "System prompt, turns and answers together take tokens of it. -c sets its size when the chat starts."
+        " Nothing changes.",
+        _context,
+    ),
     Command(
         ("/stats",),
         "[probe]",
         "what holds for the model, and the figures of the answers",
+        "/stats measures nothing. /stats probe finds which batch sizes are exact, which takes seconds or minutes;"
+        " Ctrl-C stops it.",
         _stats,
         ("probe",),
     ),
-    Command(("/why",), "", "which words of the last answer were foreseen, and by what", _why),
-    Command(("/draft",), "[on|off]", "whether answers are drafted", _draft, ("on", "off")),
-    Command(("/quit", "/exit", "/bye"), "", "leave (or Ctrl-D)", _quit),
+    Command(
+        ("/why",),
+        "",
+        "which words of the last answer were foreseen, and by what",
+        "The answer is shown again, the words in colour that a draft had right. Nothing changes.",
+        _why,
+    ),
+    Command(
+        ("/draft",),
+        "[on|off]",
+        "whether answers are drafted",
+        "/draft off has the model write each token alone, /draft on lets it check drafts again, from the next answer"
+        " on. Without either: which of them holds.",
+        _draft,
+        ("on", "off"),
+    ),
+    Command(
+        ("/quit", "/exit", "/bye"),
+        "",
+        "leave (or Ctrl-D)",
+        "The conversation is on disk where chats are kept: aded-chat --continue goes on with it.",
+        _quit,
+    ),
 )
 
 BY_NAME: Final[Mapping[str, Command]] = {name: command for command in COMMANDS for name in command.names}

@@ -118,15 +118,27 @@ def _end_line(last: str) -> None:
 
 
 def error(message: str, *, program: str = PROGRAM) -> None:
-    """One line on standard error: the program's name and what went wrong."""
-    click.echo(f"{program}: {one_line(message)}", err=True)
+    """One line on standard error: the program's name and what went wrong; at a terminal wrapped at words."""
+    click.echo(_wrapped(f"{program}: {one_line(message)}"), err=True)
 
 
 def note(message: str) -> None:
-    """A dim line on standard error, beside the conversation; none where there is nothing to say."""
-    said = visible(message)
+    """A dim line on standard error, beside the conversation, at a terminal wrapped at words; none where there is
+    nothing to say."""
+    said = _wrapped(visible(message))
     if said:
         click.echo(click.style(said, dim=True) if is_styled(sys.stderr) else said, err=True)
+
+
+def _wrapped(text: str) -> str:
+    """The text as it goes to standard error. A terminal's last column stays free: terminals differ in what happens
+    behind it."""
+    if not is_terminal(sys.stderr):
+        return text
+    from .rendering.live import terminal_size
+    from .rendering.widths import wrapped
+
+    return wrapped(text, terminal_size(sys.stderr)[0] - 1)
 
 
 def say(message: str) -> None:
@@ -311,7 +323,7 @@ def show_stats(description: Mapping[str, Any], answers: Sequence[Mapping[str, An
     from rich.text import Text
 
     console = _console()
-    model = Table("model", "", box=None, header_style="bold", pad_edge=False)
+    model = Table("what holds", "", box=None, header_style="bold", pad_edge=False)
     for name, value in description.items():
         model.add_row(Text(visible(_label(name))), Text(visible(_shown(value))))
     console.print(model)

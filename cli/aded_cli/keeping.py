@@ -256,7 +256,7 @@ def sound(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         try:
             Request.of(cast("Options", {name: value}), {}, None, 1)
-        except OptionError:
+        except (OptionError, OverflowError):  # a whole number may have any size
             continue
         found[name] = value
     return found

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from aded_local.shown import brief
 from aded_models import CATALOGUE, NAMES, PREFIX, names_hub, reference
 from aded_models.references import is_repository
 
@@ -30,11 +31,27 @@ default here. Of -c, llama.cpp's value is 0."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _require_number(
+    kind: click.FloatRange | click.IntRange,
+    read: Callable[[Any], object],
+    value: object,
+    what: str,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> None:
+    """Say what was expected in place of what is none; a long text is cut."""
+    try:
+        read(value)
+    except ValueError:
+        kind.fail(f"{brief(str(value))!r} is not {what}.", param, ctx)
+
+
 class FiniteRange(click.FloatRange):
     """A float range that refuses nan and inf, which compare as inside every range or none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The value as a finite float within the range; fails as a usage error otherwise."""
+        _require_number(self, float, value, "a number", param, ctx)
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -57,6 +74,7 @@ class Whole(click.IntRange):
         """The value as an int; None where the choice is left to the engine."""
         if str(value).strip() == self._auto:
             return None
+        _require_number(self, int, value, "a whole number", param, ctx)
         number = super().convert(value, param, ctx)
         if number > self._largest:
             self.fail(f"{number} is more than {self._largest}.", param, ctx)
@@ -126,6 +144,8 @@ class Settings:
             raise click.UsageError(
                 "--continue goes on with the conversation's own system prompt: leave out --system"
             )
+        if "" in given["stop"]:
+            raise click.UsageError("--stop is empty: give the text that ends an answer, or leave it out")
         engine = engine_of(given)
         from aded_local.config import memory_is_off, read_config
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aded_local.errors import ADEDError, DeviceError, ModelNotFoundError, OptionError
+from aded_local.shown import brief
 
 from . import display
 from .answer import Answer, relay
@@ -138,7 +139,7 @@ class Repl:
         elif LIKE_A_COMMAND.fullmatch(line.rstrip()):
             meant = similar(line.rstrip())
             raise OptionError(
-                f"unknown command {line.rstrip()}: "
+                f"unknown command {brief(line)}: "
                 + (f"was {meant} meant? " if meant else "")
                 + "/help lists them, a space before it sends it as a message"
             )
@@ -220,7 +221,7 @@ class Repl:
         with display.loading(f"looking for {model}", quiet=False) as say:
             path = find(model, say).path
         if not path.exists():
-            raise ModelNotFoundError(f"there is no model {model}: /model takes a path or a name")
+            raise ModelNotFoundError(f"there is no model {brief(model)}: /model takes a path or a name")
         self._next_model = model
         self.is_over = True
 

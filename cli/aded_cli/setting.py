@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aded_local.errors import OptionError
+from aded_local.shown import brief
 
 DEFAULT: Final = "default"
 """As a value: what the model suggests, else llama.cpp's default."""
@@ -86,6 +87,7 @@ def change(sampling: dict[str, Any], typed: str) -> str:
     name = name.lower().lstrip("-").replace("-", "_")
     name = ALIASES.get(name, name)
     value = value.strip()
+    name = brief(name)
     if name in AT_START:
         raise OptionError(f"{name} holds for a loaded model: start the chat with {AT_START[name]}")
     setting = SETTINGS.get(name)
@@ -99,7 +101,7 @@ def change(sampling: dict[str, Any], typed: str) -> str:
     try:
         found = setting.read(value)
     except ValueError:
-        raise OptionError(f"{name} is {value!r}; it must be {setting.takes}") from None
+        raise OptionError(f"{name} is {brief(value)!r}; it must be {setting.takes}") from None
     from aded_local.request import Request
 
     Request.of({**sampling, name: found}, {}, None, _ANY_TOKEN)  # type: ignore[typeddict-item]

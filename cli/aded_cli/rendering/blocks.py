@@ -23,6 +23,8 @@ _QUOTE: Final = re.compile(r"\s{0,3}>\s?")
 _RULE: Final = re.compile(r"\s{0,3}([-*_])(?:\s*\1){2,}\s*$")
 _HEADING: Final = re.compile(r"\s{0,3}(#{1,6})(?:\s+|$)")
 _HEADING_END: Final = re.compile(r"\s+#+\s*$")
+_UNDERLINE: Final = re.compile(r" {0,3}(={2,}|-{2,})\s*$")
+_UNDERLINE_BEGUN: Final = re.compile(r" {0,3}(?:=*|-*)\s*$")
 _ITEM: Final = re.compile(r"(\s*)([-*+]|\d{1,9}[.)])(?:\s+|$)(?:\[([ xX])\]\s+)?")
 _FENCE: Final = re.compile(r"(\s*)(`{3,}|~{3,})\s*([^`]*)$")
 
@@ -47,6 +49,12 @@ class Kind:
     is_verbatim: bool = False
     is_item: bool = False
     is_rule: bool = False
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether it is neither heading, item, code nor rule, and stands in no quotation."""
+        stands_before = "".join(text for text, _ in self.first)
+        return not (self.style or self.is_item or self.is_rule or stands_before.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,17 @@ class Fence:
 def is_undecided(line: str) -> bool:
     """Whether more of an unfinished line is needed to know its kind."""
     return _UNDECIDED.match(line) is not None
+
+
+def may_be_underline(beginning: str) -> bool:
+    """Whether a line that begins like that may make a heading of the one above."""
+    return _UNDERLINE_BEGUN.match(beginning) is not None
+
+
+def underline_of(line: str) -> int:
+    """The level of the heading that a finished line makes of the one above; 0 for none."""
+    found = _UNDERLINE.match(line)
+    return 0 if found is None else 1 if found[1][0] == "=" else 2
 
 
 def fence_of(line: str) -> Fence | None:

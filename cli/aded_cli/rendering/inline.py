@@ -7,6 +7,7 @@ anything but Markdown's own signs (``\\(x\\)``). A line that is not complete is 
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Final
 
 from .styles import BOLD, CODE, DIM, ITALIC, LINK, PLAIN, STRIKE, Run, joined
 
-SPECIAL: Final = frozenset("*_`~\\)>")
+SPECIAL: Final = frozenset("*_`~\\)>;")
 """Characters after which the beginning of a line has to be looked at anew."""
 
 _TOKEN: Final = re.compile(
@@ -23,6 +24,7 @@ _TOKEN: Final = re.compile(
     r"|(?P<marks>\*+|_+|~~)"
     r"|!?\[(?P<label>[^\[\]]+)\]\((?P<url>[^\s()]*(?:\([^\s()]*\)[^\s()]*)?)(?:\s+\"[^\"]*\")?\)"
     r"|<(?P<auto>https?://[^\s<>]+)>"
+    r"|(?P<entity>&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});)"
 )
 _HELD: Final = re.compile(r"(?:\*+|_+|~+|`+|\\)$")
 """What at the end of an unfinished line may be half a mark."""
@@ -89,12 +91,20 @@ def _parts(text: str, style: int, is_complete: bool) -> tuple[list[str | _Marks]
             at = len(text) if end < 0 else end + len(found["code"])
         elif found["escaped"]:
             add(found["escaped"])
+        elif found["entity"]:
+            add(_character(found["entity"]))
         elif found["marks"]:
             add(_marks(text, found.start(), found.end()))
         else:
             _add_link(add, found["label"], found["url"] if found["auto"] is None else found["auto"])
     add(text[at:])
     return parts, styles
+
+
+def _character(entity: str) -> str:
+    """What HTML's ``&amp;`` stands for; as it is where that is unknown, or nothing that a terminal shows."""
+    said = html.unescape(entity)
+    return said if said and (said.isprintable() or said == "\xa0") else entity
 
 
 def _add_link(add: Callable[[str, int], None], label: str | None, url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import IO, Final
 
 from . import blocks
@@ -9,7 +10,7 @@ from .code import Highlighter
 from .flow import Flow, Line
 from .inline import SPECIAL, inline
 from .live import Live, terminal_size
-from .styles import DIM, PLAIN, Run
+from .styles import DIM, HEADINGS, PLAIN, Run
 from .tables import Table, is_row, is_ruler_below, may_be_header, may_be_ruler
 from .widths import cut, width
 
@@ -39,7 +40,8 @@ class MarkdownStream:
         self._source = ""  # of the line that grows
         self._text = _Paragraph()
         self._is_after_blank, self._is_in_list = True, False
-        self._header: str | None = None
+        self._header: str | None = None  # a line that the next one may make the head of a table, or a heading
+        self._heading: _Paragraph | None = None  # the same, where it may become a heading
         self._table: Table | None = None
         self._rows: list[Line] = []
         self._fence: blocks.Fence | None = None
@@ -78,7 +80,7 @@ class MarkdownStream:
             self._show_code_row()
         elif self._table is not None:
             self._extend_table()
-        elif self._header is not None and may_be_ruler(self._source):
+        elif self._is_header_open(self._source):
             return
         else:
             self._leave_header()
@@ -91,9 +93,14 @@ class MarkdownStream:
             return
         if self._table is not None and self._end_row(line):
             return
-        if self._header is not None and is_ruler_below(line, self._header):
-            self._table, self._header = Table(self._header, line), None
+        if self._header is not None and may_be_header(self._header) and is_ruler_below(line, self._header):
+            self._table, self._header, self._heading = Table(self._header, line), None, None
             self._show_table()
+            return
+        level = 0 if self._heading is None else blocks.underline_of(line)
+        if self._heading is not None and level:
+            self._show(self._heading.as_heading(level, self._limit))
+            self._leave_header()
             return
         self._leave_header()
         if not line.strip():
@@ -145,23 +152,32 @@ class MarkdownStream:
 
     def _end_text(self, line: str) -> None:
         self._show_text(line, is_complete=True)
-        kind = self._text.kind
+        text, self._text = self._text, _Paragraph()
+        kind = text.kind
         self._is_in_list = kind.is_item or (
             self._is_in_list and (line[0].isspace() or not self._is_after_blank)
         )
         self._is_after_blank = False
-        self._text = _Paragraph()
-        if may_be_header(line) and not (kind.style or kind.is_item):
+        if text.flow is not None and kind.is_plain_text and not self._is_in_list:
+            self._heading = text
+        if self._heading is not None or (may_be_header(line) and not (kind.style or kind.is_item)):
             self._header = line
         else:
             self._leave()
 
     # --- tables --------------------------------------------------------------------------------------
 
+    def _is_header_open(self, beginning: str) -> bool:
+        """Whether a line that begins like that may still make something else of the line above."""
+        if self._header is None:
+            return False
+        is_ruler = may_be_header(self._header) and may_be_ruler(beginning)
+        return is_ruler or (self._heading is not None and blocks.may_be_underline(beginning))
+
     def _leave_header(self) -> None:
-        """It was none: the line that might have been stays as it is."""
+        """The line above stays as it is."""
         if self._header is not None:
-            self._header = None
+            self._header = self._heading = None
             self._leave()
 
     def _show_table(self) -> None:
@@ -211,9 +227,15 @@ class MarkdownStream:
     def _begin_code(self, fence: blocks.Fence) -> None:
         self._fence, self._code, self._row = fence, Highlighter(fence.language), 0
         prefix = self._code_prefix(fence)
-        name = f"── {fence.language} " if fence.language else ""
-        self._show([[*prefix, (name + "─" * max(0, FRAME - width(name)), DIM)]])
+        self._show([[*prefix, self._frame(prefix, f"── {fence.language} " if fence.language else "")]])
         self._leave()
+
+    def _frame(self, prefix: tuple[Run, ...], name: str = "") -> Run:
+        """The line above or below code; it is never longer than the terminal."""
+        room = max(1, min(FRAME, self._columns - 1 - sum(width(part) for part, _ in prefix)))
+        if width(name) > room:
+            name = name[: cut(name, room)]
+        return name + "─" * (room - width(name)), DIM
 
     def _code_prefix(self, fence: blocks.Fence) -> tuple[Run, ...]:
         indent = " " * min(fence.indent, blocks.DEEPEST)
@@ -254,7 +276,8 @@ class MarkdownStream:
         assert self._code is not None
         text = self._code_text(fence, line)
         if fence.is_closed_by(text):
-            self._show([[*self._code_prefix(fence), ("─" * FRAME, DIM)]])
+            prefix = self._code_prefix(fence)
+            self._show([[*prefix, self._frame(prefix)]])
             self._fence = self._code = None
             self._is_after_blank = False
         else:
@@ -330,6 +353,10 @@ class _Paragraph:
         self.is_plain = bool(body) and body[-1] not in SPECIAL and not may_be_box
         self.flow.touched = len(self.flow.lines) - 1
         return self.flow.lines
+
+    def as_heading(self, level: int, limit: int) -> list[Line]:
+        """The line anew, as a heading."""
+        return self.lay_out(replace(self.kind, style=HEADINGS[level - 1]), limit, is_complete=True)
 
     def feed(self, part: str, limit: int) -> None:
         """Go on with text that is nothing but text."""

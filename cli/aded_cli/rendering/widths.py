@@ -70,6 +70,26 @@ def _wide_units(word: str) -> Iterator[tuple[str, bool]]:
     yield word[start:], is_wide
 
 
+def wrapped(text: str, columns: int) -> str:
+    """The text with a line end between words where a line would be longer. A longer word, such as a path, stays whole:
+    the terminal itself goes on with it on the next line, so that it can be copied."""
+    lines = []
+    for source in text.split("\n"):
+        line = spaces = ""
+        for unit, may_break in units(source):
+            if unit[0] == " ":
+                spaces = unit
+                continue
+            if line and (spaces or may_break) and width(line + spaces + unit) > columns:
+                lines.append(line)
+                line = unit
+            else:
+                line += spaces + unit
+            spaces = ""
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def cut(text: str, columns: int) -> int:
     """How many characters of a text fit into so many columns; at least one."""
     if text.isascii():
