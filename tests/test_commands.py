@@ -409,6 +409,7 @@ def test_save_and_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr()
     assert "no conversation to keep" in shown.err and f"kept as {path}" in shown.err and "> one" in shown.out
     assert "no conversation is kept" in shown.err
+    assert shown.out.count("> one") == 1 and "“one”" not in shown.err
 
 
 def test_another_model_goes_on_with_the_conversation(
