@@ -351,7 +351,11 @@ def test_a_dropped_drafter_ends_its_thread() -> None:
     assert speaker.closed.wait(10)
 
 
-def test_a_branch_is_prepared_for_each_likely_token_where_the_model_is_unsure(make: Make) -> None:
+def test_a_branch_is_prepared_for_each_likely_token_where_the_model_is_unsure(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 20.0)  # however slow the machine
+
     class Unsure(Scripted):
         def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
             found, seconds = super().ask(paths)
@@ -367,7 +371,10 @@ def test_a_branch_is_prepared_for_each_likely_token_where_the_model_is_unsure(ma
     tree = drafter.draft(8)
     assert tree.tokens.tolist() == [8, 9]
     drafter.verifying(tree)
-    time.sleep(0.2)
+    until, decodes = time.monotonic() + 10, -1
+    while decodes != drafter.did().decodes and time.monotonic() < until:
+        decodes = drafter.did().decodes
+        time.sleep(0.2)
     observe(drafter, ids(8, 9, 200), tree)
     before = drafter.did().decodes
     assert drafter.draft(8).tokens.tolist() == [201, 202, 203, 204]
