@@ -220,18 +220,18 @@ class LocalADED(Asking):
         )
         from aded_models import find
 
+        progress, notice = on_progress or _quiet, on_notice or _warn
         if draft_model is not None:
-            how = replace(how, draft_model=find(draft_model).path)
-        notice = on_notice or _warn
-        found = find(model_path, on_progress or _quiet)
+            how = replace(how, draft_model=find(draft_model, progress).path)
+        found = find(model_path, progress)
         if found.note is not None:
             notice(found.note)
-        self._engine = open_engine(found.path, how, on_progress or _quiet, notice)
+        self._engine = open_engine(found.path, how, progress, notice)
         self._model = self._engine.model
         self._access = self._engine.access
         self._numbers = itertools.count()
         self._first = Session(self._engine, next(self._numbers), self._seed)
-        self._on_progress = on_progress or _quiet
+        self._on_progress = progress
         self._dropped = weakref.finalize(self, _let_go, self._engine.scheduler, str(found.path))
         self._dropped.atexit = False
 

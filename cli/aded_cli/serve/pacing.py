@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from aded_local.api import Piece
 
 PACE: Final = 0.02
-"""Seconds between two chunks at least: a screen shows no more. A chunk takes server and client, who may share the
-model's cores, up to half a millisecond; chosen."""
+"""Seconds between two chunks at least: a screen shows no more. Origin: OpenAI's client beside SmolLM2 on the same two
+cores spends 0.45 ms of processor time a token with it and 0.84 without; the answer takes 15.0 and 16.5 ms."""
 
 
 def paced(pieces: Iterator[Piece], clock: Callable[[], float] = time.perf_counter) -> Iterator[Piece]:
