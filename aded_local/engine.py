@@ -6,7 +6,6 @@ import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
@@ -15,11 +14,11 @@ from aded_local.access import Access
 from aded_local.chat.looking import analysed
 from aded_local.chat.rendering import Renderer
 from aded_local.chat.template import ChatTemplate
-from aded_local.drafters import NOBODY, PRESETS, Beside, Search
-from aded_local.drafters.model import DraftMode
+from aded_local.drafters import NOBODY, Beside
 from aded_local.drafters.model.tally import ModelDrafting
+from aded_local.engine_options import EngineOptions
 from aded_local.errors import DeviceError, StoreError
-from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
+from aded_local.llama import Model, SavedCells, Target
 from aded_local.llama.devices import layers_on_gpus
 from aded_local.llama.loading import is_forked, waiting
 from aded_local.memory import ConversationMemory
@@ -28,7 +27,7 @@ from aded_local.speed import device
 from aded_local.speed.cost_curve import CostCurve
 from aded_local.speed.planner import Limits, PlainPlanner, Planner
 from aded_local.speed.preparation import Preparation
-from aded_local.speed.pricing import EXPECTED_ANSWER, Same, Setting
+from aded_local.speed.pricing import EXPECTED_ANSWER, Setting
 from aded_local.speed.probe import Gate
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
     from aded_local.drafters.model.drafter import ModelDrafter
     from aded_local.drafters.model.loading import DraftModel
 
-OFF = "off"
-"""The preset that does not draft: plain decoding."""
-
-DRAFTS = (*PRESETS, OFF)
-"""What ``draft`` may be."""
-
 Say = Callable[[str], None]
 """Takes a line for the person who waits."""
 
@@ -51,30 +44,6 @@ Say = Callable[[str], None]
 AGAIN = (
     "; other programs ran meanwhile, so what was measured is not kept, and measured again at the next start"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How to open a model; see ``LocalADED`` for each."""
-
-    draft: str
-    same: Same
-    n_ctx: int | None
-    n_threads: int | None
-    n_gpu_layers: int
-    flash_attention: bool | None
-    cache_type: str | None
-    verbose: bool
-    memory: bool = False
-    store: Path | None = None
-    top_k: bool = True
-    search: Search = "best-first"
-    chat_template: str | None = None
-    draft_model: Path | None = None
-    draft_mode: DraftMode = "auto"
-    draft_threads: int | None = None
-    draft_gpu_layers: int = ALL_LAYERS
-    draft_max: int | None = None
 
 
 SAVED_SHARE = 0.25

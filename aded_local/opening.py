@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from aded_local.access import Access
 from aded_local.config import memory_is_off
 from aded_local.drafters import NOBODY, Drafter, make_drafter
-from aded_local.engine import Engine, EngineOptions
-from aded_local.errors import DeviceError, OptionError, StoreError
+from aded_local.engine import Engine
+from aded_local.engine_options import EngineOptions
+from aded_local.errors import DeviceError, StoreError
 from aded_local.files import complaint, data_problem
 from aded_local.kernels import kept
-from aded_local.llama import CACHE_TYPES, ContextSettings, Model
+from aded_local.llama import ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.llama.interrupts import not_dropped
 from aded_local.llama.teams import give_team_back
@@ -62,9 +63,6 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
     Raises:
         ModelError, OptionError, DeviceError: see ``LocalADED``.
     """
-    kind = options.cache_type
-    if kind is not None and (not isinstance(kind, str) or kind not in CACHE_TYPES):
-        raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:
         for line in model.ignored_suggestions:
