@@ -26,7 +26,7 @@ from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.engine_options import EngineOptions
 from aded_local.errors import BusyError, OptionError
 from aded_local.files import given_path
-from aded_local.llama.context import LARGEST_PASS
+from aded_local.llama.context_settings import LARGEST_PASS
 from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
 from aded_local.request import Options

@@ -366,7 +366,7 @@ def logits_setup(setup: Setup, longest: int) -> Setup:
     """
     import psutil
 
-    from aded_local.llama.context import LARGEST_PASS
+    from aded_local.llama.context_settings import LARGEST_PASS
 
     needed = longest + LARGEST_PASS
     n_ctx = min(setup.n_ctx, -(-needed // CONTEXT_STEP) * CONTEXT_STEP)
