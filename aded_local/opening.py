@@ -13,7 +13,7 @@ from aded_local.drafters import NOBODY, Drafter, make_drafter
 from aded_local.engine import Engine
 from aded_local.engine_options import EngineOptions
 from aded_local.errors import DeviceError, StoreError
-from aded_local.files import complaint, data_problem
+from aded_local.files import data_problem
 from aded_local.kernels import kept
 from aded_local.llama import ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
@@ -31,6 +31,7 @@ from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compil
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
 from aded_local.tree import IntArray
+from aded_local.unkept import complaint
 
 if TYPE_CHECKING:
     from aded_local.drafters.model.branching import KeptHrad
