@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aded_bench.results import ResultFile
-from aded_bench.run.arms import OWN, PEER, LlamaArm, LocalArm, Setup, logits_setup, open_local
+from aded_bench.run.arms import LlamaArm, LocalArm, Setup, logits_setup, open_local
+from aded_bench.run.methods import OWN, PEER
 from aded_bench.run.partings import (
     Movement,
     movements,
