@@ -16,7 +16,7 @@ from aded_local.chat.rendering import Renderer
 from aded_local.chat.template import ChatTemplate
 from aded_local.drafters import NOBODY, Beside
 from aded_local.drafters.model.tally import ModelDrafting
-from aded_local.engine_options import EngineOptions
+from aded_local.engine_options import EngineOptions, Say
 from aded_local.errors import DeviceError, StoreError
 from aded_local.llama import Model, SavedCells, Target
 from aded_local.llama.devices import layers_on_gpus
@@ -36,9 +36,6 @@ from aded_local.tree import IntArray
 if TYPE_CHECKING:
     from aded_local.drafters.model.drafter import ModelDrafter
     from aded_local.drafters.model.loading import DraftModel
-
-Say = Callable[[str], None]
-"""Takes a line for the person who waits."""
 
 
 AGAIN = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ OFF = "off"
 
 DRAFTS = (*PRESETS, OFF)
 """What ``draft`` may be."""
+
+Say = Callable[[str], None]
+"""Takes a line for the person who waits."""
 
 
 @dataclass(frozen=True, slots=True)
