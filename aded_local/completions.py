@@ -12,8 +12,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from aded_local.chat.parsing import AnswerDelta, AnswerParser, CallDelta
 from aded_local.decode import FINISHED_LENGTH, FINISHED_STOP
 from aded_local.result import Piece, Stats, TokenLogprob
 from aded_local.spelling import Spelling, chat_logprobs
@@ -48,48 +49,6 @@ class Heading:
     def of_chat(cls, model: str) -> Heading:
         """A new one for a chat's answer."""
         return cls(f"chatcmpl-{uuid.uuid4()}", int(time.time()), model)
-
-
-class CallDelta(Protocol):
-    """What became known of one function call; ``chat.parsing.CallDelta`` is one.
-
-    Attributes:
-        index: which call of the answer, from 0.
-        id, name: with the call's first delta; else empty.
-        arguments: more of the JSON text of its arguments.
-    """
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def arguments(self) -> str: ...
-
-
-class AnswerDelta(Protocol):
-    """What became known of an answer; ``chat.parsing.AnswerDelta`` is one."""
-
-    @property
-    def content(self) -> str: ...
-    @property
-    def reasoning(self) -> str: ...
-    @property
-    def calls(self) -> Sequence[CallDelta]: ...
-
-
-class Parser(Protocol):
-    """Tells an answer's content, reasoning and calls apart; ``chat.parsing.AnswerParser`` is one."""
-
-    def feed(self, text: str) -> AnswerDelta:
-        """What became certain with ``text``."""
-        ...
-
-    def finish(self) -> AnswerDelta:
-        """The rest, at the end of the answer."""
-        ...
 
 
 # --- completions ---------------------------------------------------------------------------------
@@ -169,7 +128,7 @@ def chat_completion(
     pieces: Iterable[Piece],
     heading: Heading,
     *,
-    parser: Parser | None = None,
+    parser: AnswerParser | None = None,
     spelling: Spelling | None = None,
     index: int = 0,
     timed: bool = False,
@@ -215,7 +174,7 @@ def chat_chunks(
     pieces: Iterable[Piece],
     heading: Heading,
     *,
-    parser: Parser | None = None,
+    parser: AnswerParser | None = None,
     spelling: Spelling | None = None,
     index: int = 0,
     usage: bool = False,

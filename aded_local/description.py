@@ -44,11 +44,15 @@ class Described:
     def measure_exactness(self) -> None:
         """Find which batch sizes are exact, for ``description``; takes seconds on a large model, once.
 
+        It uses a context of its own, so that the conversation stays.
+
         Raises:
-            BusyError, DeviceError
+            BusyError: a generation is running.
+            DeviceError: there is no memory for a second context.
         """
         with self._access.alone():
-            self._engine.measure_exactness()
+            if self._engine.curve is not None:
+                self._engine.tuner.find_exactness(setting_of(self._engine.target.settings))
 
     def logits_after(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after ``tokens``, the last one decoded alone: float32 ``(n_vocab,)``. For measuring.

@@ -360,17 +360,6 @@ class Engine:
                 self.forgetful = True
                 self.notice(f"this exchange is not remembered: {error}")
 
-    def measure_exactness(self) -> None:
-        """Find which batch sizes are exact with the opened settings, if not known yet.
-
-        Takes seconds on a large model; uses a context of its own, so that the conversation stays.
-
-        Raises:
-            DeviceError: there is no memory for a second context.
-        """
-        if self.curve is not None:
-            self.tuner.find_exactness(setting_of(self.target.settings))
-
     @property
     def largest_draft(self) -> int:
         """Nodes that a pass may verify with these options."""
