@@ -1,4 +1,4 @@
-"""One conversation on a loaded model: what was said in it, its answers' own tokens, and who may stop them.
+"""One conversation on a loaded model: it is asked, answers, and may be stopped; ``said`` keeps what was said in it.
 
 Several sessions may share a model, by turns. Its cells hold one of them; those of the others are copied aside, so that
 a turn decodes only what is new in it.
