@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.continuation import common_prefix
-from aded_local.llama.context import LARGEST_PASS, Context, ContextSettings
+from aded_local.llama.context import Context
+from aded_local.llama.context_settings import LARGEST_PASS, ContextSettings
 from aded_local.llama.model import Model
 from aded_local.tree import IntArray
 
