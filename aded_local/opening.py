@@ -329,9 +329,20 @@ def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
         threads=draft.n_threads,
         target_threads=engine.target.settings.n_threads,
         hrad=_hrad(engine, draft) if engine.options.draft_mode == "branch" else None,
+        pair=_pair(engine, draft),
         notice=engine.notice,
     )
     return engine.asking
+
+
+def _pair(engine: Engine, draft: DraftModel) -> Path:
+    """Where what is learnt of both models is kept."""
+    from aded_local.drafters.model.pair import path_of
+
+    options = engine.options
+    threads = f"{engine.target.settings.n_threads} {draft.n_threads}"
+    how = f"{options.draft_mode} {threads} {options.n_gpu_layers} {options.draft_gpu_layers}"
+    return path_of(engine.model.header.digest, draft.digest, how)
 
 
 def _hrad(engine: Engine, draft: DraftModel) -> KeptHrad:

@@ -140,20 +140,21 @@ class Branches:
         self._tips = [None] * self._n_sequences
         self._tips[first] = self._end
 
-    def read(self) -> None:
-        """Read a chunk of what is unread before the text's last token.
+    def read(self) -> int:
+        """Read a chunk of what is unread before the text's last token; returns its tokens.
 
         Raises:
             DeviceError: llama.cpp refused; everything is forgotten.
         """
         start, stop = self.n_read, min(self.n_read + READING_CHUNK, len(self.text) - 1)
         if stop <= start:
-            return
+            return 0
         sequence = self._end.sequences[0]
         self._decode(self.text[start:stop], range(start, stop), [[sequence]] * (stop - start), 0)
         self._end = Place(self.text[stop - 1], stop - 1, None, [sequence])
         self._tips[sequence] = self._end
         self.n_read = stop
+        return stop - start
 
     def _decode(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[Sequence[int]], wanted: int
