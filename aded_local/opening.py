@@ -17,6 +17,7 @@ from aded_local.kernels import kept
 from aded_local.known import Exchanges, earlier_exchanges, open_memory, phrases, static_table
 from aded_local.llama import ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
+from aded_local.llama.devices import layers_on_gpus
 from aded_local.llama.interrupts import not_dropped
 from aded_local.llama.teams import give_team_back
 from aded_local.memory import ConversationMemory
@@ -328,11 +329,16 @@ def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
         mode=engine.options.draft_mode,
         threads=draft.n_threads,
         target_threads=engine.target.settings.n_threads,
+        shares=_share_a_device(engine.options),
         hrad=_hrad(engine, draft) if engine.options.draft_mode == "branch" else None,
         pair=_pair(engine, draft),
         notice=engine.notice,
     )
     return engine.asking
+
+
+def _share_a_device(options: EngineOptions) -> bool:
+    return bool(layers_on_gpus(options.n_gpu_layers)) == bool(layers_on_gpus(options.draft_gpu_layers))
 
 
 def _pair(engine: Engine, draft: DraftModel) -> Path:

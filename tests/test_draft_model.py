@@ -531,6 +531,24 @@ def test_a_better_or_quicker_model_promises_no_less(
         assert all(b <= h + 1e-9 for b, h in zip(better, here, strict=True))
 
 
+def test_passes_are_expected_to_take_longer_only_where_both_models_share_a_device() -> None:
+    assert AskingCosts(4).slowdown(1) == pytest.approx(4 / 3)
+    assert AskingCosts(1).slowdown(1) == AskingCosts(4).slowdown(0) > 1.0
+    assert AskingCosts(4, shares=False).slowdown(0) == 1.0
+
+
+def test_a_slowdown_that_forbids_a_mode_fades_from_start_to_start() -> None:
+    costs = AskingCosts()
+    costs.passed(0, 4.0)
+    for _ in range(30):
+        before = costs.slowdown(0)
+        later = AskingCosts()
+        later.take(costs.kept())
+        costs = later
+        assert AskingCosts().slowdown(0) < costs.slowdown(0) < before
+    assert costs.slowdown(0) < 1.6
+
+
 def test_a_few_answers_tell_how_often_a_model_is_right() -> None:
     costs = AskingCosts()
     costs.judged([False] * 12)

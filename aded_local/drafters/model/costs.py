@@ -28,16 +28,20 @@ FIRST_SURENESS: Final = 0.6
 that are good for something (0.4 to 0.8)."""
 OUTLIER: Final = 4.0
 """A decode counts as at most so many times its mean: an interruption tells nothing."""
+SHARED_SLOWDOWN: Final = 1.4
+"""What a pass is taken to cost beside a model that computes with the same cores, before one was timed. Measured on two
+cores, SmolLM2 beside itself in a body of 1B weights."""
 FADING: Final = 0.1
-"""What a slowdown loses of its distance to ``FIRST_SLOWDOWN`` with each start: other programs may have caused it, and
-where it forbids a mode it is measured no more."""
-FIRST_SLOWDOWN: Final = 1.2
-"""What a pass beside the model is taken to cost before one was timed. On two cores 1.4 was measured; chosen below it,
-so that a machine with cores to spare gets its trial."""
+"""What a slowdown that was measured loses with each start of its distance to what is expected: other programs may have
+caused it, and where it forbids a mode it is measured no more."""
 
 
 class AskingCosts:
     """Running means, of one thread's decodes.
+
+    Args:
+        target_threads: of the target's passes.
+        shares: both models compute on the same device.
 
     Attributes:
         sureness: how often the likeliest token came behind a place that was asked for.
@@ -45,8 +49,9 @@ class AskingCosts:
         reading: seconds that a token of the text takes to read; 0 before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, target_threads: int = 1, *, shares: bool = True) -> None:
         """Nothing was measured yet."""
+        self._target_threads, self._shares = target_threads, shares
         self.sureness = FIRST_SURENESS
         self.n_judged = 0
         self.reading = 0.0
@@ -98,7 +103,13 @@ class AskingCosts:
         Args:
             lent: threads that the target leaves to the draft model.
         """
-        return self._slowdowns.get(lent, FIRST_SLOWDOWN)
+        return self._slowdowns.get(lent, self._expected(lent))
+
+    def _expected(self, lent: int) -> float:
+        if not self._shares:
+            return 1.0
+        left = self._target_threads - lent
+        return self._target_threads / left if lent and left > 0 else SHARED_SLOWDOWN
 
     def passed(self, lent: int, slowdown: float) -> None:
         """A pass with the draft model beside it took so many times what it takes alone; less than once is chance."""
@@ -125,6 +136,6 @@ class AskingCosts:
             elif kind == READING and value >= 0.0:
                 self.reading = value
             elif kind == SLOWDOWN and value >= 1.0:
-                self._slowdowns[n] = value + FADING * (FIRST_SLOWDOWN - value)
+                self._slowdowns[n] = value + FADING * (self._expected(n) - value)
             elif kind in (ALONE, BESIDE) and value > 0.0 and 1 <= n <= MOST_ROWS:
                 self._seconds[kind == BESIDE][n] = value

@@ -73,6 +73,7 @@ class ModelDrafter:
         mode: see ``DraftMode``.
         threads: CPU threads of a decode of the draft model.
         target_threads: those of the target's passes.
+        shares: both models compute on the same device.
         hrad: where to branch in the mode ``branch``; None to go by the model's confidence.
         ways: that may be taken, in the order of trying; None for those of the mode.
         notice: told once where the model does not pay, or is given up.
@@ -94,6 +95,7 @@ class ModelDrafter:
         threads: int,
         notice: Notice,
         target_threads: int = 1,
+        shares: bool = True,
         ways: tuple[Way, ...] | None = None,
         hrad: KeptHrad | None = None,
         pair: Path | None = None,
@@ -101,7 +103,7 @@ class ModelDrafter:
         self._ngrams = ngrams
         self._lock = threading.Lock()
         ngrams.hear_model()
-        costs = AskingCosts()
+        costs = AskingCosts(target_threads, shares=shares)
         self._notice = notice
         self._leaves = POOL
         self._mode = mode
