@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from aded_local.drafters.model.modes import FIRST_LOOK, NGRAM, TRIAL, Chooser, W
 from aded_local.drafters.model.outcomes import open_places, outcomes, worth_asking
 from aded_local.drafters.model.promises import promise
 from aded_local.drafters.statement import Statement
-from aded_local.step import StepResult
+from aded_local.step import StepResult, said
 from aded_local.tree import EMPTY_TREE, DraftTree, chain
 
 N_VOCAB = 1000
@@ -591,7 +593,7 @@ def test_a_model_is_judged_by_a_few_tokens_before_it_reads_the_text(make: Make, 
 
 
 def test_what_was_learnt_of_a_pair_is_there_at_the_next_start(tmp_path: Path, make: Make) -> None:
-    path = tmp_path / "pairs" / "one.npz"
+    path = tmp_path / "pairs" / "one.json"
     first = make(Scripted(0.0001, step=7), "auto", pair=path)
     begin(first, ids(5, 6, 7))
     for root in range(7, 60):
@@ -606,28 +608,147 @@ def test_what_was_learnt_of_a_pair_is_there_at_the_next_start(tmp_path: Path, ma
     assert second.did().asked == 0
 
 
-@pytest.mark.parametrize("damage", [b"", b"no file of numbers", None])
-def test_a_damaged_file_of_a_pair_means_a_new_beginning(
-    tmp_path: Path, make: Make, damage: bytes | None
-) -> None:
-    path = tmp_path / "pairs" / "one.npz"
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "cut short": lambda kept: json.dumps(kept)[:-40],
+    "no numbers": lambda kept: "no file of numbers",
+    "deep": lambda kept: "[" * 100_000,
+    "another format": lambda kept: {**kept, "format": 0},
+    "a count below nothing": lambda kept: {**kept, "finals": (np.array(kept["finals"]) - 40.0).tolist()},
+    "a rate above one": lambda kept: {**kept, "rates": (np.array(kept["rates"]) + 2.0).tolist()},
+    "weights beyond all": lambda kept: {**kept, "weights": (np.array(kept["weights"]) + 3e38).tolist()},
+    "infinite": lambda kept: {**kept, "weights": (np.array(kept["weights"]) + np.inf).tolist()},
+    "another shape": lambda kept: {**kept, "weights": kept["weights"][:-1]},
+    "words": lambda kept: {**kept, "weights": "words"},
+    "too large": lambda kept: {**kept, "more": "x" * (2 << 20)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_a_pair_means_a_new_beginning(tmp_path: Path, make: Make, damage: str) -> None:
+    path = tmp_path / "pairs" / "one.json"
     first = make(Scripted(0.0001), "serial", pair=path)
     begin(first, ids(5, 6, 7))
     assert is_ready(first)
     step(first, 8)
     first._worker.costs.judged([True])
     first.close()
-    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
-    second = make(Scripted(0.0001), "auto", pair=path)
+    written = DAMAGE[damage](json.loads(path.read_text()))
+    path.write_text(written if isinstance(written, str) else json.dumps(written))
+    path.chmod(0o600)
+    second = make(Scripted(0.0001), "serial", pair=path)
     assert second._worker.costs.n_judged == 0
     begin(second, ids(5, 6, 7))
-    step(second, 8)
+    for root in range(7, 20):
+        assert len(step(second, root + 1)) or root < 10
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=4),
+        max_leaves=12,
+    )
+    | st.lists(st.tuples(st.integers(-1, 5), st.integers(-2, 80), st.floats()).map(list), max_size=6)
+)
+def test_whatever_a_file_says_of_costs_and_modes_they_can_be_used(kept: object) -> None:
+    costs, chooser = AskingCosts(2), Chooser((NGRAM, SERIAL, PARALLEL))
+    costs.take(kept)
+    chooser.take(kept)
+    assert 0.0 <= costs.sureness <= 1.0 and costs.n_judged >= 0 and costs.reading >= 0.0
+    assert 1.0 <= costs.slowdown(0) <= 4.0
+    assert all(seconds is None or 0.0 < seconds < 1e4 for seconds in (costs.seconds(1), costs.seconds(40)))
+    assert chooser.way in (NGRAM, SERIAL, PARALLEL)
+    again = AskingCosts(2)
+    again.take(json.loads(json.dumps(costs.kept())))
+    assert again.sureness == costs.sureness
+
+
+def test_a_text_that_takes_too_long_to_read_ends_the_trial() -> None:
+    chooser = Chooser((NGRAM, SERIAL))
+    run(chooser, lambda way: 0.8, TRIAL)
+    assert chooser.way == SERIAL
+    for _ in range(200):
+        chooser.record(chooser.way, 1.4, 1, ready=chooser.way == NGRAM)
+    assert chooser.way == NGRAM
+
+
+@pytest.mark.parametrize("mode", ["auto", "parallel"])
+def test_a_text_that_the_model_cannot_follow_is_drafted_from_n_grams(make: Make, mode: str) -> None:
+    class Lost(Scripted):
+        can_go_on = False
+
+    drafter = make(Lost(0.0001), mode, target_threads=2)
+    begin(drafter, ids(5, 6, 7))
+    for root in range(7, 60):
+        step(drafter, root + 1)
+        assert not drafter.beside
+        assert drafter.lent == 0
+
+
+def test_a_model_that_dies_while_it_is_judged_is_told_of(make: Make) -> None:
+    told: list[str] = []
+    drafter = make(Scripted(fails_after=0), "auto", told=told)
+    begin(drafter, ids(5, 6, 7))
+    for root in range(7, 80):
+        step(drafter, root + 1)
+    assert len(told) == 1 and "the draft model fell over" in told[0]
+
+
+def test_a_few_late_answers_in_a_long_life_are_no_reason_to_give_up(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 0.05)
+    told: list[str] = []
+    speaker = Scripted()
+    drafter = make(speaker, told=told)
+    begin(drafter, ids(5, 6, 7))
+    assert is_ready(drafter)
+    root = 7
+    for _ in range(2 * model_drafter.STALLS):
+        speaker.held.clear()
+        step(drafter, root := root + 1)
+        speaker.held.set()
+        until = time.monotonic() + 10
+        while drafter._awaited is not None and not drafter._awaited.done and time.monotonic() < until:
+            time.sleep(0.001)
+        monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 10.0)
+        step(drafter, root := root + 1)
+        monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 0.05)
+    assert not told
+
+
+def test_what_a_pause_brings_is_no_step(make: Make) -> None:
+    drafter = make(Scripted(0.0001), "auto")
+    begin(drafter, ids(5, 6, 7))
+    for root in range(7, 30):
+        step(drafter, root + 1)
+    drafter.verifying(drafter.draft(8, COSTS))
+    before = drafter._chooser._paces[NGRAM].steps
+    drafter.observe(said(list(range(31, 60))))
+    assert drafter._chooser._paces[NGRAM].steps == before
+
+
+def test_with_nobody_waiting_it_leaves_the_processor_to_what_is_measured(make: Make) -> None:
+    class Long(Scripted):
+        def follow(self, text: np.ndarray) -> None:
+            super().follow(text)
+            self.unread = 100
+
+    busy = threading.Event()
+    busy.set()
+    drafter = make(Long(), "serial", yields=busy.is_set)
+    begin(drafter, ids(5, 6, 7))
+    time.sleep(0.1)
+    assert not drafter._worker.ready
+    busy.clear()
+    step(drafter, 8)
+    assert is_ready(drafter)
 
 
 def test_hrad_learns_where_to_branch(tmp_path: Path) -> None:
     """A model that is sure of what never comes: after some chains nothing of it is verified any more."""
     told: list[str] = []
-    kept = KeptHrad(tmp_path / "pair.npz", 0)
+    kept = KeptHrad(tmp_path / "pair.json", 0)
     drafter = ModelDrafter(
         auto(N_VOCAB),
         Scripted(),
@@ -650,6 +771,6 @@ def test_hrad_learns_where_to_branch(tmp_path: Path) -> None:
     assert lengths[0] == 4
     assert lengths[-10:] == [0] * 10
     assert kept.hrad.n_seen > 40
-    again = KeptHrad(tmp_path / "pair.npz", 0)
+    again = KeptHrad(tmp_path / "pair.json", 0)
     assert again.hrad.n_seen == kept.hrad.n_seen
     assert not told

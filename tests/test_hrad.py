@@ -117,7 +117,7 @@ def test_odd_hidden_states_leave_probabilities(hidden: FloatArray | None) -> Non
 
 
 def test_what_it_learnt_is_kept_for_a_pair(tmp_path: Path) -> None:
-    path, classifier = tmp_path / "folder" / "pair.npz", taught("hidden")
+    path, classifier = tmp_path / "folder" / "pair.json", taught("hidden")
     classifier.save(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     again = opened(path, N_HIDDEN, seed=1)
@@ -133,7 +133,7 @@ def test_pairs_have_files_of_their_own() -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "folder", "nan", "shape", "another"])
 def test_a_file_that_cannot_be_used_leaves_a_new_classifier(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "pair.npz"
+    path = tmp_path / "pair.json"
     if damage == "folder":
         path.mkdir()
     elif damage != "missing":
@@ -154,4 +154,4 @@ def test_a_file_that_cannot_be_used_leaves_a_new_classifier(tmp_path: Path, dama
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write"):
-        Hrad(N_HIDDEN).save(tmp_path / "file" / "pair.npz")
+        Hrad(N_HIDDEN).save(tmp_path / "file" / "pair.json")

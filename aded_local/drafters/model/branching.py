@@ -29,7 +29,8 @@ from aded_local.llama.branches import Path
 from aded_local.tree import DraftTree, FloatArray, Source, chain
 
 if TYPE_CHECKING:
-    from aded_local.drafters.model.worker import Further, Verified, Wanted, Worker
+    from aded_local.drafters.model.jobs import Further, Verified, Wanted
+    from aded_local.drafters.model.worker import Worker
 
 CHAIN: Final = 4
 """Tokens of a chain: what the paper's released scripts take."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from aded_local.llama.branches import MOST_ROWS
 
-FloatArray = npt.NDArray[np.float64]
+Row = tuple[int, int, float]
 
 SURENESS, READING, SLOWDOWN, ALONE, BESIDE = range(5)
 """Kinds of rows that are kept."""
@@ -34,6 +32,11 @@ cores, SmolLM2 beside itself in a body of 1B weights."""
 FADING: Final = 0.1
 """What a slowdown that was measured loses with each start of its distance to what is expected: other programs may have
 caused it, and where it forbids a mode it is measured no more."""
+
+MOST_KEPT: Final = 1000
+MOST_JUDGED: Final = 1 << 40
+LONGEST: Final = 600.0
+"""Bounds of what a file may say: rows, places, seconds."""
 
 
 class AskingCosts:
@@ -67,9 +70,14 @@ class AskingCosts:
         else:
             known[rows] = before + RATE * (min(seconds, OUTLIER * before) - before)
 
+    def timed(self, seconds: Sequence[float]) -> None:
+        """Decodes over one place, with nothing beside, took so long: what was known of that is given up."""
+        if seconds:
+            self._seconds[False][1] = median(seconds)
+
     def seconds(self, rows: int, *, beside: bool = False) -> float | None:
         """What a decode over so many places takes; None before the first."""
-        known = self._seconds[beside] or self._seconds[not beside]
+        known = dict(self._seconds[beside] or self._seconds[not beside])  # another thread adds to it
         if not known:
             return None
         rows = min(max(rows, 1), MOST_ROWS)
@@ -119,23 +127,33 @@ class AskingCosts:
 
     # --- kept ------------------------------------------------------------------------------------
 
-    def kept(self) -> FloatArray:
-        """All of it, float64 ``(n, 3)``: rows of a kind, a key and a number."""
-        rows = [(SURENESS, float(self.n_judged), self.sureness), (READING, 0.0, self.reading)]
-        rows += [(SLOWDOWN, float(lent), found) for lent, found in self._slowdowns.items()]
+    def kept(self) -> list[Row]:
+        """All of it: a kind, a key and a number each."""
+        rows: list[Row] = [(SURENESS, self.n_judged, self.sureness), (READING, 0, self.reading)]
+        rows += [(SLOWDOWN, lent, found) for lent, found in dict(self._slowdowns).items()]
         for kind, known in ((ALONE, self._seconds[False]), (BESIDE, self._seconds[True])):
-            rows += [(kind, float(n), seconds) for n, seconds in known.items()]
-        return np.array(rows, np.float64)
+            rows += [(kind, n, seconds) for n, seconds in dict(known).items()]
+        return rows
 
-    def take(self, kept: FloatArray) -> None:
-        """Go on from what ``kept`` returned; rows that cannot be are passed over."""
-        for kind, key, value in kept.tolist():
-            n = int(key)
-            if kind == SURENESS and 0.0 <= value <= 1.0 and n >= 0:
-                self.n_judged, self.sureness = n, value
-            elif kind == READING and value >= 0.0:
-                self.reading = value
-            elif kind == SLOWDOWN and value >= 1.0:
-                self._slowdowns[n] = value + FADING * (self._expected(n) - value)
-            elif kind in (ALONE, BESIDE) and value > 0.0 and 1 <= n <= MOST_ROWS:
-                self._seconds[kind == BESIDE][n] = value
+    def take(self, kept: object) -> None:
+        """Go on from what ``kept`` returned; whatever cannot have come from there is passed over."""
+        for row in kept[:MOST_KEPT] if isinstance(kept, list) else ():
+            if (
+                isinstance(row, (list, tuple))
+                and len(row) == 3
+                and all(type(each) in (int, float) for each in row)
+            ):
+                self._take(*row)
+
+    def _take(self, kind: float, key: float, value: float) -> None:
+        if not (0.0 <= key <= MOST_JUDGED and 0.0 <= value <= LONGEST):
+            return
+        n = int(key)
+        if kind == SURENESS and value <= 1.0:
+            self.n_judged, self.sureness = n, value
+        elif kind == READING:
+            self.reading = value
+        elif kind == SLOWDOWN and 1.0 <= value <= OUTLIER:
+            self._slowdowns[n] = value + FADING * (self._expected(n) - value)
+        elif kind in (ALONE, BESIDE) and value > 0.0 and 1 <= n <= MOST_ROWS:
+            self._seconds[kind == BESIDE][n] = value

@@ -19,25 +19,16 @@ import numpy.typing as npt
 from aded_local.drafters.model import DraftMode
 from aded_local.drafters.model.branching import Branching, KeptHrad
 from aded_local.drafters.model.costs import AskingCosts
+from aded_local.drafters.model.jobs import POOL, Another, Awaited, Further, Sample, Verified, Wanted
 from aded_local.drafters.model.modes import NGRAM, Chooser, Way, ways_of
 from aded_local.drafters.model.outcomes import paths_of
 from aded_local.drafters.model.pair import Pair
 from aded_local.drafters.model.promises import promise
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
-from aded_local.drafters.model.worker import (
-    POOL,
-    Another,
-    Awaited,
-    Further,
-    Likeliest,
-    Policy,
-    Sample,
-    Verified,
-    Wanted,
-    Worker,
-)
+from aded_local.drafters.model.worker import Likeliest, Policy, Worker
 from aded_local.drafters.ngram.drafter import NgramDrafter
+from aded_local.drafters.ngram.state import MOST_NODES
 from aded_local.llama.teams import give_team_back
 from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
@@ -78,6 +69,7 @@ class ModelDrafter:
         ways: that may be taken, in the order of trying; None for those of the mode.
         notice: told once where the model does not pay, or is given up.
         pair: what earlier starts learnt of these two models; None to begin anew, and keep nothing.
+        yields: whether the model is to leave the processor alone, with nobody waiting for it.
 
     Attributes:
         way: of the present step.
@@ -99,6 +91,7 @@ class ModelDrafter:
         ways: tuple[Way, ...] | None = None,
         hrad: KeptHrad | None = None,
         pair: Path | None = None,
+        yields: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ngrams = ngrams
         self._lock = threading.Lock()
@@ -109,11 +102,12 @@ class ModelDrafter:
         self._mode = mode
         self._chooser = Chooser(
             ways_of(mode, target_threads) if ways is None else ways,
-            lambda way: promise(way, costs, self._cost) if mode == "auto" else 0.0,
+            lambda way: promise(way, costs, self._cost, self._most) if mode == "auto" else 0.0,
         )
         self._pair = None if pair is None else Pair(pair, costs, self._chooser, ngrams)
         self.way = self._chooser.way
         self._prepares = False
+        self._most = MOST_NODES
         self._plain_seconds = 0.0
         self._cost: npt.NDArray[np.float64] = np.zeros(1)
         self._stalls = 0
@@ -127,8 +121,8 @@ class ModelDrafter:
         self._unsampled = 0  # the target's tokens since the last sample
         self._pass_began = self._busy_before = 0.0
         policy: Policy = Branching(hrad) if mode == "branch" else Likeliest()
-        self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads, costs)
-        self._worker.awake = self.way != NGRAM
+        self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads, costs, yields)
+        self._take(self._chooser.way)
         # Dropped unclosed, it tells its thread to end; the thread frees what is the model's.
         weakref.finalize(self, self._worker.stop).atexit = False
 
@@ -140,9 +134,13 @@ class ModelDrafter:
             self._ngrams.recall(exchanges)
 
     def begin(self, beginning: Beginning) -> None:
-        """See ``Drafter``; the model begins to read."""
+        """See ``Drafter``; the model begins to read, unless it has to be worth it first."""
         with self._lock:
             self._ngrams.begin(beginning)
+        self._pass_began = 0.0  # of a step that was never finished
+        self._prepares = False
+        if self._mode == "auto":
+            self._take(NGRAM)
         if self._awaited is not None:
             self._awaited.given_up = True
             self._awaited = None
@@ -158,17 +156,21 @@ class ModelDrafter:
             return self._ngrams.predict()
 
     def reset(self) -> None:
-        """See ``Drafter``; the model has nothing to forget."""
+        """See ``Drafter``; what is known of the two models says nothing of any text, and stays."""
         with self._lock:
+            learnt = self._ngrams.learnt_of_model()
             self._ngrams.reset()
+            self._ngrams.take_of_model(learnt)
 
     # --- a step ------------------------------------------------------------------------------------------
 
     @property
     def beside(self) -> bool:
         """Whether the model works beside the pass, which reading a text is too: it says nothing of passes alone."""
-        reads = self._worker.awake and not self._worker.ready
-        return self._uses_model and (self._prepares or reads)
+        worker = self._worker
+        reads = worker.awake and not worker.ready and worker.speaker.can_go_on
+        late = self._awaited is not None and not self._awaited.done
+        return self._uses_model and (self._prepares or reads or late)
 
     def fit(self, leaves: int) -> None:
         """The target can verify so many branches from now on."""
@@ -177,7 +179,7 @@ class ModelDrafter:
     @property
     def lent(self) -> int:
         """Threads that the next pass leaves to the draft model."""
-        return self.way.lent if self._uses_model else 0
+        return self.way.lent if self._uses_model and self._worker.ready else 0
 
     @property
     def _uses_model(self) -> bool:
@@ -187,6 +189,7 @@ class ModelDrafter:
         self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
     ) -> DraftTree:
         """See ``Drafter``: what the n-grams alone would draft, or that after some questions to the model."""
+        self._most = max_nodes
         if cost is not None:
             self._cost = cost
             self._plain_seconds = float(cost[1])
@@ -200,24 +203,23 @@ class ModelDrafter:
             return self._ngrams.draft(max_nodes, cost, forced)
 
     def _asked(self, max_nodes: int, cost: npt.NDArray[np.float64], forced: Forced) -> DraftTree | None:
-        worker = self._worker
-        if not worker.runs:
-            self._give_up(f"the draft model failed: {worker.failure or 'its thread ended'}")
-            return None
         started = seconds_now()
-        if self._still_asked(started) or not worker.ready:
+        if not self._worker.ready or not self._can_be_asked(started):
             return None
         wanted = Wanted(most=max_nodes, cost=cost, forced=forced, since=started, leaves=self._leaves)
         self._wait_for(wanted)
         return wanted.tree if wanted.done else None
 
-    def _still_asked(self, now: float) -> bool:
-        """Whether an earlier question, that nobody waits for any more, still has no answer."""
-        if self._awaited is None or self._awaited.done:
+    def _can_be_asked(self, now: float) -> bool:
+        """Whether the thread is there, and does not still work at what nobody waits for any more."""
+        if not self._worker.runs:
+            self._give_up(f"the draft model failed: {self._worker.failure or 'its thread ended'}")
             return False
+        if self._awaited is None or self._awaited.done:
+            return True
         if now - self._awaited.since > STALLED_SECONDS:
             self._give_up("the draft model does not answer")
-        return True
+        return False
 
     def _wait_for(self, job: Wanted | Sample) -> None:
         worker = self._worker
@@ -225,7 +227,9 @@ class ModelDrafter:
         if worker.threads > 1:
             give_team_back()  # the draft model's decodes would be slower by half
         worker.put(job)
-        if not job.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
+        if job.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
+            self._stalls = 0
+        else:
             job.given_up = True
             self._stalls += 1
             if self._stalls >= STALLS:
@@ -242,7 +246,6 @@ class ModelDrafter:
             expected = inf  # nobody priced the pass
             if n < len(self._cost):
                 expected = float(self._cost[n]) * worker.costs.slowdown(self.way.lent)
-            worker.threads_beside = self.way.lent or worker.threads
             worker.put(Verified(frozenset(paths_of(tree)), self._pass_began + expected))
 
     def observe(self, result: StepResult) -> None:
@@ -253,7 +256,9 @@ class ModelDrafter:
             return
         worker = self._worker
         worker.put(Further(result.tokens, result.hidden))
-        if self._pass_began:
+        if len(self._cost) < 2 and result.verify_seconds > 0.0:
+            self._plain_seconds = result.verify_seconds  # nobody says what a plain pass takes
+        if self._pass_began and result.verify_seconds > 0.0:
             self._idle += max(0.0, result.verify_seconds - (worker.busy - self._busy_before))
             if self._prepares and len(result.tree) + 1 < len(self._cost):
                 alone = max(float(self._cost[len(result.tree) + 1]), 1e-9)
@@ -279,7 +284,7 @@ class ModelDrafter:
         if self._mode != "auto" or worker.awake or self._said < SAMPLE or self._unsampled < due:
             return
         started = seconds_now()
-        if not self._plain_seconds or self._still_asked(started):
+        if not self._plain_seconds or not self._can_be_asked(started):
             return
         self._unsampled = 0
         self._wait_for(Sample(since=started, text=np.array(self._end, np.int32), n_judged=SAMPLE))
@@ -288,15 +293,21 @@ class ModelDrafter:
         if self._given_up:
             return
         chooser, worker = self._chooser, self._worker
-        self.way = chooser.way
-        if self._mode == "auto" and not worker.ready and self.way != NGRAM and not self._reading_pays():
-            self.way = NGRAM
-        worker.awake = self.way != NGRAM
+        way = chooser.way
+        if self._mode == "auto" and way != NGRAM:
+            can = worker.speaker.can_go_on and (worker.ready or self._reading_pays())
+            way = way if can else NGRAM
+        self._take(way)
         if self._mode == "auto" and not self._told and worker.costs.n_judged and chooser.says_no:
             self._told = True
             self._notice(
                 "the draft model does not pay here, so n-grams draft alone; it is tried again at times"
             )
+
+    def _take(self, way: Way) -> None:
+        self.way = way
+        self._worker.awake = way != NGRAM
+        self._worker.threads_beside = way.lent or self._worker.threads
 
     def _reading_pays(self) -> bool:
         """Whether what the model has to read first is worth its time."""
@@ -322,7 +333,10 @@ class ModelDrafter:
 
     def close(self) -> None:
         """End the thread, which frees the draft model."""
-        self._worker.close()
-        if self._pair is not None:
-            self._pair.save()
-        self._ngrams.close()
+        try:
+            self._worker.close()
+        finally:
+            pair, self._pair = self._pair, None
+            if pair is not None:
+                pair.save()
+            self._ngrams.close()

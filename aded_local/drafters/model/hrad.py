@@ -9,9 +9,6 @@ learnt before.
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
-import zlib
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -20,10 +17,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.files import cache_folder, failure, make_private_folder, read_private, replacing
+from aded_local.drafters.model import numbers
+from aded_local.files import cache_folder, failure
 from aded_local.tree import FloatArray
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the file's layout; a file of another version is not used."""
 
 PROJECTED: Final = 32
@@ -221,27 +219,18 @@ class Hrad:
             StoreError: it cannot be written; what was there stays.
         """
         try:
-            make_private_folder(path.parent)
-            with replacing(path) as file:
-                np.savez(file, **self._kept())
+            numbers.save(path, self._kept())
         except OSError as error:
             raise failure("write", path, error) from None
 
     def load(self, path: Path) -> bool:
         """Go on from what ``save`` wrote; False, with nothing changed, where that is missing, damaged or another's."""
         wanted = self._kept()
-        try:
-            with np.load(io.BytesIO(read_private(path)), allow_pickle=False) as file:
-                found = {name: np.asarray(file[name]) for name in wanted}
-        except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        found = numbers.fitting(numbers.load(path), wanted)
+        if found is None or not np.array_equal(found["kind"], wanted["kind"]):
             return False
-        if not np.array_equal(found["kind"], wanted["kind"]):
+        if np.any(found["square"] < 0) or found["n_seen"] < 0:
             return False
-        for name, array in found.items():
-            if array.shape != wanted[name].shape or array.dtype != wanted[name].dtype:
-                return False
-            if not np.all(np.isfinite(array)) or (name in ("square", "n_seen") and np.any(array < 0)):
-                return False
         self.n_seen = int(found["n_seen"])
         self._mean, self._square = found["mean"], found["square"]
         self._weights = [found[f"weights{i}"] for i in range(len(self._weights))]
@@ -261,7 +250,7 @@ def path_of(target: str, draft: str) -> Path:
         target, draft: digests of their files' headers.
     """
     pair = hashlib.sha256(f"{target} {draft}".encode()).hexdigest()[:24]
-    return cache_folder() / "hrad" / f"{pair}.npz"
+    return cache_folder() / "hrad" / f"{pair}.json"
 
 
 def opened(path: Path, n_hidden: int, seed: int = 0) -> Hrad:

@@ -22,10 +22,13 @@ FIRST_LOOK: Final = 3
 FORGETTING: Final = 0.97
 """What a step's weight loses with each further step of its mode: some thirty steps tell."""
 TRIAL_SHARE: Final = 0.01
-"""Of the time, what trials that fail may cost."""
+"""Of the time, what trials of one way that fail may cost."""
 FIRST_PAUSE: Final = 128
 LONGEST_PAUSE: Final = 4096
-"""Steps from a failed trial to the next of that mode."""
+"""Steps from a failed trial to the next of that way, where it cost little."""
+DEAREST_READING: Final = 24.0
+"""Plain passes that may be lost while the model reads, before its trial counts as failed. Chosen: as many as a trial
+has steps."""
 BETTER: Final = 0.98
 """n-grams alone give way to a mode that takes at most this share of their time."""
 PROMISING: Final = 0.95
@@ -137,6 +140,8 @@ class Chooser:
         self._step += 1
         if not ready and self.way != self.best:
             self._lost += max(0.0, seconds - self._value(self.best) * tokens)
+            if self._lost > DEAREST_READING:
+                self._fail()
             return
         self._paces[way].add(seconds, tokens)
         if way != self.way:
@@ -158,10 +163,16 @@ class Chooser:
         if not hopeless and self._is_better(self.way, self.best):
             self.best = self.way
             pace.pause = FIRST_PAUSE
+            self._begin(self.best)
         else:
-            longest = int(max(0.0, self._lost) / TRIAL_SHARE / max(best, 1e-9))
-            pace.due = self._step + min(max(pace.pause, longest), LONGEST_PAUSE)
-            pace.pause = min(2 * pace.pause, LONGEST_PAUSE)
+            self._fail()
+
+    def _fail(self) -> None:
+        """The trial has failed: another one is due when it will have cost its share of the time."""
+        pace = self._paces[self.way]
+        paid = int(max(0.0, self._lost) / TRIAL_SHARE / max(self._value(self.best), 1e-9))
+        pace.due = self._step + max(pace.pause, paid)
+        pace.pause = min(2 * pace.pause, LONGEST_PAUSE)
         self._begin(self.best)
 
     def _is_better(self, way: Way, than: Way) -> bool:
@@ -171,7 +182,7 @@ class Chooser:
     def _after_usual_step(self) -> None:
         if self._in_trial < TRIAL:
             return
-        # Another one whose tokens took less time before may be the best again by now.
+        # A way that lost before may be the best by now.
         for way, pace in self._paces.items():
             if way != self.best and pace.due <= self._step and (way == NGRAM or self.promises(way)):
                 pace.seconds, pace.tokens = 0.0, 0.0
@@ -190,12 +201,12 @@ class Chooser:
         failed = [way for way, pace in self._paces.items() if way != self.best and pace.due > 0]
         return [f"{way.mode} {way.lent}" for way in (self.best, *failed)]
 
-    def take(self, kept: list[str]) -> None:
-        """Go on from what ``kept`` returned; ways that are not there any more are passed over."""
-        names = {f"{way.mode} {way.lent}": way for way in self._paces}
-        best, *failed = [names.get(name) for name in kept] or [None]
-        if best is not None:
-            self.way = self.best = best
-        for way in failed:
-            if way is not None:
-                self._paces[way].due = FIRST_PAUSE
+    def take(self, kept: object) -> None:
+        """Go on from what ``kept`` returned; whatever names no way of these is passed over."""
+        names = kept if isinstance(kept, list) else []
+        for way, pace in self._paces.items():
+            name = f"{way.mode} {way.lent}"
+            if name in names[:1]:
+                self.way = self.best = way
+            elif name in names:
+                pace.due = FIRST_PAUSE

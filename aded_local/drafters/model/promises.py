@@ -18,21 +18,23 @@ LONGEST_CHAIN: Final = 16
 """Tokens of a chain that are thought of."""
 
 
-def promise(way: Way, costs: AskingCosts, cost: npt.NDArray[np.float64]) -> float:
+def promise(way: Way, costs: AskingCosts, cost: npt.NDArray[np.float64], most: int = LONGEST_CHAIN) -> float:
     """Seconds per token that a way can reach, over those of plain decoding; infinite where nothing is known of it.
 
     Args:
         way: the mode, and the threads that it takes.
         costs: of asking.
         cost: seconds of a target pass over i tokens, float64 ``(m,)``, index 0 unused.
+        most: tokens of a draft.
     """
     if way == NGRAM:
         return 1.0
     beside = way.mode != "serial"
     asking = costs.seconds(1, beside=beside)
-    if asking is None or costs.n_judged == 0 or len(cost) < 3:
+    most = min(most, LONGEST_CHAIN, len(cost) - 2)
+    if asking is None or costs.n_judged == 0 or most < 1:
         return np.inf
-    n = np.arange(1, min(LONGEST_CHAIN, len(cost) - 2) + 1)
+    n = np.arange(1, most + 1)
     tokens = 1.0 + np.cumsum(costs.sureness**n)
     passes, drafting = cost[n + 1], n * asking
     # Beside a pass drafting is free as long as the pass takes, and at best all that was prepared is of use.

@@ -1,8 +1,9 @@
 """The thread in which the draft model reads and is asked, before a pass and beside it.
 
-What it is told to do waits in a queue: another text, the text's next tokens, a draft that somebody waits for. With
-nothing in the queue it reads on, or prepares what may come while the target verifies, one decode after the other, and
-looks into the queue between two. An error, also of memory, ends the thread and is told; then n-grams draft alone.
+What it is told to do waits in a queue: another text, the text's next tokens, a draft or a sample that somebody waits
+for. With nothing in the queue it reads on, or prepares what may come while the target verifies, one decode after the
+other, and looks into the queue between two. An error, also of memory, ends the thread and is told; then n-grams draft
+alone.
 """
 
 from __future__ import annotations
@@ -13,25 +14,20 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from aded_local.drafters.model.costs import AskingCosts
+from aded_local.drafters.model.jobs import POOL, Another, Awaited, Further, Job, Sample, Verified, Wanted
 from aded_local.drafters.model.outcomes import open_places, outcomes, worth_asking
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.llama.branches import Path
 from aded_local.llama.loading import is_forked
 from aded_local.llama.teams import give_team_back
-from aded_local.step import Forced
-from aded_local.tree import DraftTree, FloatArray, IntArray
-
-POOL: Final = 64
-"""Nodes of the tree in which outcomes are looked for."""
+from aded_local.tree import DraftTree
 
 TIMED: Final = 3
 """Tokens of a sample that the model is asked for one by one, as in drafting."""
@@ -41,104 +37,6 @@ CLOSING_SECONDS: Final = 30.0
 CLOSING_POLL: Final = 0.005
 
 Closing = Callable[[], None]
-
-
-@dataclass(eq=False, kw_only=True)
-class Awaited:
-    """What somebody waits for.
-
-    Attributes:
-        since: when waiting began, by ``seconds_now``.
-        done: it is there, or never will be.
-        given_up: nobody waits any more.
-    """
-
-    since: float
-    done: bool = False
-    given_up: bool = False
-    _gate: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        # Not an Event: a Ctrl-C in its wait may raise a RuntimeError in place of the KeyboardInterrupt.
-        self._gate.acquire()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until it is done, at most ``seconds``; tells whether it is. One thread waits, once."""
-        self._gate.acquire(timeout=seconds)
-        return self.done
-
-    def finish(self) -> None:
-        """It is done."""
-        self.done = True
-        self._gate.release()
-
-
-@dataclass(eq=False, kw_only=True)
-class Wanted(Awaited):
-    """A draft.
-
-    Attributes:
-        most: nodes of it.
-        cost: see ``Drafter.draft``; shorter than 2 where passes have no prices.
-        forced: what comes first.
-        leaves: branches that the target can verify.
-        tree: the draft, once ``done``; None where the model could not be asked.
-    """
-
-    most: int
-    cost: npt.NDArray[np.float64]
-    forced: Forced
-    leaves: int = POOL
-    tree: DraftTree | None = None
-
-
-@dataclass(eq=False, kw_only=True)
-class Sample(Awaited):
-    """The model is to read the end of a text, and say what it would have written there.
-
-    Attributes:
-        text: the end, int32 ``(n,)``.
-        n_judged: its last tokens, by which the model is judged.
-    """
-
-    text: IntArray
-    n_judged: int
-
-
-@dataclass(frozen=True, eq=False)
-class Verified:
-    """A pass that is under way.
-
-    Attributes:
-        paths: of the nodes that it verifies.
-        until: when it is expected to end, by ``seconds_now``; infinite where nobody knows.
-    """
-
-    paths: frozenset[Path]
-    until: float
-
-
-@dataclass(frozen=True, eq=False)
-class Another:
-    """The text is another one now."""
-
-    text: IntArray
-
-
-@dataclass(frozen=True, eq=False)
-class Further:
-    """The text goes on.
-
-    Attributes:
-        tokens: with these.
-        hidden: see ``StepResult``.
-    """
-
-    tokens: Sequence[int]
-    hidden: FloatArray | None = None
-
-
-Job = Another | Further | Wanted | Sample | Verified
 
 
 class Policy(Protocol):
@@ -176,6 +74,7 @@ class Worker:
         close: frees the draft model's weights at the end of the thread.
         threads: CPU threads of a decode.
         costs: what asking takes, as far as it is known.
+        yields: whether it is to leave the processor alone, with nobody waiting for it.
 
     Attributes:
         costs: as given, and as measured since.
@@ -195,6 +94,7 @@ class Worker:
         close: Closing,
         threads: int,
         costs: AskingCosts | None = None,
+        yields: Callable[[], bool] = lambda: False,
     ) -> None:
         self.speaker = speaker
         self.ngrams = ngrams
@@ -207,6 +107,7 @@ class Worker:
         self.busy = 0.0
         self.threads = self.threads_beside = threads
         self._close = close
+        self._yields = yields
         # Its calls are not of Python, so that a Ctrl-C in the thread that generates finds no lock half taken.
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._due: deque[Job] = deque()
@@ -296,7 +197,7 @@ class Worker:
                 return self._due.popleft()
             unread = self.speaker.unread > 0
             self.ready = self.speaker.can_go_on and not unread
-            if self.awake and unread and self.speaker.can_go_on:
+            if self.awake and unread and self.speaker.can_go_on and not self._yields():
                 return self._read
             if self._verified is not None:
                 return self._prepare
@@ -338,22 +239,31 @@ class Worker:
 
     def _judge(self, sample: Sample) -> None:
         """How often the model is right about a text that is there, and what asking takes with nothing beside it."""
+        if sample.given_up:
+            return
         speaker, whole = self.speaker, np.array(self.speaker.text, np.int32)
         self._verified = None
         split = len(sample.text) - sample.n_judged
         speaker.follow(sample.text)
-        if speaker.can_go_on:  # all of it are tokens that the model has
+        if speaker.can_go_on:  # there is room, and all of it are tokens that the model has
             speaker.follow(sample.text[:split])
-            while speaker.unread:
+            while speaker.unread and not sample.given_up:
                 self._read(beside=False)
-            speaker.set_threads(self.threads)
-            path = tuple(sample.text[split:].tolist())
-            for n in range(max(0, len(path) - TIMED), len(path) + 1):
-                said, seconds = speaker.ask([path[:n]])
-                if len(said) == 1:
-                    self.costs.decoded(1, seconds, beside=False)
-            self.costs.judged(speaker.advance(path))
+            self._ask_along(tuple(sample.text[split:].tolist()), sample)
         speaker.follow(whole)
+
+    def _ask_along(self, path: Path, sample: Sample) -> None:
+        speaker = self.speaker
+        speaker.set_threads(self.threads)
+        timed = []
+        for n in range(max(0, len(path) - TIMED), len(path) + 1):
+            if sample.given_up:
+                return
+            said, seconds = speaker.ask([path[:n]])
+            if len(said) == 1:
+                timed.append(seconds)
+        self.costs.timed(timed)
+        self.costs.judged(speaker.advance(path))
 
     def _prepare(self) -> None:
         verified = self._verified

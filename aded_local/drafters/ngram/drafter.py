@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from aded_local.drafters import Search
 from aded_local.drafters.ngram.calibration import UNTOLD_CLASSES
-from aded_local.drafters.ngram.candidates import MODEL, MOST_CANDIDATES, SOFT_ORDERS
+from aded_local.drafters.ngram.candidates import MODEL, MOST_CANDIDATES, ODDS, RATE, SEEN, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
-from aded_local.drafters.ngram.mixing import MODEL_FIRST_SETS
+from aded_local.drafters.ngram.mixing import MODEL_FIRST_SETS, MOST_ODDS
 from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
 from aded_local.drafters.ngram.search import NO_COST, best_first, puct
@@ -248,15 +248,19 @@ class NgramDrafter:
         return {name: part.copy() for name, part in self._of_model().items()}
 
     def take_of_model(self, learnt: Mapping[str, FloatArray]) -> bool:
-        """Go on from what ``learnt_of_model`` returned; False, with nothing changed, where it does not fit."""
-        parts = self._of_model()
-        for name, part in parts.items():
-            found = learnt.get(name)
-            if found is None or (found.shape, found.dtype) != (part.shape, part.dtype):
-                return False
-            if not np.all(np.isfinite(found)):
-                return False
-        for name, part in parts.items():
+        """Go on from finite numbers of the shapes that ``learnt_of_model`` returned.
+
+        Returns:
+            False, with nothing changed, where they are none that could have been learnt.
+        """
+        rates, (points, seen) = learnt["rates"], learnt["finals"]
+        shares = np.concatenate([rates[RATE].ravel(), points.ravel()])
+        counts = np.concatenate([rates[SEEN].ravel(), seen.ravel()])
+        if shares.min() < 0.0 or shares.max() > 1.0 or counts.min() < 0.0:
+            return False
+        if max(np.abs(rates[ODDS]).max(), np.abs(learnt["weights"]).max()) > MOST_ODDS:
+            return False
+        for name, part in self._of_model().items():
             part[:] = learnt[name]
         return True
 

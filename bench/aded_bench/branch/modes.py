@@ -12,8 +12,8 @@ from aded_bench.branch.machine import World
 from aded_bench.drafters.real import Way
 from aded_local.drafters.model.costs import AskingCosts
 from aded_local.drafters.model.hrad import Acceptance, Hrad, branch_point, draft_features, outcome
+from aded_local.drafters.model.jobs import POOL
 from aded_local.drafters.model.outcomes import open_places, outcomes, paths_of, worth_asking
-from aded_local.drafters.model.worker import POOL
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.statement import Statement
 from aded_local.step import NO_TOKENS, Beginning, Likely, StepResult
