@@ -16,7 +16,7 @@ from aded_local.files import complaint, data_problem
 from aded_local.kernels import kept
 from aded_local.llama import CACHE_TYPES, ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
-from aded_local.llama.interrupts import not_dropped
+from aded_local.llama.interrupts import held_back, not_dropped
 from aded_local.llama.teams import give_team_back
 from aded_local.memory import ConversationMemory, identity_of
 from aded_local.ngrams.phrases import kept_phrase_table
@@ -231,6 +231,7 @@ def _open_context(
             return engine
         with not_dropped():
             drafter = _make_drafter(engine, earlier)
+        drafter = _with_model(engine, drafter)
         engine.planner = joining if engine.curve is None else _make_planner(engine, drafter)
         if (
             engine.curve is None
@@ -275,6 +276,7 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
         engine.scheduler.wait()  # a program that ends with its first answer need not begin with them
     with giving_way(), preparation.interruptible():
         drafter = _make_drafter(engine, earlier)
+    drafter = _with_model(engine, drafter)
     preparation.compiled = time.perf_counter() - started
     if engine.curve is not None:
         _join(engine, joining, drafter)
@@ -371,11 +373,14 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
     )
     if earlier is not None:
         drafter.recall(earlier)
-    return drafter if engine.draft is None else _with_model(engine, engine.draft, drafter)
+    return drafter
 
 
-def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
-    """The drafter with what the draft model says; without where there is no memory for its context."""
+def _with_model(engine: Engine, ngrams: Drafter) -> Drafter:
+    """The drafter with what the draft model says, where there is one and memory for its context."""
+    draft = engine.draft
+    if draft is None:
+        return ngrams
     from aded_local.drafters.model.drafter import ModelDrafter
     from aded_local.drafters.ngram.drafter import NgramDrafter
 
@@ -385,16 +390,18 @@ def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
     except DeviceError as error:
         engine.notice(f"drafting goes on without a draft model: {error}")
         return ngrams
-    engine.asking = ModelDrafter(
-        ngrams,
-        speaker,
-        close=draft.close,
-        mode=engine.options.draft_mode,
-        threads=draft.n_threads,
-        target_threads=engine.target.settings.n_threads,
-        hrad=_hrad(engine, draft) if engine.options.draft_mode == "branch" else None,
-        notice=engine.notice,
-    )
+    hrad = _hrad(engine, draft) if engine.options.draft_mode == "branch" else None
+    with held_back():  # once its thread runs, somebody has to know whom to close
+        engine.asking = ModelDrafter(
+            ngrams,
+            speaker,
+            close=draft.close,
+            mode=engine.options.draft_mode,
+            threads=draft.n_threads,
+            target_threads=engine.target.settings.n_threads,
+            hrad=hrad,
+            notice=engine.notice,
+        )
     return engine.asking
 
 
