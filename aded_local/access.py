@@ -119,9 +119,9 @@ class Access:
     """See this module's first lines.
 
     A thread that holds its lock can take it again, as a signal handler may. A forked child never takes it: a thread of
-    its parent may have held it. A Ctrl-C, which may come after any call, leaves no lock held and no use behind: ``with``
-    takes and leaves a lock of the interpreter's in one go, which is not so for a ``Condition``, and what ends a use is
-    done twice.
+    its parent may have held it. A Ctrl-C, which may come after any call, leaves no lock held and no use behind:
+    ``with`` takes and leaves a lock of the interpreter's in one go, which is not so for a ``Condition``, and what ends
+    a use is done twice.
 
     Args:
         scheduler: whose turn it is, an answer's or a measurement's.

@@ -354,7 +354,7 @@ class Engine:
     # --- ending --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop what is made ready, write refined measurements back and free everything. Ctrl-C takes effect after it."""
+        """Stop what is made ready, write refined measurements back and free everything. A Ctrl-C comes after it."""
         with held_back():
             if self._template is not None:
                 self._template.close()

@@ -37,9 +37,9 @@ class Closed(Exception):
 class Scheduler:
     """Lets answers begin at once and measurements wait. It is also the ``Gate`` of a probe.
 
-    It has no lock. A Ctrl-C may come between any two calls of the thread that answers; it would leave a condition's lock
-    held, or come as a RuntimeError. So each attribute is set by one side, the one answer or the one measuring thread,
-    and whoever waits looks again and again.
+    It has no lock. A Ctrl-C may come between any two calls of the thread that answers; it would leave a condition's
+    lock held, or come as a RuntimeError. So each attribute is set by one side, the one answer or the one measuring
+    thread, and whoever waits looks again and again.
     """
 
     def __init__(self, rest: Callable[[], None] = lambda: None) -> None:
