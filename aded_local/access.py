@@ -8,6 +8,7 @@ one stand in a queue: first come, first served.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from aded_local.errors import BusyError
 from aded_local.llama.loading import is_forked, require_not_forked
@@ -340,6 +341,28 @@ class Access:
         except BaseException:
             self.closed = False
             raise
+
+
+class Guarded(Protocol):
+    """What is used through an ``Access``."""
+
+    _access: Access
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=Guarded)
+
+
+def reads(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A method that reads the model and leaves its cache alone: beside an answer, and never beside closing."""
+
+    @functools.wraps(method)
+    def read(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._access.reading():
+            return method(self, *args, **kwargs)
+
+    return read
 
 
 class Cancelling:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import warnings
 import weakref
@@ -10,10 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import Unpack
 
 from aded_local import conversations, request
@@ -22,14 +19,14 @@ from aded_local.chat.calling import ToolChoice
 from aded_local.chat.messages import Message
 from aded_local.chat.rendering import read_template
 from aded_local.conversations import KeptConversation
-from aded_local.drafters import SEARCHES, Search
-from aded_local.drafters.model import DRAFT_MODES, DraftMode
+from aded_local.description import Described
+from aded_local.drafters import Search
+from aded_local.drafters.model import DraftMode
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
-from aded_local.engine import DRAFTS, EngineOptions
-from aded_local.errors import BusyError, ContextOverflowError, OptionError
+from aded_local.engine_options import EngineOptions
+from aded_local.errors import BusyError, OptionError
 from aded_local.files import given_path
-from aded_local.llama import ALL_LAYERS
-from aded_local.llama.context import LARGEST_PASS
+from aded_local.llama.context_settings import LARGEST_PASS
 from aded_local.llama.loading import is_forked, require_not_forked
 from aded_local.opening import open_engine
 from aded_local.request import Options
@@ -38,7 +35,7 @@ from aded_local.resuming import A_CONVERSATION, Resumed
 from aded_local.scheduler import Scheduler
 from aded_local.session import Session
 from aded_local.shown import visible
-from aded_local.speed.pricing import SAMES, Same
+from aded_local.speed.pricing import Same
 from aded_local.stream import AsyncStream, Stream
 
 __all__ = [
@@ -54,10 +51,6 @@ __all__ = [
     "TokenLogprob",
 ]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
 A_MODEL = "a GGUF, or the name of a model"
 """What ``model_path`` may be, in the words of an error."""
 
@@ -70,18 +63,7 @@ def _quiet(_message: str) -> None:
     return
 
 
-def _reading(method: Callable[Concatenate[LocalADED, P], R]) -> Callable[Concatenate[LocalADED, P], R]:
-    """A method that reads the model and leaves its cache alone: beside an answer, and never beside ``close``."""
-
-    @functools.wraps(method)
-    def read(self: LocalADED, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._access.reading():
-            return method(self, *args, **kwargs)
-
-    return read
-
-
-class LocalADED(Asking):
+class LocalADED(Described, Asking):
     """A GGUF that answers, with drafting: its own calls are those of its first session.
 
     Close it, or use it in a ``with`` block; one that is dropped frees its memory too, with a ``ResourceWarning``. A
@@ -161,48 +143,18 @@ class LocalADED(Asking):
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         require_not_forked()
-        if draft not in DRAFTS:
-            raise OptionError(f"draft is {draft!r}; it must be one of {', '.join(DRAFTS)}")
-        if store is not None and draft != "auto":
-            raise OptionError(
-                f"draft={draft!r} does not draft from a store; leave store out, or take draft='auto'"
-            )
-        if search not in SEARCHES:
-            raise OptionError(f"search is {search!r}; it must be one of {', '.join(SEARCHES)}")
-        if search != "best-first" and draft != "auto":
-            raise OptionError(
-                f"draft={draft!r} has no choice of search; leave search out, or take draft='auto'"
-            )
-        request.require_flags(
-            exact=exact,
-            flash_attention=flash_attention,
-            memory=memory,
-            top_k_learning=top_k_learning,
-            verbose=verbose,
-        )
-        if same is not None and same not in SAMES:
-            raise OptionError(f"same is {same!r}; it must be one of {', '.join(SAMES)}")
+        request.require_flags(exact=exact)
         if exact and same not in (None, "exact"):
             raise OptionError(f"exact=True is same='exact', and same={same!r} was given too: leave one out")
-        if draft_mode not in DRAFT_MODES:
-            raise OptionError(f"draft_mode is {draft_mode!r}; it must be one of {', '.join(DRAFT_MODES)}")
-        if draft_model is not None and draft != "auto":
-            raise OptionError(
-                f"draft={draft!r} asks no draft model; leave draft_model out, or take draft='auto'"
-            )
-        # A name that ``find`` knows is a sound path too.
-        for name, given in (("model_path", model_path), ("draft_model", draft_model)):
-            if given is not None:
-                given_path(name, given, A_MODEL)
-        gpu_layers = request.layers(n_gpu_layers)
-        draft_layers = request.layers(draft_gpu_layers)
+        if model_path is not None:
+            given_path("model_path", model_path, A_MODEL)  # a name that ``find`` knows is a sound path too
         self._seed = request.seed_of(seed)
         how = EngineOptions(
             draft=draft,
-            same="exact" if exact else same or "cheap",
+            same="exact" if exact else "cheap" if same is None else same,
             n_ctx=request.context_size(n_ctx),
             n_threads=request.threads(n_threads),
-            n_gpu_layers=ALL_LAYERS if gpu_layers is None else gpu_layers,
+            n_gpu_layers=request.layers(n_gpu_layers),
             flash_attention=flash_attention,
             cache_type=cache_type,
             verbose=verbose,
@@ -211,9 +163,10 @@ class LocalADED(Asking):
             top_k=top_k_learning,
             search=search,
             chat_template=None if chat_template is None else read_template(chat_template),
+            draft_model=None if draft_model is None else given_path("draft_model", draft_model, A_MODEL),
             draft_mode=draft_mode,
             draft_threads=request.threads(draft_threads),
-            draft_gpu_layers=ALL_LAYERS if draft_layers is None else draft_layers,
+            draft_gpu_layers=request.layers(draft_gpu_layers),
             draft_max=request.whole(
                 "draft_max", draft_max, 1, LARGEST_PASS - 1, you_choose=request.YOU_CHOOSE
             ),
@@ -447,73 +400,6 @@ class LocalADED(Asking):
         """Keep this object's own conversation, so that it goes on later without being read again; see
         ``Session.save``."""
         return self._first.save(path, messages, settings=settings)
-
-    # --- what holds for the loaded model -------------------------------------------------------------
-
-    @property
-    def n_ctx(self) -> int:
-        """Tokens of context."""
-        return self._engine.n_ctx
-
-    @_reading
-    def description(self) -> dict[str, Any]:
-        """What holds for the loaded model on this machine, as plain data."""
-        return self._engine.describe()
-
-    def measure_exactness(self) -> None:
-        """Find which batch sizes are exact, for ``description``; takes seconds on a large model, once.
-
-        Raises:
-            BusyError, DeviceError
-        """
-        with self._access.alone():
-            self._engine.measure_exactness()
-
-    def logits_after(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits after ``tokens``, the last one decoded alone: float32 ``(n_vocab,)``. For measuring.
-
-        Raises:
-            PromptError, ContextOverflowError, BusyError
-        """
-        with self._access.alone():
-            ids = request.token_ids(tokens, self._model.n_vocab)
-            if not ids or len(ids) > self.n_ctx:
-                raise ContextOverflowError(f"{len(ids)} tokens do not fit a context of {self.n_ctx}")
-            return self._engine.target.logits_after(np.array(ids, np.int32))
-
-    @_reading
-    def foreseen(self, n_prompt: int, max_tokens: int) -> tuple[bool, str, bool, tuple[int, ...] | None]:
-        """What a new conversation's first turn would be answered in now. For measuring.
-
-        Args:
-            n_prompt: tokens of the prompt.
-            max_tokens: of the answer.
-
-        Returns:
-            Flash attention on or off, the cache type, whether drafts are multiplied row by row, and the only numbers of
-            tokens a pass may have; None for any.
-        """
-        setting, sizes = self._engine.foreseen(n_prompt, max_tokens)
-        return *setting, sizes
-
-    @_reading
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for in running text; none for control tokens.
-
-        Raises:
-            PromptError: there is no such token.
-        """
-        return self._model.piece(token)
-
-    @_reading
-    def longest_token(self) -> int:
-        """The most bytes that one token spells; to look at them all takes a tenth of a second or more, once."""
-        return self._model.longest_token
-
-    @_reading
-    def end_tokens(self) -> frozenset[int]:
-        """Ids of all tokens that end an answer. For measuring: another program must stop where this one does."""
-        return self._model.end_tokens
 
 
 def _let_go(scheduler: Scheduler, path: str) -> None:

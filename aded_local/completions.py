@@ -12,10 +12,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from aded_local.chat.parsing import AnswerDelta, AnswerParser, CallDelta
 from aded_local.decode import FINISHED_LENGTH, FINISHED_STOP
 from aded_local.result import Piece, Stats, TokenLogprob
+from aded_local.spelling import Spelling, chat_logprobs
 
 FINISHED_CALLS: Final = "tool_calls"
 """``finish_reason`` of an answer that calls functions."""
@@ -47,48 +49,6 @@ class Heading:
     def of_chat(cls, model: str) -> Heading:
         """A new one for a chat's answer."""
         return cls(f"chatcmpl-{uuid.uuid4()}", int(time.time()), model)
-
-
-class CallDelta(Protocol):
-    """What became known of one function call; ``chat.parsing.CallDelta`` is one.
-
-    Attributes:
-        index: which call of the answer, from 0.
-        id, name: with the call's first delta; else empty.
-        arguments: more of the JSON text of its arguments.
-    """
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def arguments(self) -> str: ...
-
-
-class AnswerDelta(Protocol):
-    """What became known of an answer; ``chat.parsing.AnswerDelta`` is one."""
-
-    @property
-    def content(self) -> str: ...
-    @property
-    def reasoning(self) -> str: ...
-    @property
-    def calls(self) -> Sequence[CallDelta]: ...
-
-
-class Parser(Protocol):
-    """Tells an answer's content, reasoning and calls apart; ``chat.parsing.AnswerParser`` is one."""
-
-    def feed(self, text: str) -> AnswerDelta:
-        """What became certain with ``text``."""
-        ...
-
-    def finish(self) -> AnswerDelta:
-        """The rest, at the end of the answer."""
-        ...
 
 
 # --- completions ---------------------------------------------------------------------------------
@@ -168,7 +128,7 @@ def chat_completion(
     pieces: Iterable[Piece],
     heading: Heading,
     *,
-    parser: Parser | None = None,
+    parser: AnswerParser | None = None,
     spelling: Spelling | None = None,
     index: int = 0,
     timed: bool = False,
@@ -214,7 +174,7 @@ def chat_chunks(
     pieces: Iterable[Piece],
     heading: Heading,
     *,
-    parser: Parser | None = None,
+    parser: AnswerParser | None = None,
     spelling: Spelling | None = None,
     index: int = 0,
     usage: bool = False,
@@ -339,58 +299,6 @@ def by_token(pieces: Iterable[Piece], piece_of: Callable[[int], bytes]) -> Itera
                 held, length, waiting, likely = held[length:], 0, (), None
         if piece.finish_reason is not None:
             yield Piece(held, waiting, piece.finish_reason, piece.stats, likely)
-
-
-class Spelling:
-    """Writes the logprobs of one answer in the shape of OpenAI's completions, token after token.
-
-    Args:
-        piece_of: the bytes of a token id.
-        offset: characters before the answer.
-    """
-
-    def __init__(self, piece_of: Callable[[int], bytes], offset: int = 0) -> None:
-        self._piece_of = piece_of
-        self._offset = offset
-        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
-
-    def of(self, found: Iterable[TokenLogprob]) -> Shape:
-        """The logprobs of the next tokens: ``tokens``, ``text_offset``, ``token_logprobs``, ``top_logprobs``."""
-        tokens, offsets, chosen, top = [], [], [], []
-        for each in found:
-            raw = self._piece_of(each.token)
-            text = raw.decode("utf-8", errors="ignore")
-            tokens.append(text)
-            offsets.append(self._offset)
-            chosen.append(each.logprob)
-            # Tokens of one spelling share a key; the likeliest comes first, and the chosen one always has its own.
-            likeliest: dict[str, float] = {}
-            for token, logprob in each.top:
-                likeliest[self._piece_of(token).decode("utf-8", errors="ignore")] = logprob
-            likeliest[text] = each.logprob
-            top.append(likeliest)
-            self._offset += len(self._decoder.decode(raw))
-        return {"tokens": tokens, "text_offset": offsets, "token_logprobs": chosen, "top_logprobs": top}
-
-
-def chat_logprobs(found: Shape) -> Shape:
-    """What ``Spelling.of`` gave, in the shape of chats."""
-    return {
-        "content": [
-            {
-                "token": token,
-                "bytes": None,
-                "logprob": logprob,
-                "top_logprobs": [
-                    {"token": other, "logprob": value, "bytes": None} for other, value in likeliest.items()
-                ],
-            }
-            for token, logprob, likeliest in zip(
-                found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True
-            )
-        ],
-        "refusal": None,
-    }
 
 
 def usage_of(stats: Stats) -> Shape:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
@@ -15,21 +13,19 @@ from aded_local.access import Access
 from aded_local.chat.looking import analysed
 from aded_local.chat.rendering import Renderer
 from aded_local.chat.template import ChatTemplate
-from aded_local.drafters import NOBODY, PRESETS, Beside, Search
-from aded_local.drafters.model import DraftMode
+from aded_local.drafters import NOBODY, Beside
 from aded_local.drafters.model.tally import ModelDrafting
+from aded_local.engine_options import EngineOptions, Say
 from aded_local.errors import DeviceError, StoreError
-from aded_local.llama import ALL_LAYERS, Model, SavedCells, Target
-from aded_local.llama.devices import layers_on_gpus
+from aded_local.llama import Model, SavedCells, Target
 from aded_local.llama.interrupts import held_back
-from aded_local.llama.loading import is_forked, waiting
+from aded_local.llama.loading import is_forked
 from aded_local.memory import ConversationMemory
 from aded_local.scheduler import Scheduler
-from aded_local.speed import device
 from aded_local.speed.cost_curve import CostCurve
 from aded_local.speed.planner import Limits, PlainPlanner, Planner
 from aded_local.speed.preparation import Preparation
-from aded_local.speed.pricing import EXPECTED_ANSWER, Same, Setting
+from aded_local.speed.pricing import EXPECTED_ANSWER, Setting
 from aded_local.speed.probe import Gate
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
@@ -38,44 +34,6 @@ from aded_local.tree import IntArray
 if TYPE_CHECKING:
     from aded_local.drafters.model.drafter import ModelDrafter
     from aded_local.drafters.model.loading import DraftModel
-
-OFF = "off"
-"""The preset that does not draft: plain decoding."""
-
-DRAFTS = (*PRESETS, OFF)
-"""What ``draft`` may be."""
-
-Say = Callable[[str], None]
-"""Takes a line for the person who waits."""
-
-
-AGAIN = (
-    "; other programs ran meanwhile, so what was measured is not kept, and measured again at the next start"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How to open a model; see ``LocalADED`` for each."""
-
-    draft: str
-    same: Same
-    n_ctx: int | None
-    n_threads: int | None
-    n_gpu_layers: int
-    flash_attention: bool | None
-    cache_type: str | None
-    verbose: bool
-    memory: bool = False
-    store: Path | None = None
-    top_k: bool = True
-    search: Search = "best-first"
-    chat_template: str | None = None
-    draft_model: Path | None = None
-    draft_mode: DraftMode = "auto"
-    draft_threads: int | None = None
-    draft_gpu_layers: int = ALL_LAYERS
-    draft_max: int | None = None
 
 
 SAVED_SHARE = 0.25
@@ -397,98 +355,6 @@ class Engine:
                 self.forgetful = True
                 self.notice(f"this exchange is not remembered: {error}")
 
-    def measure_exactness(self) -> None:
-        """Find which batch sizes are exact with the opened settings, if not known yet.
-
-        Takes seconds on a large model; uses a context of its own, so that the conversation stays.
-
-        Raises:
-            DeviceError: there is no memory for a second context.
-        """
-        if self.curve is not None:
-            self.tuner.find_exactness(setting_of(self.target.settings))
-
-    def describe(self) -> dict[str, Any]:
-        """What holds for the loaded model on this machine, as plain data."""
-        target, model, settings, options = self.target, self.model, self.target.settings, self.options
-        found: dict[str, Any] = {
-            "model": str(model.path),
-            "architecture": model.header.architecture,
-            "quantization": model.quantization,
-            "size_bytes": model.size_bytes,
-            "context": target.context.n_ctx,
-            "trained_context": model.n_ctx_train,
-            "threads": settings.n_threads,
-            "threads_now": self._threads_now(),
-            "threads_of_batches": settings.n_threads_batch or settings.n_threads,
-            "device": device.device_name(),
-            "gpu_layers": layers_on_gpus(options.n_gpu_layers),
-            "flash_attention": settings.flash_attention,
-            "cache_type": settings.cache_type,
-            "row_by_row": settings.row_by_row,
-            "memory": _memory_kind(model),
-            "threads_wait": waiting(),
-            "draft": options.draft,
-            **self._describe_draft_model(),
-            "preparation": self.preparation.describe() + (AGAIN if self.tuner.busy else ""),
-            "same": options.same,
-            "words": self._words(),
-            "drafts": self._draft_shape(),
-            "largest_draft": self.largest_draft,
-        }
-        if self.curve is not None:
-            at = target.context.n_past
-            cost = self.curve.seconds(at)
-            found["pass_milliseconds"] = {n: round(1e3 * float(cost[n]), 3) for n in self.curve.measured}
-            found["pass_after_cells"] = at
-            exactness = self.tuner.exactness(setting_of(settings))
-            found["exact_batch_sizes"] = None if exactness is None else exactness.sizes
-            found["exact_probed_at_cells"] = [] if exactness is None else exactness.fills
-        if self.memory is not None:
-            with contextlib.suppress(StoreError):
-                facts = self.memory.inspect()
-                found["remembered"] = {"exchanges": facts.exchanges, "tokens": facts.tokens}
-        return found
-
-    def _describe_draft_model(self) -> dict[str, Any]:
-        if self.draft is None:
-            return {}
-        now = "" if self.asking is None else self.asking.way.mode
-        return {
-            "draft_model": str(self.draft.path),
-            "draft_mode": self.options.draft_mode,
-            "draft_mode_now": now,
-            "draft_threads": self.draft.n_threads,
-        }
-
-    def _threads_now(self) -> str:
-        threads = self.threads
-        return f"{threads.count}" + (", since other programs run" if threads.contended else "")
-
-    def _words(self) -> str:
-        """One line on what holds for the words."""
-        if self.options.draft == "off" or self.plain or not self.target.largest_draft:
-            return "plain decoding"
-        if self.curve is None:
-            return "same words as plain decoding: nothing is drafted before this machine is measured"
-        if not self.is_exact:
-            why = "the same words were not asked for"
-            if self.options.same == "cheap":
-                why = f"the same words would cost {self.loss:.0%} of the speed here (--same exact)"
-                if self.options.draft == "paper":
-                    why = "paper verifies its trees whole (--same exact)"
-            return f"may part from plain decoding where two candidates are nearly equal: {why}"
-        if self.largest_draft == 0:
-            return "same words as plain decoding: no larger batch equals it here, so nothing is drafted"
-        return "same words as plain decoding: every batch has a size that equals it to the last bit"
-
-    def _draft_shape(self) -> str:
-        if self.options.draft == "off":
-            return "off"
-        if not self.is_exact:
-            return self.target.drafting_shape
-        return "chain" if self.largest_draft else "none"
-
     @property
     def largest_draft(self) -> int:
         """Nodes that a pass may verify with these options."""
@@ -496,13 +362,3 @@ class Engine:
             return 0
         limits = self.limits()
         return limits.fitting(limits.nodes)
-
-
-def _memory_kind(model: Model) -> str:
-    if model.is_hybrid:
-        return "hybrid: part cache, part running state"
-    if model.is_recurrent:
-        return "recurrent: a running state"
-    if model.sliding_window:
-        return f"KV cache, full size in spite of a sliding window of {model.sliding_window}"
-    return "KV cache"

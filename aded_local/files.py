@@ -1,8 +1,8 @@
 """Where files of a user live, and how those that are ours are opened. Imports nothing heavy.
 
 In a container there may be no home folder, one that cannot be written, or a user whom the system does not know. Then
-what can be made again goes to a private folder among temporary files, what was said is not kept, and ``complaint`` says
-so.
+what can be made again goes to a private folder among temporary files, what was said is not kept, and ``unkept``
+says so.
 
 What lies where a file of ours should be may be anything: a link to a file that means something to somebody, a pipe, a
 device that never ends, another user's file, gigabytes. ``open_private`` takes no such file, and all reading is bounded.
@@ -81,7 +81,7 @@ def cache() -> Place:
 
     One that cannot be written is replaced by ``temporary_folder``; where that is impossible too, it is at least read.
     """
-    return _chosen_cache(*meant_folder(CACHE_VARIABLE, platformdirs.user_cache_dir), _temporary_path())
+    return _chosen_cache(*meant_folder(CACHE_VARIABLE, platformdirs.user_cache_dir), temporary_path())
 
 
 @functools.cache
@@ -129,7 +129,7 @@ def temporary_folder() -> Path | None:
     Its name is always the same, so that the next start finds what this one left there, and so does a child process that
     goes on when this one ends. Another user may have taken the name: such a folder is not used.
     """
-    folder = _temporary_path()
+    folder = temporary_path()
     if folder is None:
         return None
     try:
@@ -142,7 +142,8 @@ def temporary_folder() -> Path | None:
     return folder if refusal(folder) is None else None
 
 
-def _temporary_path() -> Path | None:
+def temporary_path() -> Path | None:
+    """Where that folder is, or would be."""
     try:
         return Path(tempfile.gettempdir(), f"{APP}-{os.geteuid()}" if hasattr(os, "geteuid") else APP)
     except OSError:  # no folder takes temporary files
@@ -159,43 +160,6 @@ def refusal(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
-
-
-def complaint(*, kernels: Path | None, memory: bool) -> str | None:
-    """One line for whoever starts a program where something cannot be kept; None where all can.
-
-    Args:
-        kernels: where compiled kernels are kept; None for nowhere.
-        memory: what is said is to be kept.
-    """
-    place = cache()
-    found = "" if place.problem is None else f" ({place.problem})"
-    late = "so drafting begins some 15 s late each time"
-    numba = os.environ.get(KERNELS_VARIABLE)
-    meant, variable = (Path(numba), KERNELS_VARIABLE) if numba else (place.path, CACHE_VARIABLE)
-    parts = []
-    if found and place.path == _temporary_path():
-        parts.append(f"measurements and compiled kernels lie in {place.path}{found}")
-    elif found:
-        parts.append(
-            f"what is measured cannot be kept{found}{'' if kernels else f', nor what is compiled, {late}'}"
-        )
-    elif kernels is None:
-        why = "the disk is full, or others can write to it"
-        parts.append(f"compiled kernels cannot be kept in {meant} ({why}), {late}")
-    elif kernels.parent == _temporary_path():
-        parts.append(
-            f"compiled kernels lie in {kernels.parent}, since {meant} cannot be written, or others can write to it"
-        )
-    variables = [CACHE_VARIABLE if found else variable] if parts else []
-    reason = data_problem() if memory else None
-    if reason is not None:
-        parts.append(f"what is said is not kept ({reason})")
-        variables.append(DATA_VARIABLE)
-    if not parts:
-        return None
-    which = "another folder" if len(variables) == 1 else "other folders"
-    return f"{'; '.join(parts)}; name {which} with {' and '.join(variables)}"
 
 
 def meant_folder(variable: str, default: Callable[..., str]) -> tuple[Path | None, str]:
@@ -382,20 +346,6 @@ def read_ends(path: Path, first: int, last: int) -> tuple[bytes, bytes, int]:
         beginning = file.read(first)
         file.seek(size - last)
         return beginning, file.read(last), size
-
-
-def write_whole(handle: int, data: bytes) -> None:
-    """Write all of ``data``, in one call to the system where that takes it.
-
-    Raises:
-        OSError: it does not fit; some of it may have been written.
-    """
-    view = memoryview(data)
-    while view:
-        written = os.write(handle, view)
-        if written == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        view = view[written:]
 
 
 @contextlib.contextmanager

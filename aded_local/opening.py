@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aded_local.access import Access
 from aded_local.config import memory_is_off
 from aded_local.drafters import NOBODY, Drafter, make_drafter
-from aded_local.engine import Engine, EngineOptions
-from aded_local.errors import DeviceError, OptionError, StoreError
-from aded_local.files import complaint, data_problem
+from aded_local.engine import Engine
+from aded_local.engine_options import EngineOptions, Say
+from aded_local.errors import DeviceError
+from aded_local.files import data_problem
 from aded_local.kernels import kept
-from aded_local.llama import CACHE_TYPES, ContextSettings, Model
+from aded_local.known import Exchanges, earlier_exchanges, open_memory, phrases, static_table
+from aded_local.llama import ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
+from aded_local.llama.devices import layers_on_gpus
 from aded_local.llama.interrupts import held_back, not_dropped
 from aded_local.llama.teams import give_team_back
-from aded_local.memory import ConversationMemory, identity_of
-from aded_local.ngrams.phrases import kept_phrase_table
-from aded_local.ngrams.static import open_static
-from aded_local.ngrams.table import Table
+from aded_local.memory import ConversationMemory
 from aded_local.scheduler import Scheduler
 from aded_local.speed import device
 from aded_local.speed.joining import JoiningPlanner
@@ -29,14 +28,11 @@ from aded_local.speed.planner import PlainPlanner, Planner, WholePlanner, make_p
 from aded_local.speed.preparation import KERNELS, MEASURING, Preparation, compile_beside, giving_way
 from aded_local.speed.threads import Threads
 from aded_local.speed.tuning import Tuner, setting_of
-from aded_local.tree import IntArray
+from aded_local.unkept import complaint
 
 if TYPE_CHECKING:
     from aded_local.drafters.model.branching import KeptHrad
     from aded_local.drafters.model.loading import DraftModel
-
-Say = Callable[[str], None]
-"""Takes a line for the person who waits."""
 
 EXCHANGE_SECONDS = 1.0
 """A better setting is taken at once if what is cached is decoded anew within this time, else at the next start."""
@@ -62,9 +58,6 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
     Raises:
         ModelError, OptionError, DeviceError: see ``LocalADED``.
     """
-    kind = options.cache_type
-    if kind is not None and (not isinstance(kind, str) or kind not in CACHE_TYPES):
-        raise OptionError(f"cache_type is {kind!r}; it must be one of {', '.join(CACHE_TYPES)}")
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:
         for line in model.ignored_suggestions:
@@ -80,7 +73,7 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
         lacking = complaint(kernels=kept.FOLDER, memory=wanted)
         if lacking is not None:
             notice(lacking)
-        memory = _open_memory(model, notice) if wanted else None
+        memory = open_memory(model, notice) if wanted else None
         while True:
             try:
                 return _open_context(model, n_ctx, options, memory, progress, notice)
@@ -93,62 +86,6 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
     except BaseException:
         model.close()
         raise
-
-
-def _open_memory(model: Model, notice: Say) -> ConversationMemory | None:
-    """The memory of a model; it may be one that can be read only, and then ``complaint`` has told that."""
-    try:
-        identity = identity_of(model.header)
-    except StoreError as error:
-        notice(f"conversations are not remembered: {error}")
-        return None
-    return ConversationMemory.open(identity, _quiet if data_problem() is not None else notice)
-
-
-def _quiet(_line: str) -> None:
-    return
-
-
-def _static_table(path: Path, model: Model) -> Table:
-    """The counts of a static store made for the model's tokenizer; StoreError says why not."""
-    return open_static(path, identity_of(model.header).tokenizer).table
-
-
-def _phrases(model: Model, notice: Say) -> Table | None:
-    """The shipped phrases in the model's tokens; drafts only start worse without."""
-    from aded_models.phrases import PhrasesError
-
-    try:
-        tokenizer = identity_of(model.header).tokenizer
-    except StoreError:
-        tokenizer = ""
-    try:
-        return kept_phrase_table(
-            lambda text: model.tokenize(text, add_special=False, parse_special=False), tokenizer
-        )
-    except (OSError, PhrasesError) as error:
-        notice(f"drafting starts without the shipped phrases: {error}; install aded-local again")
-        return None
-
-
-Exchanges = list[tuple[IntArray, IntArray, bool]]
-"""What was said earlier, as ``Drafter.recall`` takes it."""
-
-
-def _earlier(memory: ConversationMemory | None, n_vocab: int, notice: Say) -> Exchanges | None:
-    """What was said before this start, so that this start's answers are not learnt twice; None without a memory."""
-    if memory is None:
-        return None
-    try:
-        exchanges = memory.exchanges()
-    except StoreError as error:
-        notice(f"earlier conversations are not recalled: {error}")
-        return None
-    # Kernels look ids up without asking whether they are in the vocabulary, and a file can be put together by hand.
-    known = (
-        each for each in exchanges if max(each.prompt.max(initial=0), each.answer.max(initial=0)) < n_vocab
-    )
-    return [(each.prompt, each.answer, each.continues) for each in known]
 
 
 def _open_context(
@@ -220,8 +157,8 @@ def _open_context(
             if options.same == "exact":
                 _say_where_nothing_is_exact(engine)
         if options.store is not None:
-            _static_table(options.store, model)  # what is wrong with it is said now
-        earlier = _earlier(memory, model.n_vocab, notice)
+            static_table(options.store, model)  # what is wrong with it is said now
+        earlier = earlier_exchanges(memory, model.n_vocab, notice)
         tuner.progress = lambda line: None  # from here on nobody waits
         engine.again = _measure_again
         joining = JoiningPlanner()
@@ -368,8 +305,8 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
         options.draft,
         n_vocab=model.n_vocab,
         search=options.search,
-        static=None if options.store is None else _static_table(options.store, model),
-        phrases=_phrases(model, engine.notice) if options.draft == "auto" else None,
+        static=None if options.store is None else static_table(options.store, model),
+        phrases=phrases(model, engine.notice) if options.draft == "auto" else None,
     )
     if earlier is not None:
         drafter.recall(earlier)
@@ -391,6 +328,7 @@ def _with_model(engine: Engine, ngrams: Drafter) -> Drafter:
         engine.notice(f"drafting goes on without a draft model: {error}")
         return ngrams
     hrad = _hrad(engine, draft) if engine.options.draft_mode == "branch" else None
+    pair = _pair(engine, draft)
     with held_back():  # once its thread runs, somebody has to know whom to close
         engine.asking = ModelDrafter(
             ngrams,
@@ -399,10 +337,26 @@ def _with_model(engine: Engine, ngrams: Drafter) -> Drafter:
             mode=engine.options.draft_mode,
             threads=draft.n_threads,
             target_threads=engine.target.settings.n_threads,
+            shares=_share_a_device(engine.options),
             hrad=hrad,
+            pair=pair,
             notice=engine.notice,
         )
     return engine.asking
+
+
+def _share_a_device(options: EngineOptions) -> bool:
+    return bool(layers_on_gpus(options.n_gpu_layers)) == bool(layers_on_gpus(options.draft_gpu_layers))
+
+
+def _pair(engine: Engine, draft: DraftModel) -> Path:
+    """Where what is learnt of both models is kept."""
+    from aded_local.drafters.model.pair import path_of
+
+    options = engine.options
+    threads = f"{engine.target.settings.n_threads} {draft.n_threads}"
+    how = f"{options.draft_mode} {threads} {options.n_gpu_layers} {options.draft_gpu_layers}"
+    return path_of(engine.model.header.digest, draft.digest, how)
 
 
 def _hrad(engine: Engine, draft: DraftModel) -> KeptHrad:

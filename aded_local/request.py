@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypedDict, get_args
 import numpy as np
 
 from aded_local.errors import ContextOverflowError, GrammarError, OptionError, PromptError
-from aded_local.llama import Sampling, Steering
+from aded_local.llama import ALL_LAYERS, Sampling, Steering
 from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.llama.sampling import FORBIDDEN, biases
 from aded_local.llama.steering import UNSTEERED, LogitsProcessor, StoppingCriterion, functions
@@ -239,9 +239,10 @@ def threads(value: object) -> int | None:
     return whole("n_threads", value, 1, LARGEST_THREADS, you_choose=YOU_CHOOSE)
 
 
-def layers(value: object) -> int | None:
-    """Layers on the GPU; None for all."""
-    return whole("n_gpu_layers", value, 0, MOST_LAYERS, you_choose=YOU_CHOOSE)
+def layers(value: object) -> int:
+    """Layers on the GPU, ``ALL_LAYERS`` where the choice is left open."""
+    found = whole("n_gpu_layers", value, 0, MOST_LAYERS, you_choose=YOU_CHOOSE)
+    return ALL_LAYERS if found is None else found
 
 
 def seed_of(value: object) -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from aded_local.engine import SAVED_SHARE, Engine
 from aded_local.errors import ADEDError, EmptyPromptError, StoreError
 from aded_local.files import given_path
 from aded_local.llama import SavedCells
+from aded_local.said import Said
 from aded_local.speed.tuning import setting_of
 from aded_local.trials import library
 
@@ -53,13 +52,8 @@ class Resumed:
     refusal: str | None
 
 
-class Resumable(ABC):
+class Resumable(Said):
     """What a session can keep on disk and go on with."""
-
-    _engine: Engine
-    _answers: OrderedDict[str, tuple[int, ...]]
-    _messages: list[Message]
-    _began: int | None
 
     @property
     def messages(self) -> list[Message]:
@@ -85,7 +79,7 @@ class Resumable(ABC):
         said = self.messages if messages is None else messages
         if not said:
             raise EmptyPromptError("there is no conversation to keep: nothing was asked in a chat yet")
-        with self._engine.access.reading():
+        with self._access.reading():
             model = _model_of(self._engine)
         return KeptConversation.of(
             said, answers=self._answers, model=model, settings=settings, created=self._began
@@ -138,7 +132,7 @@ class Resumable(ABC):
         found = given_path("path", path, A_CONVERSATION)
         kept = read(found)
         cells, refusal = None, None
-        with self._engine.access.reading():
+        with self._access.reading():
             answers = _sound_answers(self._engine, kept)
             try:
                 cells = _read_cells(self._engine, found)
@@ -147,15 +141,6 @@ class Resumable(ABC):
         cached, untaken = self._go_on(kept, answers, cells)
         return Resumed(kept, cached, refusal or untaken)
 
-    @abstractmethod
-    def kept_bytes(self) -> int:
-        """Bytes that a copy of its cells takes."""
-
-    @abstractmethod
-    def copy_cells(self) -> SavedCells:
-        """A copy of what its cells hold."""
-
-    @abstractmethod
     def _go_on(
         self, kept: KeptConversation, answers: Mapping[str, tuple[int, ...]], cells: KeptCells | None
     ) -> tuple[int, str | None]:
@@ -164,6 +149,20 @@ class Resumable(ABC):
         Returns:
             Tokens that the cells hold then, and why they did not take ``cells``.
         """
+        engine = self._engine
+        refusal = None
+        with self._access.alone():
+            self._saved = self._like = None
+            engine.seat(self)
+            engine.target.forget()
+            self._forget()
+            if cells is not None:
+                refusal = _take_cells(engine, cells)
+                self._said = np.array(engine.target.cached, np.int32)
+            for text, ids in answers.items():
+                self._remember(text, ids)
+            self._messages, self._began = list(kept.messages), kept.created
+            return len(engine.target.cached), refusal
 
 
 def _model_of(engine: Engine) -> KeptModel:
@@ -231,7 +230,7 @@ def _read_cells(engine: Engine, conversation: Path) -> KeptCells:
     return cells
 
 
-def take_cells(engine: Engine, cells: KeptCells) -> str | None:
+def _take_cells(engine: Engine, cells: KeptCells) -> str | None:
     """Put a state back into the seated session's cells, which are empty; tells why they stay so."""
     setting = setting_of(engine.target.settings)._replace(
         flash_attention=cells.flash_attention, cache_type=cells.cache_type

@@ -1,4 +1,4 @@
-"""One conversation on a loaded model: what was said in it, its answers' own tokens, and who may stop them.
+"""One conversation on a loaded model: it is asked, answers, and may be stopped; ``said`` keeps what was said in it.
 
 Several sessions may share a model, by turns. Its cells hold one of them; those of the others are copied aside, so that
 a turn decodes only what is new in it.
@@ -6,60 +6,37 @@ a turn decodes only what is new in it.
 
 from __future__ import annotations
 
-import functools
-import secrets
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from typing_extensions import Unpack
 
-from aded_local.access import ENDED, Asked, Cancelling
+from aded_local.access import ENDED, Asked, Cancelling, reads
 from aded_local.asking import Asking, ChatPrompt, Tools
 from aded_local.chat.calling import Calling, ToolChoice, call_grammar
 from aded_local.chat.detokenize import TextStream, showing
 from aded_local.chat.messages import Message, checked_messages
 from aded_local.chat.segments import text_tokens
 from aded_local.chat.style import AnswerStyle
-from aded_local.continuation import Continuation, common_prefix, continuation
-from aded_local.conversations import KeptCells, KeptConversation
+from aded_local.continuation import common_prefix, continuation
 from aded_local.decode import FINISHED_STOP, Tally, generate
 from aded_local.drafters import NOBODY
 from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.errors import BusyError, ContextOverflowError, EmptyPromptError, OptionError
-from aded_local.llama import SavedCells
 from aded_local.logprobs import TokenLogprob, token_logprob
 from aded_local.request import Options, Request, require_short, token_ids
 from aded_local.result import Piece, cancelled_piece, stats_of
-from aded_local.resuming import Resumable, take_cells
+from aded_local.resuming import Resumable
 from aded_local.speed.planner import PlainPlanner
 from aded_local.speed.tuning import setting_of
-from aded_local.step import NO_TOKENS, Beginning
 from aded_local.stream import Stream
-from aded_local.tree import IntArray
 
 if TYPE_CHECKING:
     from aded_local.engine import Engine
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-REMEMBERED_ANSWERS = 512
-"""Answers whose own token ids are kept, so that a later turn does not tokenize their text again."""
-
-
-def _reading(method: Callable[Concatenate[Session, P], R]) -> Callable[Concatenate[Session, P], R]:
-    """A method that reads the model and leaves its cache alone: beside an answer, and never beside closing."""
-
-    @functools.wraps(method)
-    def read(self: Session, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._engine.access.reading():
-            return method(self, *args, **kwargs)
-
-    return read
 
 
 class Session(Resumable, Asking):
@@ -78,26 +55,13 @@ class Session(Resumable, Asking):
             seed: of the random draws where a call gives none; None draws one per answer.
             like: see ``LocalADED.session``.
         """
-        self._engine = engine
-        self._number = number
+        super().__init__(engine, number, like)
         self._seed = seed
         self._cancelling = Cancelling()
-        self._answers: OrderedDict[str, tuple[int, ...]] = OrderedDict() if like is None else like._answers
-        self._saved: SavedCells | None = None
-        self._like = like
-        self._forget()
-
-    def _forget(self) -> None:
-        self._said = NO_TOKENS  # prompt and answer, as last decoded
-        self._messages: list[Message] = []  # the last chat, as far as it was one of messages
-        self._began: int | None = None  # seconds since 1970
-        self._is_learnt = False  # the drafter knows all of it
-        self._conversation = secrets.randbits(32)
-        self._turn = 0
 
     # --- generating --------------------------------------------------------------------------------
 
-    @_reading
+    @reads
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Stream:
         """Continue ``prompt``, piece by piece; see ``Asking.stream``."""
         asked, request = self._asked(options)
@@ -107,7 +71,7 @@ class Session(Resumable, Asking):
         tokens = self.text_tokens(prompt) if isinstance(prompt, str) else token_ids(prompt, n_vocab)
         return self._run(asked, tokens, request, None, [])
 
-    @_reading
+    @reads
     def stream_chat(
         self,
         messages: Sequence[Message] | ChatPrompt,
@@ -133,7 +97,7 @@ class Session(Resumable, Asking):
         asked, request = self._asked(options)
         return self._run(asked, prompt.tokens, request, prompt.style, asked_of)
 
-    @_reading
+    @reads
     def chat_prompt(
         self, messages: Sequence[Message], *, tools: Tools = None, tool_choice: ToolChoice | None = None
     ) -> ChatPrompt:
@@ -145,7 +109,7 @@ class Session(Resumable, Asking):
         tokens = template.to_tokens(prompt.segments, self._engine.model)
         return ChatPrompt(tokens, prompt.style, call_grammar(calling, prompt.style))
 
-    @_reading
+    @reads
     def text_tokens(self, text: str) -> list[int]:
         """The prompt a text becomes, as token ids; control-token texts in it stay text.
 
@@ -154,7 +118,7 @@ class Session(Resumable, Asking):
         """
         return text_tokens(text, self._engine.model) if text else []
 
-    @_reading
+    @reads
     def require_short(self, given: object) -> None:
         """Refuse a prompt's texts before they are tokenized where no tokens of the context could spell them.
 
@@ -169,7 +133,7 @@ class Session(Resumable, Asking):
         require_short(given, self._engine.n_ctx, lambda: model.longest_token)
 
     def _asked(self, options: Options) -> tuple[Asked, Request]:
-        self._engine.access.require_open()
+        self._access.require_open()
         model = self._engine.model
         asked = self._cancelling.ask()
         request = Request.of(options, model.suggested_sampling(), self._seed, model.n_vocab)
@@ -211,7 +175,7 @@ class Session(Resumable, Asking):
         self, asked: Asked, steps: Generator[Piece, None, None], waits: bool
     ) -> Generator[Piece, None, None]:
         """Hand out what ``steps`` computes, alone with the model until the last piece is there."""
-        access = self._engine.access
+        access = self._access
         use = access.begin(steps, owner=self, is_cancelled=asked.is_cancelled, wait=waits)
         if use is None:
             yield cancelled_piece()
@@ -335,142 +299,12 @@ class Session(Resumable, Asking):
         tokens = token_ids(prompt, engine.model.n_vocab)
         self._require_fitting(tokens)
         found: list[TokenLogprob] = []
-        with engine.access.alone():
+        with self._access.alone():
             engine.seat(self)
             for end, logits in engine.target.read(tokens):
                 if end < len(tokens):
                     found.append(token_logprob(logits, tokens[end], n_top))
         return found
-
-    # --- what was said -----------------------------------------------------------------------------
-
-    def _beginning(self, prompt: IntArray, goes_on: Continuation) -> Beginning:
-        """What the drafter has to be told of a prompt."""
-        if not self._is_learnt:
-            return Beginning(self._number, NO_TOKENS, prompt)
-        past = self._said[: goes_on.past]
-        return Beginning(self._number, past, prompt[goes_on.known :], undone=len(self._said) - len(past))
-
-    def _keep(
-        self,
-        prompt: IntArray,
-        emitted: list[int],
-        goes_on: Continuation,
-        *,
-        is_learnt: bool,
-    ) -> None:
-        """Take note of an exchange, also of one that was stopped."""
-        if not goes_on.follows:
-            self._conversation, self._turn = secrets.randbits(32), 0
-        self._engine.remember(
-            prompt,
-            emitted,
-            known=goes_on.known if goes_on.follows else goes_on.shared,
-            conversation=self._conversation,
-            turn=self._turn,
-        )
-        self._turn += 1
-        self._said = np.concatenate((prompt, np.array(emitted, np.int32)))
-        # Where a step was interrupted, nobody knows what was learnt of it.
-        self._is_learnt = is_learnt and self._engine.target.is_sure and self._engine.target.n_cells > 0
-
-    def _remember(self, text: str, answer: tuple[int, ...]) -> None:
-        self._answers[text] = answer
-        self._answers.move_to_end(text)
-        while len(self._answers) > REMEMBERED_ANSWERS:
-            self._answers.popitem(last=False)
-
-    # --- what its cells hold -----------------------------------------------------------------------
-
-    def overlap(self, prompt: IntArray) -> tuple[int, int]:
-        """How far a prompt says again what this session's cells, or the copy of them, hold.
-
-        Call it between answers.
-
-        Args:
-            prompt: all its token ids, int32 ``(n,)``.
-
-        Returns:
-            Tokens that both begin with, and tokens in the cells: none where no copy of them could be kept.
-        """
-        if self._engine.has_seat(self):
-            held = len(self._engine.target.cached)
-        else:
-            held = 0 if self._saved is None else len(self._saved.tokens)
-        return min(common_prefix(self._said, prompt), held), held
-
-    def kept_bytes(self) -> int:
-        """Bytes that the copy of its cells takes, or would take were another session to answer next.
-
-        Raises:
-            BusyError: a generation is running.
-        """
-        if self._engine.has_seat(self):
-            with self._engine.access.alone():
-                return self._engine.target.saved_size()
-        return 0 if self._saved is None else self._saved.state.nbytes
-
-    @property
-    def said(self) -> list[int]:
-        """Token ids of the last prompt and of what was answered, an end token included; empty before the first."""
-        tokens: list[int] = self._said.tolist()
-        return tokens
-
-    # --- leaving and coming back -------------------------------------------------------------------
-
-    def copy_cells(self) -> SavedCells:
-        """A copy of what its cells hold, to go on from later in this process.
-
-        Raises:
-            BusyError: a generation is running.
-        """
-        engine = self._engine
-        with engine.access.alone():
-            engine.seat(self)
-            return engine.target.save()
-
-    def put_cells(self, saved: SavedCells) -> None:
-        """Go on from what ``copy_cells`` gave. Where cells and settings do not fit, the next prompt is decoded whole.
-
-        Raises:
-            BusyError: a generation is running.
-            PromptError: its tokens are none of this model's.
-        """
-        engine = self._engine
-        said = token_ids(saved.tokens, engine.model.n_vocab)
-        with engine.access.alone():
-            engine.seat(self)
-            engine.put_back(saved)
-            self._forget()
-            self._said = np.array(said, np.int32)
-
-    def leave(self) -> None:
-        """Another session takes the cells: keep a copy of them, where there is memory for it."""
-        self._saved = self._engine.copy_of_cells()
-
-    def come_back(self) -> None:
-        """Take the cells again."""
-        saved, self._saved = self._saved, None
-        like, self._like = self._like, None
-        self._engine.put_back(like._saved if saved is None and like is not None else saved)
-
-    def _go_on(
-        self, kept: KeptConversation, answers: Mapping[str, tuple[int, ...]], cells: KeptCells | None
-    ) -> tuple[int, str | None]:
-        engine = self._engine
-        refusal = None
-        with engine.access.alone():
-            self._saved = self._like = None
-            engine.seat(self)
-            engine.target.forget()
-            self._forget()
-            if cells is not None:
-                refusal = take_cells(engine, cells)
-                self._said = np.array(engine.target.cached, np.int32)
-            for text, ids in answers.items():
-                self._remember(text, ids)
-            self._messages, self._began = list(kept.messages), kept.created
-            return len(engine.target.cached), refusal
 
     # --- ending ------------------------------------------------------------------------------------
 
@@ -488,7 +322,7 @@ class Session(Resumable, Asking):
         Raises:
             BusyError: a generation is running.
         """
-        with self._engine.access.alone():
+        with self._access.alone():
             self._saved = None
             if self._engine.has_seat(self):
                 self._engine.target.forget()

@@ -59,7 +59,7 @@ def own_folders(
         (cache / "vetted").symlink_to(vetted)
     monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
     # Where a test lets the cache be unusable, nothing goes to the user's own folder among temporary files instead.
-    monkeypatch.setattr(folders, "_temporary_path", lambda: None)
+    monkeypatch.setattr(folders, "temporary_path", lambda: None)
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("ADED_CONFIG_DIR", str(tmp_path / "config"))

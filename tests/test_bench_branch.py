@@ -200,7 +200,8 @@ def test_every_mode_writes_the_text_and_no_time_is_lost(
 def test_a_perfect_draft_is_never_dropped_and_its_time_is_hidden() -> None:
     serial, parallel, auto = (cell(PERFECT, mode) for mode in ("serial", "parallel", "auto"))
     assert parallel["dropped_per_token"] == 0
-    assert 1 < serial["speedup"] < min(parallel["speedup"], auto["speedup"])
+    assert 1 < serial["speedup"] < parallel["speedup"]
+    assert auto["target_waits"] < serial["target_waits"]
     assert parallel["target_waits"] < 0.2 < serial["target_waits"]
 
 

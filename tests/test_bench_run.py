@@ -28,7 +28,11 @@ from aded_bench.main import main
 from aded_bench.results import ResultFile
 from aded_bench.run import loop as bench
 from aded_bench.run import suites
-from aded_bench.run.arms import (
+from aded_bench.run.arms import UNKNOWN_TOKEN, LlamaArm, LocalArm, Setup, logits_setup, open_local
+from aded_bench.run.beside import spinning
+from aded_bench.run.figures import same_tokens
+from aded_bench.run.memory import Meter
+from aded_bench.run.methods import (
     ALL,
     DRAFT_SERVER,
     METHODS,
@@ -37,17 +41,8 @@ from aded_bench.run.arms import (
     PEER,
     SERVER_METHODS,
     SPEC_DEFAULT,
-    UNKNOWN_TOKEN,
     WITH_DRAFT_MODEL,
-    LlamaArm,
-    LocalArm,
-    Setup,
-    logits_setup,
-    open_local,
 )
-from aded_bench.run.beside import spinning
-from aded_bench.run.figures import same_tokens
-from aded_bench.run.memory import Meter
 from aded_bench.run.server import KEPT, ServerArm, inspect
 from aded_bench.run.tables import print_run
 from aded_local import LocalADED

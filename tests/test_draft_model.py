@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drafters import assert_is_a_tree, auto, begin, ids, main_chain, observe
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aded_local.drafters.model import drafter as model_drafter
 from aded_local.drafters.model.branching import KeptHrad
 from aded_local.drafters.model.costs import AskingCosts
-from aded_local.drafters.model.drafter import ModelDrafter
-from aded_local.drafters.model.modes import NGRAM, TRIAL, Chooser, Way
+from aded_local.drafters.model.drafter import SAMPLE, ModelDrafter
+from aded_local.drafters.model.modes import FIRST_LOOK, NGRAM, TRIAL, Chooser, Way
 from aded_local.drafters.model.outcomes import open_places, outcomes, worth_asking
+from aded_local.drafters.model.promises import promise
 from aded_local.drafters.statement import Statement
+from aded_local.step import StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree, chain
 
 N_VOCAB = 1000
@@ -58,14 +62,20 @@ class Scripted:
     def follow(self, text: np.ndarray) -> None:
         self.text, self.said = text.tolist(), {}
 
-    def read(self) -> None:
+    def read(self) -> int:
         self.unread = 0
+        return 1
 
     def advance(self, tokens: Sequence[int]) -> list[bool]:
+        gone, n = tuple(tokens), len(tokens)
         self.text += tokens
-        n = len(tokens)
-        self.said = {p[n:]: s for p, s in self.said.items() if p[:n] == tuple(tokens)}
-        return []
+        hits = [
+            int(s.tokens[0]) == gone[len(p)]
+            for p, s in self.said.items()
+            if len(p) < n and p == gone[: len(p)]
+        ]
+        self.said = {p[n:]: s for p, s in self.said.items() if p[:n] == gone}
+        return hits
 
     def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
         self.held.wait(20)
@@ -390,7 +400,7 @@ def run(chooser: Chooser, pace: Callable[[Way], float], steps: int) -> dict[Way,
     taken: dict[Way, int] = {}
     for _ in range(steps):
         taken[chooser.way] = taken.get(chooser.way, 0) + 1
-        chooser.record(2 * pace(chooser.way), 2)
+        chooser.record(chooser.way, 2 * pace(chooser.way), 2)
     return taken
 
 
@@ -398,7 +408,6 @@ def run(chooser: Chooser, pace: Callable[[Way], float], steps: int) -> dict[Way,
 def test_the_fastest_mode_goes_on(best: Way) -> None:
     chooser = Chooser((SERIAL, NGRAM, PARALLEL))
     taken = run(chooser, lambda way: 0.5 if way == best else 0.8, 4000)
-    assert chooser.decided
     assert chooser.best == best
     assert taken[best] > 3500
 
@@ -415,7 +424,7 @@ def test_trials_that_fail_cost_next_to_nothing() -> None:
     for _ in range(20_000):
         pace = 1.0 if chooser.way == NGRAM else 3.0
         spent[chooser.way] += pace
-        chooser.record(pace, 1)
+        chooser.record(chooser.way, pace, 1)
     lost = (spent[SERIAL] + spent[PARALLEL]) * 2 / 3
     assert lost < 0.03 * sum(spent.values())
 
@@ -433,7 +442,7 @@ def test_reading_a_text_is_the_price_of_a_trial_and_not_its_pace() -> None:
     run(chooser, lambda way: 0.8, TRIAL)
     assert chooser.way == SERIAL
     for _ in range(200):
-        chooser.record(5.0, 1, ready=False)
+        chooser.record(SERIAL, 5.0, 1, ready=False)
     assert chooser.way == SERIAL
     run(chooser, lambda way: 0.4 if way == SERIAL else 0.8, TRIAL)
     assert chooser.best == SERIAL
@@ -442,6 +451,177 @@ def test_reading_a_text_is_the_price_of_a_trial_and_not_its_pace() -> None:
 def test_one_mode_is_never_left() -> None:
     chooser = Chooser((SERIAL,))
     assert run(chooser, lambda way: 9.0, 3 * TRIAL) == {SERIAL: 3 * TRIAL}
+
+
+def test_what_promises_nothing_is_never_tried() -> None:
+    chooser = Chooser((NGRAM, SERIAL, PARALLEL), lambda way: 1.0)
+    assert run(chooser, lambda way: 0.1 if way == SERIAL else 0.8, 4000) == {NGRAM: 4000}
+    assert chooser.says_no
+
+
+def test_a_trial_ends_as_soon_as_what_was_measured_promises_nothing() -> None:
+    promises = {SERIAL: 0.5}
+    chooser = Chooser((NGRAM, SERIAL), lambda way: promises.get(way, 1.0))
+    run(chooser, lambda way: 0.8, TRIAL)
+    assert chooser.way == SERIAL
+    assert not chooser.says_no
+    promises[SERIAL] = 1.2
+    run(chooser, lambda way: 0.8, FIRST_LOOK)
+    assert chooser.way == NGRAM
+    assert chooser.says_no
+
+
+def test_a_mode_that_won_is_what_the_next_start_begins_with() -> None:
+    first = Chooser((NGRAM, SERIAL, PARALLEL))
+    run(first, lambda way: 0.5 if way == SERIAL else 0.8, 1000)
+    second = Chooser((NGRAM, SERIAL, PARALLEL))
+    second.take(first.kept())
+    assert second.way == second.best == SERIAL
+    taken = run(second, lambda way: 0.5 if way == SERIAL else 0.8, 200)
+    assert taken[SERIAL] > 160
+    third = Chooser((NGRAM,))
+    third.take(first.kept())
+    assert third.way == NGRAM
+
+
+COSTS = np.concatenate([[0.0], 0.01 * (1.0 + 0.1 * np.arange(64))])
+
+
+@pytest.mark.parametrize(
+    ("sureness", "asking", "lent_slows", "serial", "parallel"),
+    [
+        (0.9, 0.0005, 1.1, True, True),  # quick and good
+        (0.9, 0.008, 1.1, False, True),  # too slow to wait for
+        (0.1, 0.0005, 1.4, False, False),  # never right
+        (0.9, 0.008, 4.0, False, False),  # both share what passes take
+    ],
+)
+def test_promises_come_of_price_and_hits(
+    sureness: float, asking: float, lent_slows: float, serial: bool, parallel: bool
+) -> None:
+    costs = known(asking, sureness)
+    assert promise(SERIAL, costs, COSTS) == np.inf
+    costs.n_judged = 10
+    costs.passed(0, lent_slows)
+    assert (promise(SERIAL, costs, COSTS) < 0.95) is serial
+    assert (promise(PARALLEL, costs, COSTS) < 0.95) is parallel
+    assert promise(NGRAM, costs, COSTS) == 1.0
+
+
+@given(
+    st.floats(0.0, 1.0), st.floats(1e-5, 1.0), st.floats(1.0, 4.0), st.integers(3, 65), st.floats(0.0, 1.0)
+)
+def test_a_better_or_quicker_model_promises_no_less(
+    sureness: float, asking: float, slowdown: float, n: int, slope: float
+) -> None:
+    cost = np.concatenate([[0.0], 1.0 + slope * np.arange(n)])
+
+    def promised(sureness: float, asking: float, slowdown: float) -> list[float]:
+        costs = known(asking, sureness)
+        costs.n_judged = 1
+        costs.passed(0, slowdown)
+        return [promise(way, costs, cost) for way in (SERIAL, PARALLEL)]
+
+    here = promised(sureness, asking, slowdown)
+    for better in (
+        promised(min(1.0, sureness + 0.1), asking, slowdown),
+        promised(sureness, asking / 2, slowdown),
+        promised(sureness, asking, max(1.0, slowdown / 2)),
+    ):
+        assert all(b <= h + 1e-9 for b, h in zip(better, here, strict=True))
+
+
+def test_passes_are_expected_to_take_longer_only_where_both_models_share_a_device() -> None:
+    assert AskingCosts(4).slowdown(1) == pytest.approx(4 / 3)
+    assert AskingCosts(1).slowdown(1) == AskingCosts(4).slowdown(0) > 1.0
+    assert AskingCosts(4, shares=False).slowdown(0) == 1.0
+
+
+def test_a_slowdown_that_forbids_a_mode_fades_from_start_to_start() -> None:
+    costs = AskingCosts()
+    costs.passed(0, 4.0)
+    for _ in range(30):
+        before = costs.slowdown(0)
+        later = AskingCosts()
+        later.take(costs.kept())
+        costs = later
+        assert AskingCosts().slowdown(0) < costs.slowdown(0) < before
+    assert costs.slowdown(0) < 1.6
+
+
+def test_a_few_answers_tell_how_often_a_model_is_right() -> None:
+    costs = AskingCosts()
+    costs.judged([False] * 12)
+    assert costs.sureness < 0.1
+    costs.judged([True] * 60)
+    assert costs.sureness > 0.6
+
+
+def step(drafter: ModelDrafter, token: int) -> DraftTree:
+    """A step of the target, in which each pass takes 10 ms."""
+    tree = drafter.draft(8, COSTS)
+    drafter.verifying(tree)
+    drafter.observe(StepResult(tree, [token], [], 0, None, verify_seconds=0.01))
+    return tree
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_model_is_judged_by_a_few_tokens_before_it_reads_the_text(make: Make, good: bool) -> None:
+    told: list[str] = []
+    speaker = Scripted(0.0001, step=1 if good else 7)
+    drafter = make(speaker, "auto", told=told)
+    begin(drafter, ids(5, 6, 7))
+    for root in range(7, 7 + SAMPLE):
+        assert speaker.asked == 0
+        step(drafter, root + 1)
+    assert drafter._worker.costs.n_judged == SAMPLE
+    assert (drafter._worker.costs.sureness > 0.9) is good
+    assert speaker.text == list(range(5, 8 + SAMPLE))
+    asked = speaker.asked
+    for root in range(7 + SAMPLE, 60):
+        step(drafter, root + 1)
+        time.sleep(0.002)
+    if good:
+        assert speaker.asked > asked
+        assert not told
+    else:
+        assert drafter.way == NGRAM
+        assert speaker.asked == asked
+        assert len(told) == 1 and "does not pay" in told[0]
+
+
+def test_what_was_learnt_of_a_pair_is_there_at_the_next_start(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "pairs" / "one.npz"
+    first = make(Scripted(0.0001, step=7), "auto", pair=path)
+    begin(first, ids(5, 6, 7))
+    for root in range(7, 60):
+        step(first, root + 1)
+    first.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    second = make(Scripted(0.0001, step=7), "auto", pair=path)
+    assert second._worker.costs.sureness == first._worker.costs.sureness < 0.2
+    begin(second, ids(5, 6, 7))
+    for root in range(7, 60):
+        step(second, root + 1)
+    assert second.did().asked == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"no file of numbers", None])
+def test_a_damaged_file_of_a_pair_means_a_new_beginning(
+    tmp_path: Path, make: Make, damage: bytes | None
+) -> None:
+    path = tmp_path / "pairs" / "one.npz"
+    first = make(Scripted(0.0001), "serial", pair=path)
+    begin(first, ids(5, 6, 7))
+    assert is_ready(first)
+    step(first, 8)
+    first._worker.costs.judged([True])
+    first.close()
+    path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
+    second = make(Scripted(0.0001), "auto", pair=path)
+    assert second._worker.costs.n_judged == 0
+    begin(second, ids(5, 6, 7))
+    step(second, 8)
 
 
 def test_hrad_learns_where_to_branch(tmp_path: Path) -> None:

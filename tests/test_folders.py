@@ -17,18 +17,19 @@ from aded_cli import diagnosis
 from aded_local import LocalADED
 from aded_local import files as folders
 from aded_local.errors import StoreError
-from aded_local.files import NOWHERE, cache, cache_folder, complaint, data_folder, data_problem
+from aded_local.files import NOWHERE, cache, cache_folder, data_folder, data_problem
 from aded_local.kernels import kept
 from aded_local.memory.conversations import memory_folder
 from aded_local.ngrams import phrases
 from aded_local.ngrams import table as statistics
 from aded_local.speed.measurements import Measurements
 from aded_local.trials import library, verdicts
+from aded_local.unkept import complaint
 
 pwd = pytest.importorskip("pwd", reason="users of POSIX")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="users, modes and links of POSIX")
 
-temporary_path = folders._temporary_path
+temporary_path = folders.temporary_path
 """As the program has it; ``conftest`` lets other tests have none."""
 
 VARIABLES = ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "ADED_CACHE_DIR", "ADED_DATA_DIR")
@@ -39,7 +40,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A folder for temporary files of this test's own, and nothing chosen before."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(folders, "_temporary_path", temporary_path)
+    monkeypatch.setattr(folders, "temporary_path", temporary_path)
     folders._chosen_cache.cache_clear()
     yield
     folders._chosen_cache.cache_clear()

@@ -19,9 +19,9 @@ import strangers
 from aded_local import files as folders
 from aded_local.drafters import make_drafter
 from aded_local.drafters.ngram import ahead
-from aded_local.files import complaint
 from aded_local.kernels import kept
 from aded_local.kernels.kept import kernels_are_kept
+from aded_local.unkept import complaint
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where kernels would lie; beside it is a folder for temporary files."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(folders, "_temporary_path", lambda: tmp_path / "temporary" / "ours")
+    monkeypatch.setattr(folders, "temporary_path", lambda: tmp_path / "temporary" / "ours")
     return tmp_path / "cache" / f"kernels-{kept.sources_fingerprint()}"
 
 

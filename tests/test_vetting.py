@@ -48,7 +48,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
     waiting: list[Outcome] = []
     monkeypatch.setattr(trial, "run", lambda *_, **__: waiting.pop(0))
     # Whether the build works is asked first; that is another test's matter.
-    monkeypatch.setattr("aded_local.llama.model.require_sound_build", lambda _progress=None: None)
+    monkeypatch.setattr("aded_local.llama.backend.require_sound_build", lambda _progress=None: None)
     return waiting
 
 

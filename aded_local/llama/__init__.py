@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aded_local.llama.context import CACHE_TYPES, Context, ContextSettings
+from aded_local.llama.context import Context
+from aded_local.llama.context_settings import CACHE_TYPES, ContextSettings
 from aded_local.llama.model import ALL_LAYERS, Model
 from aded_local.llama.sampler import Sampler
 from aded_local.llama.sampling import Sampling

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.continuation import common_prefix
-from aded_local.llama.context import LARGEST_PASS, Context, ContextSettings
+from aded_local.llama.context import Context
+from aded_local.llama.context_settings import LARGEST_PASS, ContextSettings
 from aded_local.llama.model import Model
 from aded_local.tree import IntArray
 
@@ -139,20 +140,21 @@ class Branches:
         self._tips = [None] * self._n_sequences
         self._tips[first] = self._end
 
-    def read(self) -> None:
-        """Read a chunk of what is unread before the text's last token.
+    def read(self) -> int:
+        """Read a chunk of what is unread before the text's last token; returns its tokens.
 
         Raises:
             DeviceError: llama.cpp refused; everything is forgotten.
         """
         start, stop = self.n_read, min(self.n_read + READING_CHUNK, len(self.text) - 1)
         if stop <= start:
-            return
+            return 0
         sequence = self._end.sequences[0]
         self._decode(self.text[start:stop], range(start, stop), [[sequence]] * (stop - start), 0)
         self._end = Place(self.text[stop - 1], stop - 1, None, [sequence])
         self._tips[sequence] = self._end
         self.n_read = stop
+        return stop - start
 
     def _decode(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[Sequence[int]], wanted: int

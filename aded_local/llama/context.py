@@ -10,14 +10,14 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.errors import DeviceError
 from aded_local.llama import logs
-from aded_local.llama.interrupts import held_back
+from aded_local.llama.batch import Batch
+from aded_local.llama.context_settings import LARGEST_PASS, ContextSettings, open_context
 from aded_local.llama.layout import PLAIN, Layout, lay_out
 from aded_local.llama.loading import lib
 from aded_local.llama.model import Model
@@ -25,44 +25,8 @@ from aded_local.llama.owned import Owned
 from aded_local.llama.rows import row_by_row
 from aded_local.tree import DraftTree
 
-CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30, "f32": 0}
-"""KV cache types by name, as ``enum ggml_type`` numbers them (ggml.h)."""
-
-PREFILL_CHUNK = 512
-"""Prompt tokens per decode: llama.cpp's own default physical batch (``n_ubatch``)."""
-
-LARGEST_PASS = 65
-"""Tokens of one verification at most: the paper's largest tree, 64 nodes, and its root. llama.cpp reserves memory
-for the logits of as many tokens as it is told to expect, half a megabyte each with a large vocabulary."""
-
 SMALLEST_CONTEXT = 256
 """Cells below which a context is of no use; also what llama.cpp pads the cache to."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextSettings:
-    """How a context is made.
-
-    Attributes:
-        n_ctx: KV cells.
-        n_threads: CPU threads.
-        n_threads_batch: of passes over several tokens, prompts among them; 0 for as many as of others.
-        flash_attention: fused attention kernels on or off.
-        cache_type: key of ``CACHE_TYPES``.
-        row_by_row: drafts are multiplied as one token is; see ``rows``. What is read of a prompt is not, so that plain
-            decoding is the same with it and without.
-        n_sequences: branches a tree may have.
-        n_rollback: state snapshots asked for, recurrent and hybrid memory only.
-    """
-
-    n_ctx: int
-    n_threads: int
-    flash_attention: bool
-    cache_type: str
-    n_sequences: int
-    n_rollback: int = 0
-    n_threads_batch: int = 0
-    row_by_row: bool = False
 
 
 class Context:
@@ -88,73 +52,17 @@ class Context:
         self._n_verified = 0  # rows of the last decode, where it was a verification
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
         self._verified_views: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
-        self._handle = None
         # -1 means every sequence, but running states are rolled back by number only.
         self._everywhere = 0 if settings.n_sequences == 1 else -1
-        params = lib.llama_context_default_params()
-        params.n_ctx = settings.n_ctx
-        params.n_batch = min(PREFILL_CHUNK, settings.n_ctx)
-        params.n_ubatch = params.n_batch
-        params.n_seq_max = settings.n_sequences
-        params.n_outputs_max = min(LARGEST_PASS, params.n_batch)
-        params.n_rs_seq = settings.n_rollback
-        params.n_threads = settings.n_threads
-        params.n_threads_batch = settings.n_threads_batch or settings.n_threads
-        params.flash_attn_type = (
-            lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-            if settings.flash_attention
-            else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self._owned: Owned | None = open_context(
+            model, settings.params(), f"of {settings.n_ctx} tokens", remedy="; ask for less with -c"
         )
-        params.type_k = params.type_v = CACHE_TYPES[settings.cache_type]
-        params.kv_unified = True
-        # A window-sized cache forgets cells a rollback may need.
-        params.swa_full = True
-        params.no_perf = True
-        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # of hidden states, where they are read
-        logs.clear_errors()
-        with held_back():  # until somebody owns it
-            self._handle = lib.llama_init_from_model(model.handle, params)
-            if not self._handle:
-                reason = logs.last_error() or "out of memory"
-                raise DeviceError(
-                    f"llama.cpp could not make a context of {settings.n_ctx} tokens: {reason}; ask for less with -c"
-                )
-            self._owned: Owned | None = Owned(self._handle, lib.llama_free, model.owned)
+        self._handle = self._owned.handle
         self._memory = lib.llama_get_memory(self._handle)
         # llama.cpp rounds up; what was asked for may be all the positions a model has learnt.
         self.n_ctx = min(int(lib.llama_n_ctx(self._handle)), settings.n_ctx)
         self.n_rollback = int(lib.llama_n_rs_seq(self._handle))
-        self._make_batch(int(params.n_batch))
-
-    def _make_batch(self, capacity: int) -> None:
-        """Allocate the batch once; NumPy views and llama.cpp share the memory."""
-        n_sequences = self.settings.n_sequences
-        self._tokens = np.zeros(capacity, np.int32)
-        self._positions = np.zeros(capacity, np.int32)
-        self._n_sequence_ids = np.full(capacity, n_sequences, np.int32)
-        self._wanted = np.ones(capacity, np.int8)  # as a verification wants it; a prefill puts it right again
-        self._all_sequences = np.arange(n_sequences, dtype=np.int32)
-        self._sequence_ids = np.tile(self._all_sequences, (capacity, 1))
-        row_type = ctypes.POINTER(lib.llama_seq_id)
-        address = self._sequence_ids.ctypes.data
-        stride = self._sequence_ids.strides[0]
-        self._rows = (row_type * capacity)(
-            *(ctypes.cast(address + i * stride, row_type) for i in range(capacity))
-        )
-        self._batch = lib.llama_batch(
-            0,
-            self._tokens.ctypes.data_as(ctypes.POINTER(lib.llama_token)),
-            None,
-            self._positions.ctypes.data_as(ctypes.POINTER(lib.llama_pos)),
-            self._n_sequence_ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            self._rows,
-            self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-        self._branched_rows = 0
-        # Single items are written through these: NumPy's way is longer, and after a pass all of it has to come back
-        # into the caches.
-        self._token_items = self._tokens.data
-        self._position_items = self._positions.data
+        self._batch = Batch(settings.n_batch, settings.n_sequences)
 
     def close(self) -> None:
         """Free cache and buffers."""
@@ -178,7 +86,7 @@ class Context:
 
     @property
     def batch_capacity(self) -> int:
-        return int(self._tokens.shape[0])
+        return self._batch.capacity
 
     # --- decoding ----------------------------------------------------------------------------
 
@@ -194,12 +102,13 @@ class Context:
             # Not for prompts: llama.cpp would compute the logits of every token.
             lib.llama_set_embeddings(self._handle, keep_hidden)
             self._keeps_hidden = keep_hidden
-        self._batch.n_tokens = n
+        batch = self._batch.struct
+        batch.n_tokens = n
         self._last_start = self.n_past
         self._n_verified = 0
         with row_by_row(by_row):
             started = time.perf_counter()
-            status = lib.llama_decode(self._handle, self._batch)
+            status = lib.llama_decode(self._handle, batch)
             # On a GPU decode returns before the work is done.
             lib.llama_synchronize(self._handle)
             elapsed = time.perf_counter() - started
@@ -231,21 +140,16 @@ class Context:
             DeviceError: llama.cpp refused; the cache is as before the failing chunk.
         """
         seconds = 0.0
-        self._restore_rows()
+        self._batch.begin()
         for start in range(0, tokens.shape[0], self.batch_capacity):
             chunk = tokens[start : start + self.batch_capacity]
             if start and cancelled is not None and cancelled():
                 break
             n = chunk.shape[0]
-            self._tokens[:n] = chunk
-            self._positions[:n] = np.arange(self.n_past, self.n_past + n)
-            self._wanted[:n] = 0
-            if want_logits and start + n == tokens.shape[0]:
-                self._wanted[n - 1] = 1
-            try:
+            self._batch.put(chunk, np.arange(self.n_past, self.n_past + n))
+            is_last = start + n == tokens.shape[0]
+            with self._batch.without_logits(n - 1 if want_logits and is_last else n):
                 seconds += self._decode(n)
-            finally:
-                self._wanted[:n] = 1
             self.n_past += n
         return seconds
 
@@ -266,24 +170,17 @@ class Context:
             DeviceError: llama.cpp refused.
         """
         n = len(tree)
-        self._restore_rows()
-        self._token_items[0] = root
-        self._position_items[0] = self.n_past
+        self._batch.begin()
+        self._batch.put_one(root, self.n_past)
         layout = PLAIN
         if n:
             layout = lay_out(tree, self.settings.n_sequences)
             if layout.is_chain:
-                self._tokens[1 : n + 1] = tree.tokens
-                self._positions[1 : n + 1] = self.n_past + tree.depths
+                self._batch.put(tree.tokens, self.n_past + tree.depths, row=1)
             else:
                 order = np.array(layout.order, np.int64)
-                self._tokens[1 : n + 1] = tree.tokens[order]
-                self._positions[1 : n + 1] = self.n_past + tree.depths[order]
-                for row, node in enumerate(layout.order, start=1):
-                    ids = layout.sequences[node]
-                    self._n_sequence_ids[row] = len(ids)
-                    self._sequence_ids[row, : len(ids)] = ids
-                self._branched_rows = n + 1
+                carried = [layout.sequences[node] for node in layout.order]
+                self._batch.put(tree.tokens[order], self.n_past + tree.depths[order], carried, row=1)
         seconds = self._decode(n + 1, by_row=self.settings.row_by_row, keep_hidden=self.reads_hidden)
         self._n_verified = n + 1
         return layout, seconds
@@ -310,18 +207,10 @@ class Context:
             DeviceError: llama.cpp refused, and what the cells hold is not known any more.
         """
         n = len(tokens)
-        self._restore_rows()
-        self._tokens[:n] = tokens
-        self._positions[:n] = positions
-        for row, ids in enumerate(sequences):
-            self._n_sequence_ids[row] = len(ids)
-            self._sequence_ids[row, : len(ids)] = ids
-        self._branched_rows = n
-        self._wanted[: n - wanted] = 0
-        try:
+        self._batch.begin()
+        self._batch.put(tokens, positions, sequences)
+        with self._batch.without_logits(n - wanted):
             return self._decode(n)
-        finally:
-            self._wanted[: n - wanted] = 1
 
     def share(self, source: int, sequence: int, start: int, end: int) -> None:
         """Let ``sequence`` have the cells of ``source`` from position ``start`` to before ``end``, uncomputed."""
@@ -334,13 +223,6 @@ class Context:
             DeviceError: the memory cannot roll back.
         """
         self._remove(sequence, start, -1)
-
-    def _restore_rows(self) -> None:
-        """Give the rows a tree used all their sequence ids back."""
-        if self._branched_rows:
-            self._n_sequence_ids[: self._branched_rows] = self.settings.n_sequences
-            self._sequence_ids[: self._branched_rows] = self._all_sequences
-            self._branched_rows = 0
 
     def accept(self, tree: DraftTree, layout: Layout, path: list[int]) -> None:
         """Keep the root and the nodes of ``path``, drop the other nodes of the verified tree.
@@ -520,9 +402,8 @@ class Context:
     def probe_batch(self, tokens: npt.NDArray[np.int32]) -> float:
         """Decode ``tokens`` as one batch with logits for each, as a verified chain does; seconds."""
         n = tokens.shape[0]
-        self._restore_rows()
-        self._tokens[:n] = tokens
-        self._positions[:n] = np.arange(self.n_past, self.n_past + n)
+        self._batch.begin()
+        self._batch.put(tokens, np.arange(self.n_past, self.n_past + n))
         seconds = self._decode(n, by_row=self.settings.row_by_row)
         self.n_past += n
         return seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,10 +10,10 @@ import numpy.typing as npt
 
 from aded_local.errors import DeviceError
 from aded_local.llama import logs
-from aded_local.llama.interrupts import held_back
+from aded_local.llama.batch import Batch
+from aded_local.llama.context_settings import open_context
 from aded_local.llama.loading import lib
 from aded_local.llama.model import Model
-from aded_local.llama.owned import Owned
 from aded_local.llama.rows import row_by_row
 
 POOLINGS: Final = {"none": 0, "mean": 1, "cls": 2, "last": 3}
@@ -50,33 +49,11 @@ class Embedder:
         params.pooling_type = pooling
         params.embeddings = True
         params.no_perf = True
-        logs.clear_errors()
-        with held_back():
-            handle = lib.llama_init_from_model(model.handle, params)
-            if not handle:
-                reason = logs.last_error() or "out of memory"
-                raise DeviceError(f"llama.cpp could not make a context for embeddings: {reason}")
-            self._owned = Owned(handle, lib.llama_free, model.owned)
+        self._owned = open_context(model, params, "for embeddings")
         self._width = model.n_embd
         self.n_batch = n_batch
-        self.pools = int(lib.llama_pooling_type(handle)) != POOLINGS["none"]
-        self._tokens = np.zeros(n_batch, np.int32)
-        self._positions = np.arange(n_batch, dtype=np.int32)
-        self._counts = np.ones(n_batch, np.int32)
-        self._wanted = np.ones(n_batch, np.int8)
-        self._sequence = np.zeros(1, np.int32)
-        row = ctypes.POINTER(lib.llama_seq_id)
-        pointer = self._sequence.ctypes.data_as(row)
-        self._rows = (row * n_batch)(*([pointer] * n_batch))
-        self._batch = lib.llama_batch(
-            0,
-            self._tokens.ctypes.data_as(ctypes.POINTER(lib.llama_token)),
-            None,
-            self._positions.ctypes.data_as(ctypes.POINTER(lib.llama_pos)),
-            self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            self._rows,
-            self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
+        self.pools = int(lib.llama_pooling_type(self._owned.handle)) != POOLINGS["none"]
+        self._batch = Batch(n_batch, 1)
 
     def embed(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """The vectors of one text: float32 ``(n_tokens, n_embd)``, or ``(1, n_embd)`` where they are pooled.
@@ -88,11 +65,11 @@ class Embedder:
             DeviceError: llama.cpp refused.
         """
         n, handle = len(tokens), self._owned.handle
-        self._tokens[:n] = tokens
-        self._batch.n_tokens = n
+        self._batch.put(tokens, range(n))
+        self._batch.struct.n_tokens = n
         lib.llama_memory_clear(lib.llama_get_memory(handle), True)
         with row_by_row(False):
-            status = lib.llama_decode(handle, self._batch)
+            status = lib.llama_decode(handle, self._batch.struct)
         if status != 0:
             raise DeviceError(
                 f"llama.cpp could not embed {n} tokens: {logs.last_error() or f'status {status}'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from aded_local.errors import ModelFormatError, ModelKindError
-from aded_local.llama import logs
-from aded_local.llama.controls import is_bracketed_twice
-from aded_local.llama.gguf import GGUFHeader, unchanged
+from aded_local.errors import ModelKindError
+from aded_local.llama.backend import load, start_backend
 from aded_local.llama.identity import Identity, identity_of, weights_digest
-from aded_local.llama.interrupts import held_back
-from aded_local.llama.loading import lib, require_not_forked, threads_begin
-from aded_local.llama.owned import Owned
+from aded_local.llama.loading import lib
 from aded_local.llama.sampling import suggestions
 from aded_local.llama.soundness import check
-from aded_local.llama.tokenizing import piece_of, tokenized
-from aded_local.shown import one_line
+from aded_local.llama.vocabulary import Vocabulary
 from aded_local.tree import IntArray
-from aded_local.trials.preflight import require_sound_build
-from aded_local.trials.vetting import require_harmless
 
 ALL_LAYERS = -1
 """``n_gpu_layers``: every layer on the GPU where the build has one (llama.h)."""
@@ -44,96 +36,8 @@ _SAMPLING_KEYS = {
     "mirostat_eta": "general.sampling.mirostat_eta",
 }
 
-_KINDS: int = (
-    lib.LLAMA_TOKEN_ATTR_UNKNOWN
-    | lib.LLAMA_TOKEN_ATTR_UNUSED
-    | lib.LLAMA_TOKEN_ATTR_NORMAL
-    | lib.LLAMA_TOKEN_ATTR_CONTROL
-    | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
-    | lib.LLAMA_TOKEN_ATTR_BYTE
-)
-"""Further bits say how texts around a token are stripped."""
 
-_backend_started = False
-
-
-def start_backend(
-    verbose: bool, *, computes: bool = True, progress: Callable[[str], None] | None = None
-) -> None:
-    """Take llama.cpp's log, and start llama.cpp if it is not running.
-
-    Args:
-        verbose: write its log to standard error.
-        computes: it will compute, so its build must work on this processor.
-        progress: told before the build is tried, once per build.
-
-    Raises:
-        BrokenBuildError: the build does not work on this processor.
-        ForkedError: this process was forked from one in which llama.cpp had threads.
-    """
-    global _backend_started
-    require_not_forked()
-    if computes:
-        require_sound_build(progress)
-    logs.capture(verbose)
-    if not _backend_started:
-        lib.llama_backend_init()
-        _backend_started = True
-    if computes or lib.llama_supports_gpu_offload():
-        threads_begin()
-
-
-def load(
-    header: GGUFHeader,
-    *,
-    n_gpu_layers: int = 0,
-    vocabulary_only: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> Any:
-    """Load a file with llama.cpp, after a child process has loaded it without a crash.
-
-    Args:
-        header: as read and checked.
-        n_gpu_layers: layers to put on the GPU; ``ALL_LAYERS`` for all.
-        vocabulary_only: without weights.
-        progress: told of a trial in a child process that may take seconds.
-
-    Raises:
-        ModelFormatError: llama.cpp refused it, a child crashed on it, or it changed meanwhile.
-    """
-    path = header.path
-    what = "the vocabulary of " if vocabulary_only else ""
-    params = lib.llama_model_default_params()
-    # A build without a GPU ignores the number.
-    params.n_gpu_layers = n_gpu_layers
-    params.vocab_only = vocabulary_only
-    handle = None
-    try:
-        with unchanged(header):
-            require_harmless(
-                path,
-                " ".join(each.digest for each in header.files),
-                sum(each.file_size for each in header.files),
-                vocabulary_only=vocabulary_only,
-                progress=progress,
-            )
-            logs.clear_errors()
-            with held_back():
-                handle = lib.llama_model_load_from_file(os.fsencode(path), params)
-            if not handle:
-                reason = one_line(logs.last_error() or "it gave no reason")
-                raise ModelFormatError(
-                    f"llama.cpp could not load {what}{path}: {reason}; "
-                    "download the file again or update llama-cpp-python"
-                )
-    except BaseException:
-        if handle:
-            lib.llama_model_free(handle)
-        raise
-    return handle
-
-
-class Model:
+class Model(Vocabulary):
     """Weights and vocabulary of one GGUF.
 
     The header is checked before llama.cpp sees the file. A new file is first loaded in a child process, because
@@ -159,14 +63,9 @@ class Model:
         verbose: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.path = path
-        self.header: GGUFHeader = check(path)
+        header = check(path)
         start_backend(verbose, progress=progress)
-        self.handle = load(self.header, n_gpu_layers=n_gpu_layers, progress=progress)
-        self.owned: Owned | None = Owned(self.handle, lib.llama_model_free)
-        self._vocab = lib.llama_model_get_vocab(self.handle)
-        self._pieces: dict[int, bytes] = {}
-        self._ends: dict[int, bool] = {}
+        self._take(header, load(header, n_gpu_layers=n_gpu_layers, progress=progress))
         self._refuse_what_cannot_write()
 
     def _refuse_what_cannot_write(self) -> None:
@@ -184,10 +83,6 @@ class Model:
                 f"{self.path} is {kind}; give a GGUF of a model that writes text left to right"
             )
 
-    def close(self) -> None:
-        """Free the weights, as soon as no context made from them is left."""
-        self.owned = self.handle = None
-
     # --- what the model is -------------------------------------------------------------------
 
     @cached_property
@@ -199,10 +94,6 @@ class Model:
     def weights(self) -> str:
         """What tells its weights from others; see ``weights_digest``, also for errors."""
         return weights_digest(self.header)
-
-    @cached_property
-    def n_vocab(self) -> int:
-        return int(lib.llama_vocab_n_tokens(self._vocab))
 
     @cached_property
     def n_ctx_train(self) -> int:
@@ -282,125 +173,6 @@ class Model:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 found[name] = value
         return suggestions(found)
-
-    # --- vocabulary --------------------------------------------------------------------------
-
-    @cached_property
-    def bos(self) -> int:
-        """Id of the beginning-of-text token, -1 without one."""
-        return int(lib.llama_vocab_bos(self._vocab))
-
-    @cached_property
-    def eos(self) -> int:
-        """Id of the end-of-text token, -1 without one."""
-        return int(lib.llama_vocab_eos(self._vocab))
-
-    @cached_property
-    def newline(self) -> int:
-        """Id of the line break's token, -1 without one."""
-        return int(lib.llama_vocab_nl(self._vocab))
-
-    @cached_property
-    def infill(self) -> tuple[int, int, int] | None:
-        """Ids of the tokens before a prefix, before a suffix and before what fills them in; None without them."""
-        found = (
-            int(lib.llama_vocab_fim_pre(self._vocab)),
-            int(lib.llama_vocab_fim_suf(self._vocab)),
-            int(lib.llama_vocab_fim_mid(self._vocab)),
-        )
-        return None if min(found) < 0 else found
-
-    @cached_property
-    def adds_bos(self) -> bool:
-        return bool(lib.llama_vocab_get_add_bos(self._vocab))
-
-    @cached_property
-    def control_texts(self) -> tuple[str, ...]:
-        """Texts of all tokens that steer, e.g. ``<|im_end|>``. Typed text must not become one."""
-        return tuple(self.token_text(token) for token in sorted(self.control_tokens))
-
-    @cached_property
-    def control_tokens(self) -> frozenset[int]:
-        """Ids of all tokens that steer."""
-        return frozenset(token for token in range(self.n_vocab) if self._steers(token))
-
-    @cached_property
-    def defined_texts(self) -> tuple[str, ...]:
-        """Texts of the other USER_DEFINED tokens, e.g. ``<think>``, an HTML tag or spaces: tokens in any text."""
-        return tuple(
-            self.token_text(token)
-            for token in range(self.n_vocab)
-            if self._attributes(token) & lib.LLAMA_TOKEN_ATTR_USER_DEFINED
-            and token not in self.control_tokens
-        )
-
-    def _steers(self, token: int) -> bool:
-        attributes = self._attributes(token)
-        return bool(
-            attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN)
-            or (attributes & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and is_bracketed_twice(self.token_text(token)))
-            or lib.llama_vocab_is_eog(self._vocab, token)
-        )
-
-    def _attributes(self, token: int) -> int:
-        return int(lib.llama_vocab_get_attr(self._vocab, token))
-
-    def kind(self, token: int) -> int:
-        """Which kinds a token is of, as bits of ``enum llama_token_attr``: unknown, unused, normal, control, user
-        defined, byte."""
-        return self._attributes(token) & _KINDS
-
-    def is_unused(self, token: int) -> bool:
-        """Whether a token only fills the vocabulary up, so that no text contains it."""
-        return bool(self._attributes(token) & lib.LLAMA_TOKEN_ATTR_UNUSED)
-
-    def is_end(self, token: int) -> bool:
-        """Whether a token ends an answer (end of turn, end of text)."""
-        known = self._ends.get(token)
-        if known is None:
-            known = self._ends[token] = bool(lib.llama_vocab_is_eog(self._vocab, token))
-        return known
-
-    @cached_property
-    def end_tokens(self) -> frozenset[int]:
-        """Ids of all tokens that end an answer."""
-        return frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
-
-    def token_text(self, token: int) -> str:
-        """The vocabulary's own spelling of a token; empty for an id outside it."""
-        if not 0 <= token < self.n_vocab:
-            return ""
-        return bytes(lib.llama_vocab_get_text(self._vocab, token)).decode("utf-8", errors="replace")
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of a text.
-
-        Args:
-            text: any text; lone surrogates are replaced.
-            add_special: begin (and end) with the tokens the model wants around a text.
-            parse_special: read control-token texts as control tokens. Never for what a person typed.
-
-        Raises:
-            DeviceError: no memory for the stack that a very long run without white space takes.
-        """
-        parts = tokenized(self._vocab, text, add_special=add_special, parse_special=parse_special)
-        return [token for part in parts for token in part.tolist()]
-
-    def piece(self, token: int) -> bytes:
-        """The bytes a token stands for in running text; empty for control tokens."""
-        known = self._pieces.get(token)
-        if known is None:
-            known = self._pieces[token] = piece_of(self._vocab, token, False)
-        return known
-
-    def spelling(self, token: int) -> bytes:
-        """The bytes a token stands for; the text of a control token too."""
-        return piece_of(self._vocab, token, True)
-
-    @cached_property
-    def longest_token(self) -> int:
-        """The most bytes that one token spells; to look at them all takes a tenth of a second or more."""
-        return max(len(self.spelling(token)) for token in range(self.n_vocab))
 
     def metadata_texts(self) -> dict[str, str]:
         """What the file says of itself, arrays left out, as llama.cpp writes it."""

@@ -20,8 +20,8 @@ from llama_cpp import llama_cpp as lib
 
 from aded_local.errors import DeviceError
 from aded_local.llama import logs
-from aded_local.llama.context import CACHE_TYPES
-from aded_local.llama.model import start_backend
+from aded_local.llama.backend import start_backend
+from aded_local.llama.context_settings import CACHE_TYPES
 from aded_local.llama.quantize import FILE_TYPES
 from aded_local.trials.preflight import NOT_FINITE
 from aded_local.trials.processor import physical_threads

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from aded_local.errors import OptionError, StoreError
 from aded_local.llama import logs
+from aded_local.llama.backend import start_backend
 from aded_local.llama.gguf import read_header
 from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import lib
-from aded_local.llama.model import start_backend
 
 FILE_TYPES = {
     "f32": lib.LLAMA_FTYPE_ALL_F32,

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.continuation import common_prefix
-from aded_local.llama.context import LARGEST_PASS, Context, ContextSettings
+from aded_local.llama.context import Context
+from aded_local.llama.context_settings import LARGEST_PASS, ContextSettings
 from aded_local.llama.interrupts import held_back
 from aded_local.llama.layout import Layout
 from aded_local.llama.model import Model

@@ -14,7 +14,6 @@ from aded_local.chat.style import PLAIN
 from aded_local.completions import (
     Heading,
     Shape,
-    Spelling,
     by_token,
     chat_chunks,
     chat_completion,
@@ -27,6 +26,7 @@ from aded_local.llama_compat.arguments import answering, response_schema
 from aded_local.llama_compat.loop import LlamaLoop
 from aded_local.request import token_ids
 from aded_local.result import Piece, TokenLogprob
+from aded_local.spelling import Spelling
 from aded_local.stream import Stream
 
 Chunks = Generator[Shape, None, None]

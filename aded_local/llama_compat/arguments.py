@@ -11,7 +11,8 @@ from typing import Any, Final
 from aded_local.chat.template import CHATML
 from aded_local.errors import ModelError, OptionError
 from aded_local.files import given_path
-from aded_local.llama.context import CACHE_TYPES, SMALLEST_CONTEXT
+from aded_local.llama.context import SMALLEST_CONTEXT
+from aded_local.llama.context_settings import CACHE_TYPES
 from aded_local.llama.gguf import read_header
 from aded_local.request import YOU_CHOOSE
 

@@ -10,13 +10,12 @@ from aded_local.completions import (
     FINISHED_CALLS,
     Heading,
     Shape,
-    Spelling,
     chat_completion,
-    chat_logprobs,
     completion_chunks,
 )
 from aded_local.errors import OptionError
 from aded_local.result import Piece
+from aded_local.spelling import Spelling, chat_logprobs
 
 Tools = Sequence[Mapping[str, Any]]
 

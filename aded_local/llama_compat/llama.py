@@ -20,7 +20,7 @@ from aded_local.continuation import common_prefix
 from aded_local.embedding import LONGEST_TEXT, TextEmbedder
 from aded_local.errors import ADEDError, OptionError
 from aded_local.llama import SavedCells
-from aded_local.llama.context import ContextSettings
+from aded_local.llama.context_settings import ContextSettings
 from aded_local.llama.embedding import MODELS_OWN, POOLINGS
 from aded_local.llama_compat.answers import LlamaAnswers
 from aded_local.llama_compat.arguments import RANDOM_SEED, Seeds, opening

@@ -2,8 +2,8 @@
 
     exchange.py        a prompt and its answer; a row with a checksum
     rows.py            the tables, and what can be read where a file is damaged
-    database.py        an SQLite file of them that survives damage, killed writers and full disks
-    sharing.py         how programs share a file: who makes it, who writes, what its errors tell of
+    sharing.py         a file that programs share: who makes it, who writes, what its errors tell of
+    database.py        exchanges in such a file, which survive damage, killed writers and full disks
     usefulness.py      what to keep where there is no room for all
     conversations.py   what a program asks for: read, append, inspect, prune, erase
 

@@ -1,8 +1,6 @@
-"""One SQLite file of exchanges: private, written by several programs at once, readable after a kill or damage.
+"""The exchanges in one SQLite file, readable after a kill or damage.
 
-SQLite's write-ahead log (``-wal``, with its index ``-shm``) lies beside the file while programs use it; the last one
-to close it writes it back and removes both. They have the file's mode, 0600, from their first byte. A file that SQLite
-cannot read is set aside, and what can be read of it goes into a new one.
+A file that SQLite cannot read is set aside, and what can be read of it goes into a new one.
 """
 
 from __future__ import annotations
@@ -11,18 +9,14 @@ import contextlib
 import errno
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from aded_local.errors import StoreError
-from aded_local.files import failure, look_at_private, make_private_folder, open_private
-from aded_local.memory import sharing
 from aded_local.memory.exchange import Exchange
 from aded_local.memory.rows import (
-    PAGE_BYTES,
     SCHEMA,
     Rows,
     around_damage,
@@ -30,7 +24,7 @@ from aded_local.memory.rows import (
     labels_of,
     with_new_first_page,
 )
-from aded_local.memory.sharing import is_damage, may_be_gone, one_maker, place_of, use_log
+from aded_local.memory.sharing import COMPANIONS, SharedFile, is_damage, may_be_gone, place_of
 
 FORMAT = 1
 """``user_version`` of a file with the tables of ``rows``; a file of another one is left alone."""
@@ -38,21 +32,8 @@ FORMAT = 1
 APPLICATION = 0x41444544
 """``application_id``: "ADED"."""
 
-SETTINGS = (
-    f"page_size = {PAGE_BYTES}",
-    "synchronous = NORMAL",  # no wait for the disk after each answer: a power failure may lose the last, never more
-    "secure_delete = ON",  # what is dropped is overwritten with zeros
-    "journal_size_limit = 0",  # nor does the log keep it
-    "temp_store = MEMORY",  # VACUUM copies everything; not into a folder that others use
-    "trusted_schema = OFF",  # a file put together by hand calls no function
-    "cell_size_check = ON",  # damage is found before it is followed
-)
-
 ASIDE = ".damaged-"
 """What follows the file's name in those set aside, before a number."""
-
-COMPANIONS = ("-wal", "-shm", "-journal")
-"""What follows the file's name in those that SQLite keeps beside it."""
 
 ATTEMPTS = 5
 """Times that a file is opened anew after an error which an erasure may have caused; each takes a millisecond."""
@@ -89,7 +70,7 @@ class Contents:
     damaged: int
 
 
-class Database:
+class Database(SharedFile):
     """A file of exchanges with one model. Its methods may be called from any thread.
 
     Args:
@@ -98,18 +79,9 @@ class Database:
     """
 
     def __init__(self, path: Path, labels: dict[str, str]) -> None:
-        self.path = path
+        super().__init__(path)
         self.labels = labels
         self.key = labels["key"]
-        self._files = [path, *(path.with_name(f"{path.name}{end}") for end in COMPANIONS)]
-        self._opened: sqlite3.Connection | None = None
-        self._place: tuple[int, int] | None = None  # device and inode of the file that is open
-        self._process = 0  # that opened it
-        self._writes = False
-        self._lock = threading.RLock()
-
-    def __del__(self) -> None:
-        self.close()  # Python's connections refer to themselves, so one that is dropped is not closed at once
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -157,15 +129,6 @@ class Database:
         if labels_of(database).get("key") != self.key:
             return Kind.FOREIGN
         return Kind.SOUND
-
-    def _size(self) -> int:
-        """Bytes of the file and its log; 0 where there is none.
-
-        Raises:
-            OSError: it is none that may be read.
-        """
-        file, log = (look_at_private(path, writes=False) for path in self._files[:2])
-        return 0 if file is None else file.st_size + (log.st_size if log is not None else 0)
 
     def _saved(self) -> tuple[list[Exchange], int]:
         """What can be read of a damaged file, and how many rows of it cannot be."""
@@ -331,104 +294,11 @@ class Database:
                 return []
             return sorted(path for path in self.path.parent.iterdir() if path.name.startswith(name))
 
-    def close(self) -> None:
-        """Close the file; the next use opens it again."""
-        with self._lock:
-            opened, self._opened, self._place = self._opened, None, None
-            if opened is None:
-                return
-            if self._process != os.getpid():
-                _INHERITED.append(opened)  # closing it here would end what the parent process does
-                return
-            with contextlib.suppress(
-                sqlite3.Error
-            ):  # a full disk: the log stays, and is read at the next start
-                opened.close()
-
-    # --- opening -----------------------------------------------------------------------------------
-
-    def _open(self, *, writes: bool = False) -> sqlite3.Connection | None:
-        """The file under this name, opened; None where there is none.
-
-        Raises:
-            OSError: it is no file of this user's, or (``writes``) cannot be written.
-            sqlite3.Error: SQLite cannot open it.
-        """
-        place = place_of(self.path)
-        same = (self._place, self._process) == (place, os.getpid()) and (self._writes or not writes)
-        if self._opened is not None and same:
-            return self._opened
-        self.close()
-        found, *_ = (look_at_private(path, writes=writes) for path in self._files)
-        if found is None:
-            return None
-        self._writes = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK | os.X_OK)
-        if writes and not self._writes:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
-        # A log cannot be read without its index, which cannot be made where nothing can be written.
-        log = os.path.exists(self._files[1])
-        mode = "mode=rw" if self._writes else "mode=ro" if log else "mode=ro&immutable=1"
-        database = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?{mode}",
-            uri=True,
-            timeout=sharing.LOCK_SECONDS,
-            isolation_level=None,  # transactions begin where this module says so
-            check_same_thread=False,  # there is a lock
-        )
-        database.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        try:
-            for setting in SETTINGS:
-                database.execute(f"PRAGMA {setting}")
-            if writes:
-                use_log(database)
-        except UnicodeDecodeError as error:  # of what SQLite says of a damaged table
-            database.close()
-            raise sqlite3.DatabaseError("malformed") from error
-        except BaseException:
-            database.close()
-            raise
-        self._opened, self._place, self._process = database, place, os.getpid()
-        return database
-
-    def _make(self) -> None:
-        """Make an empty file where there is none."""
-        if os.path.lexists(self.path):
-            return
-        make_private_folder(self.path.parent)
-        with one_maker(self.path.parent):
-            if os.path.lexists(self.path):
-                return  # another program was quicker
-            for path in self._files[1:]:  # of a file that somebody removed by hand
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-
     def _free_name(self) -> Path:
         number = 1
         while os.path.lexists(path := self.path.with_name(f"{self.path.name}{ASIDE}{number}")):
             number += 1
         return path
-
-    @contextlib.contextmanager
-    def _telling(self, doing: str) -> Iterator[None]:
-        """Turn what goes wrong into one line; a connection with which something went wrong is closed."""
-        try:
-            yield
-        except OSError as error:
-            self.close()
-            raise failure(doing, self.path, error, otherwise="set ADED_DATA_DIR") from error
-        except sqlite3.Error as error:
-            self.close()
-            what, remedy = str(error), "check the path and its permissions, or set ADED_DATA_DIR"
-            if "full" in what:
-                remedy = "free some space"
-            elif "locked" in what:
-                what, remedy = "another program does not stop writing to it", "try again, or end that program"
-            raise StoreError(f"cannot {doing} {self.path}: {what}; {remedy}") from error
-
-
-_INHERITED: list[sqlite3.Connection] = []
-"""Connections of a parent process, kept so that they are not closed here."""
 
 
 def labels_in(path: Path) -> dict[str, str]:

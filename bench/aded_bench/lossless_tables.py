@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from aded_bench.extra import pandas
-from aded_bench.run.arms import EXACT, OWN, PEER
+from aded_bench.run.methods import EXACT, OWN, PEER
 from aded_bench.tables import MISSING, literal, number, print_missing, print_skipped, ranges, show
 
 Table = tuple[str, pandas.DataFrame]

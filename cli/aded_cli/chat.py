@@ -20,8 +20,9 @@ from aded_local.shown import json_text
 from aded_local.starting import EXIT_INTERRUPTED
 
 from . import display, texts
+from .command_line import STDIN, Settings
 from .keyboard import Keyboard
-from .options import STDIN, Settings, chat_options, help_for_missing
+from .options import chat_options, help_for_missing
 from .program import CONTEXT, OneLine
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ def open_history(*, remember: bool, warn: Callable[[str], None]) -> History:
     """
     from prompt_toolkit.history import History, InMemoryHistory
 
-    from aded_local.files import data_problem, open_private, read_ends, write_whole
+    from aded_local.files import data_problem, open_private, read_ends
 
     class PrivateHistory(History):
         """A history that never ends the chat: a full disk costs the line, not the conversation."""
@@ -104,12 +104,11 @@ def open_history(*, remember: bool, warn: Callable[[str], None]) -> History:
 
         def store_string(self, string: str) -> None:
             typed = "".join(f"+{line}\n" for line in string.split("\n"))
+            entry = f"\n# {datetime.datetime.now()}\n{typed}".encode("utf-8", "replace")
             with suppress(OSError):
                 handle = open_private(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-                try:
-                    write_whole(handle, f"\n# {datetime.datetime.now()}\n{typed}".encode("utf-8", "replace"))
-                finally:
-                    os.close(handle)
+                with open(handle, "ab", buffering=0) as file:  # in one call: other chats append too
+                    file.write(entry)
 
     if not remember or data_problem() is not None:
         return InMemoryHistory()

@@ -15,10 +15,10 @@ from aded_local.shown import brief
 from . import display
 from .answer import Answer, relay
 from .attachments import Attachment, with_files
+from .command_line import utf8
 from .commands import command_in, similar
 from .conversation import Conversation, Turn
 from .keeping import Keeper, show_past
-from .options import utf8
 
 if TYPE_CHECKING:
     from aded_local.api import LocalADED, Stats

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from aded_local.llama.branches import MOST_ROWS
+
+FloatArray = npt.NDArray[np.float64]
+
+SURENESS, READING, SLOWDOWN, ALONE, BESIDE = range(5)
+"""Kinds of rows that are kept."""
 
 RATE: Final = 0.1
 """Weight of one decode in its running mean: some ten decodes tell."""
 HIT_RATE: Final = 0.02
-"""Weight of one answer: some fifty tell."""
+"""Weight of one answer, once fifty were judged; the first ones weigh more."""
+BELIEVED: Final = 2.0
+"""``FIRST_SURENESS`` weighs as much as so many answers."""
 FURTHER_ROW: Final = 0.15
 """What a further place in one decode is taken to cost before that was measured, as a share of the first."""
 FIRST_SURENESS: Final = 0.6
@@ -18,21 +28,35 @@ FIRST_SURENESS: Final = 0.6
 that are good for something (0.4 to 0.8)."""
 OUTLIER: Final = 4.0
 """A decode counts as at most so many times its mean: an interruption tells nothing."""
+SHARED_SLOWDOWN: Final = 1.4
+"""What a pass is taken to cost beside a model that computes with the same cores, before one was timed. Measured on two
+cores, SmolLM2 beside itself in a body of 1B weights."""
+FADING: Final = 0.1
+"""What a slowdown that was measured loses with each start of its distance to what is expected: other programs may have
+caused it, and where it forbids a mode it is measured no more."""
 
 
 class AskingCosts:
     """Running means, of one thread's decodes.
 
+    Args:
+        target_threads: of the target's passes.
+        shares: both models compute on the same device.
+
     Attributes:
         sureness: how often the likeliest token came behind a place that was asked for.
-        slowdown: what the target's passes take with the draft model beside them, over what they take alone.
+        n_judged: places that this comes from.
+        reading: seconds that a token of the text takes to read; 0 before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, target_threads: int = 1, *, shares: bool = True) -> None:
         """Nothing was measured yet."""
+        self._target_threads, self._shares = target_threads, shares
         self.sureness = FIRST_SURENESS
-        self.slowdown = 1.0
+        self.n_judged = 0
+        self.reading = 0.0
         self._seconds: dict[bool, dict[int, float]] = {False: {}, True: {}}
+        self._slowdowns: dict[int, float] = {}
 
     def decoded(self, rows: int, seconds: float, *, beside: bool) -> None:
         """A decode over ``rows`` places took so long."""
@@ -63,8 +87,55 @@ class AskingCosts:
     def judged(self, hits: Sequence[bool]) -> None:
         """The text went through places that were asked for, and took the likeliest token or not."""
         for hit in hits:
-            self.sureness += HIT_RATE * (hit - self.sureness)
+            self.n_judged += 1
+            self.sureness += max(HIT_RATE, 1.0 / (self.n_judged + BELIEVED)) * (hit - self.sureness)
 
-    def passed(self, slowdown: float) -> None:
-        """A pass with the draft model beside it took so many times what it takes alone."""
-        self.slowdown += RATE * (min(slowdown, OUTLIER) - self.slowdown)
+    def read(self, n: int, seconds: float) -> None:
+        """Reading ``n`` tokens of the text took so long."""
+        each = seconds / max(n, 1)
+        if self.reading > 0.0:
+            each = self.reading + RATE * (min(each, OUTLIER * self.reading) - self.reading)
+        self.reading = each
+
+    def slowdown(self, lent: int) -> float:
+        """What the target's passes take with the draft model beside them, over what they take alone.
+
+        Args:
+            lent: threads that the target leaves to the draft model.
+        """
+        return self._slowdowns.get(lent, self._expected(lent))
+
+    def _expected(self, lent: int) -> float:
+        if not self._shares:
+            return 1.0
+        left = self._target_threads - lent
+        return self._target_threads / left if lent and left > 0 else SHARED_SLOWDOWN
+
+    def passed(self, lent: int, slowdown: float) -> None:
+        """A pass with the draft model beside it took so many times what it takes alone; less than once is chance."""
+        before = self._slowdowns.get(lent)
+        slowdown = min(max(slowdown, 1.0), OUTLIER)
+        self._slowdowns[lent] = slowdown if before is None else before + RATE * (slowdown - before)
+
+    # --- kept ------------------------------------------------------------------------------------
+
+    def kept(self) -> FloatArray:
+        """All of it, float64 ``(n, 3)``: rows of a kind, a key and a number."""
+        rows = [(SURENESS, float(self.n_judged), self.sureness), (READING, 0.0, self.reading)]
+        rows += [(SLOWDOWN, float(lent), found) for lent, found in self._slowdowns.items()]
+        for kind, known in ((ALONE, self._seconds[False]), (BESIDE, self._seconds[True])):
+            rows += [(kind, float(n), seconds) for n, seconds in known.items()]
+        return np.array(rows, np.float64)
+
+    def take(self, kept: FloatArray) -> None:
+        """Go on from what ``kept`` returned; rows that cannot be are passed over."""
+        for kind, key, value in kept.tolist():
+            n = int(key)
+            if kind == SURENESS and 0.0 <= value <= 1.0 and n >= 0:
+                self.n_judged, self.sureness = n, value
+            elif kind == READING and value >= 0.0:
+                self.reading = value
+            elif kind == SLOWDOWN and value >= 1.0:
+                self._slowdowns[n] = value + FADING * (self._expected(n) - value)
+            elif kind in (ALONE, BESIDE) and value > 0.0 and 1 <= n <= MOST_ROWS:
+                self._seconds[kind == BESIDE][n] = value

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from math import inf
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,16 +18,21 @@ import numpy.typing as npt
 
 from aded_local.drafters.model import DraftMode
 from aded_local.drafters.model.branching import Branching, KeptHrad
+from aded_local.drafters.model.costs import AskingCosts
 from aded_local.drafters.model.modes import NGRAM, Chooser, Way, ways_of
 from aded_local.drafters.model.outcomes import paths_of
+from aded_local.drafters.model.pair import Pair
+from aded_local.drafters.model.promises import promise
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.drafters.model.worker import (
     POOL,
     Another,
+    Awaited,
     Further,
     Likeliest,
     Policy,
+    Sample,
     Verified,
     Wanted,
     Worker,
@@ -40,6 +46,15 @@ SHORTEST_WAIT: Final = 0.25
 """Seconds that a step waits for the draft model at least, before it goes without."""
 LONGEST_WAIT: Final = 8.0
 """The same in plain passes of the target, where that is longer."""
+SAMPLE: Final = 24
+"""Tokens of the target by which a draft model is judged before it reads anything else. Its rate of hits is known to a
+tenth from so many; they cost as much as some ten of its decodes."""
+SAMPLE_CONTEXT: Final = 48
+"""Tokens that it reads before them."""
+NEXT_SAMPLE: Final = 4096
+"""Tokens of the target after which a model that is not asked is judged again."""
+HORIZON: Final = 128
+"""Tokens that are thought to come from a text when the price of reading it is weighed. Chosen: a short answer."""
 STALLS: Final = 10
 """Steps that waited in vain, after which the model is given up."""
 STALLED_SECONDS: Final = 10.0
@@ -58,9 +73,11 @@ class ModelDrafter:
         mode: see ``DraftMode``.
         threads: CPU threads of a decode of the draft model.
         target_threads: those of the target's passes.
+        shares: both models compute on the same device.
         hrad: where to branch in the mode ``branch``; None to go by the model's confidence.
         ways: that may be taken, in the order of trying; None for those of the mode.
         notice: told once where the model does not pay, or is given up.
+        pair: what earlier starts learnt of these two models; None to begin anew, and keep nothing.
 
     Attributes:
         way: of the present step.
@@ -78,29 +95,40 @@ class ModelDrafter:
         threads: int,
         notice: Notice,
         target_threads: int = 1,
+        shares: bool = True,
         ways: tuple[Way, ...] | None = None,
         hrad: KeptHrad | None = None,
+        pair: Path | None = None,
     ) -> None:
         self._ngrams = ngrams
         self._lock = threading.Lock()
         ngrams.hear_model()
+        costs = AskingCosts(target_threads, shares=shares)
         self._notice = notice
         self._leaves = POOL
         self._mode = mode
-        self._chooser = Chooser(ways_of(mode, target_threads) if ways is None else ways)
+        self._chooser = Chooser(
+            ways_of(mode, target_threads) if ways is None else ways,
+            lambda way: promise(way, costs, self._cost) if mode == "auto" else 0.0,
+        )
+        self._pair = None if pair is None else Pair(pair, costs, self._chooser, ngrams)
         self.way = self._chooser.way
         self._prepares = False
         self._plain_seconds = 0.0
         self._cost: npt.NDArray[np.float64] = np.zeros(1)
         self._stalls = 0
-        self._awaited: Wanted | None = None
+        self._awaited: Awaited | None = None
         self._given_up = False
         self._told = False
         self._waited = self._idle = 0.0
         self._steps: dict[str, int] = {}
+        self._end: list[int] = []  # of the text, as much as a sample takes
+        self._said = 0  # tokens of it that are the target's
+        self._unsampled = 0  # the target's tokens since the last sample
         self._pass_began = self._busy_before = 0.0
         policy: Policy = Branching(hrad) if mode == "branch" else Likeliest()
-        self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads)
+        self._worker = Worker(speaker, ngrams, self._lock, policy, close, threads, costs)
+        self._worker.awake = self.way != NGRAM
         # Dropped unclosed, it tells its thread to end; the thread frees what is the model's.
         weakref.finalize(self, self._worker.stop).atexit = False
 
@@ -118,8 +146,11 @@ class ModelDrafter:
         if self._awaited is not None:
             self._awaited.given_up = True
             self._awaited = None
+        text = np.concatenate((beginning.past, beginning.new))
+        self._end = text[-SAMPLE_CONTEXT - SAMPLE :].tolist()
+        self._said = 0
         if self._uses_model:
-            self._worker.put(Another(np.concatenate((beginning.past, beginning.new))))
+            self._worker.put(Another(text))
 
     def predict(self) -> tuple[IntArray, FloatArray]:
         """See ``Drafter``."""
@@ -161,7 +192,7 @@ class ModelDrafter:
             self._plain_seconds = float(cost[1])
         if self._uses_model and self.way != NGRAM and (cost is not None or self.way.mode == "branch"):
             # Beside the model a pass takes longer, and a token of it is worth more.
-            slower = self._worker.costs.slowdown if self.way.mode == "parallel" else 1.0
+            slower = self._worker.costs.slowdown(self.way.lent) if self.way.mode == "parallel" else 1.0
             tree = self._asked(max_nodes, self._cost * slower, forced)
             if tree is not None:
                 return tree
@@ -174,24 +205,32 @@ class ModelDrafter:
             self._give_up(f"the draft model failed: {worker.failure or 'its thread ended'}")
             return None
         started = seconds_now()
-        if self._awaited is not None and not self._awaited.done:
-            if started - self._awaited.since > STALLED_SECONDS:
-                self._give_up("the draft model does not answer")
+        if self._still_asked(started) or not worker.ready:
             return None
-        if not worker.ready:
-            return None
-        wanted = Wanted(max_nodes, cost, forced, started, self._leaves)
-        self._awaited = wanted
+        wanted = Wanted(most=max_nodes, cost=cost, forced=forced, since=started, leaves=self._leaves)
+        self._wait_for(wanted)
+        return wanted.tree if wanted.done else None
+
+    def _still_asked(self, now: float) -> bool:
+        """Whether an earlier question, that nobody waits for any more, still has no answer."""
+        if self._awaited is None or self._awaited.done:
+            return False
+        if now - self._awaited.since > STALLED_SECONDS:
+            self._give_up("the draft model does not answer")
+        return True
+
+    def _wait_for(self, job: Wanted | Sample) -> None:
+        worker = self._worker
+        self._awaited = job
         if worker.threads > 1:
             give_team_back()  # the draft model's decodes would be slower by half
-        worker.put(wanted)
-        if not wanted.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
-            wanted.given_up = True
+        worker.put(job)
+        if not job.wait(max(SHORTEST_WAIT, LONGEST_WAIT * self._plain_seconds)):
+            job.given_up = True
             self._stalls += 1
             if self._stalls >= STALLS:
                 self._give_up("the draft model does not answer in time")
-        self._waited += seconds_now() - started
-        return wanted.tree if wanted.done else None
+        self._waited += seconds_now() - job.since
 
     def verifying(self, tree: DraftTree) -> None:
         """See ``Drafter``: what may come behind it is prepared now, where the mode is ``parallel`` or ``branch``."""
@@ -202,7 +241,7 @@ class ModelDrafter:
             n = len(tree) + 1
             expected = inf  # nobody priced the pass
             if n < len(self._cost):
-                expected = float(self._cost[n]) * worker.costs.slowdown
+                expected = float(self._cost[n]) * worker.costs.slowdown(self.way.lent)
             worker.threads_beside = self.way.lent or worker.threads
             worker.put(Verified(frozenset(paths_of(tree)), self._pass_began + expected))
 
@@ -217,26 +256,53 @@ class ModelDrafter:
         if self._pass_began:
             self._idle += max(0.0, result.verify_seconds - (worker.busy - self._busy_before))
             if self._prepares and len(result.tree) + 1 < len(self._cost):
-                worker.costs.passed(
-                    result.verify_seconds / max(float(self._cost[len(result.tree) + 1]), 1e-9)
-                )
+                alone = max(float(self._cost[len(result.tree) + 1]), 1e-9)
+                worker.costs.passed(self.way.lent, result.verify_seconds / alone)
             self._steps[self.way.mode] = self._steps.get(self.way.mode, 0) + 1
             if self._plain_seconds > 0.0:
                 seconds = result.total_seconds / self._plain_seconds
                 ready = worker.ready or self.way == NGRAM
-                self._chooser.record(seconds, len(result.tokens), ready=ready)
-                self._choose()
+                self._chooser.record(self.way, seconds, len(result.tokens), ready=ready)
         self._pass_began = 0.0
         self._prepares = False
+        self._end = [*self._end, *result.tokens][-SAMPLE_CONTEXT - SAMPLE :]
+        self._said += len(result.tokens)
+        self._unsampled += len(result.tokens)
+        if result.verify_seconds > 0.0:  # else it is not one step, but what a pause brought
+            self._sample()
+            self._choose()
+
+    def _sample(self) -> None:
+        """Judge a model that is not asked, where that was not done lately."""
+        costs, worker = self._worker.costs, self._worker
+        due = SAMPLE if costs.n_judged == 0 else NEXT_SAMPLE
+        if self._mode != "auto" or worker.awake or self._said < SAMPLE or self._unsampled < due:
+            return
+        started = seconds_now()
+        if not self._plain_seconds or self._still_asked(started):
+            return
+        self._unsampled = 0
+        self._wait_for(Sample(since=started, text=np.array(self._end, np.int32), n_judged=SAMPLE))
 
     def _choose(self) -> None:
-        self.way = self._chooser.way
-        self._worker.awake = self.way != NGRAM
-        if self._mode == "auto" and not self._told and self._chooser.decided and self._chooser.best == NGRAM:
+        if self._given_up:
+            return
+        chooser, worker = self._chooser, self._worker
+        self.way = chooser.way
+        if self._mode == "auto" and not worker.ready and self.way != NGRAM and not self._reading_pays():
+            self.way = NGRAM
+        worker.awake = self.way != NGRAM
+        if self._mode == "auto" and not self._told and worker.costs.n_judged and chooser.says_no:
             self._told = True
             self._notice(
                 "the draft model does not pay here, so n-grams draft alone; it is tried again at times"
             )
+
+    def _reading_pays(self) -> bool:
+        """Whether what the model has to read first is worth its time."""
+        worker = self._worker
+        price = worker.speaker.unread * worker.costs.reading
+        return price < HORIZON * self._chooser.gain(self._chooser.way) * self._plain_seconds
 
     def _give_up(self, why: str) -> None:
         if not self._given_up:
@@ -257,4 +323,6 @@ class ModelDrafter:
     def close(self) -> None:
         """End the thread, which frees the draft model."""
         self._worker.close()
+        if self._pair is not None:
+            self._pair.save()
         self._ngrams.close()

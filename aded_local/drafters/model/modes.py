@@ -1,11 +1,12 @@
-"""Which mode is worth it here: each is tried for some steps, and what was fastest goes on.
+"""Which mode is worth it here: n-grams alone, until another promises more; then that is tried for some steps.
 
-What counts is seconds per token, in plain passes: texts grow, and with them what a pass costs. A trial that failed is
-made again later; the later, the more it cost.
+What counts is seconds per token, in plain passes: texts grow, and with them what a pass costs. A trial ends as soon as
+what was measured meanwhile promises nothing any more. One that failed is made again later; the later, the more it cost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,8 @@ TRIAL: Final = 24
 HOPELESS: Final = 1.3
 """A trial ends after ``SHORTEST`` steps where tokens take so many times what they take otherwise."""
 SHORTEST: Final = 8
+FIRST_LOOK: Final = 3
+"""Steps of a trial after which what was measured on the way is compared with the promise."""
 FORGETTING: Final = 0.97
 """What a step's weight loses with each further step of its mode: some thirty steps tell."""
 TRIAL_SHARE: Final = 0.01
@@ -25,6 +28,8 @@ LONGEST_PAUSE: Final = 4096
 """Steps from a failed trial to the next of that mode."""
 BETTER: Final = 0.98
 """n-grams alone give way to a mode that takes at most this share of their time."""
+PROMISING: Final = 0.95
+"""A mode is tried where it promises at most this share of the present time. Promises are for the best case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,9 @@ class Way:
 
 NGRAM: Final = Way("ngram")
 
+Promise = Callable[[Way], float]
+"""Seconds per token that a way can reach alone, over those of plain decoding; infinite where it is not to be tried."""
+
 
 def ways_of(mode: DraftMode, target_threads: int) -> tuple[Way, ...]:
     """Those that may be taken in a mode, in the order of trying.
@@ -51,7 +59,7 @@ def ways_of(mode: DraftMode, target_threads: int) -> tuple[Way, ...]:
     """
     parallel = (Way("parallel", 1), Way("parallel")) if target_threads > 1 else (Way("parallel"),)
     if mode == "auto":
-        return (Way("serial"), NGRAM, *parallel)
+        return (NGRAM, Way("serial"), *parallel)
     return parallel if mode == "parallel" else (Way(mode),)
 
 
@@ -79,62 +87,85 @@ class Chooser:
 
     Args:
         ways: that may be taken; the first one is what to begin with.
+        promise: what each can reach.
 
     Attributes:
-        way: of the next step.
+        way: to take.
+        best: the fastest as far as is known.
     """
 
-    def __init__(self, ways: tuple[Way, ...]) -> None:
+    def __init__(self, ways: tuple[Way, ...], promise: Promise = lambda way: 0.0) -> None:
         self._paces = {way: _Pace() for way in ways}
-        self.way = self._best = ways[0]
+        self._promise = promise
+        self.way = self.best = ways[0]
         self._in_trial = 0
         self._lost = 0.0
         self._step = 0
 
     @property
-    def decided(self) -> bool:
-        """Whether every way was tried."""
-        return all(pace.steps >= SHORTEST for pace in self._paces.values())
+    def says_no(self) -> bool:
+        """Whether n-grams alone are best, and nothing is left that is worth a first trial."""
+        return self.way == self.best == NGRAM and not any(
+            pace.steps == 0 and self.promises(way) for way, pace in self._paces.items()
+        )
 
-    @property
-    def best(self) -> Way:
-        """The fastest as far as is known."""
-        return self._best
+    def promises(self, way: Way) -> bool:
+        """Whether a way may be faster than the best one."""
+        return way != self.best and self._reach(way) < PROMISING * self._value(self.best)
 
-    def record(self, seconds: float, tokens: int, *, ready: bool = True) -> None:
-        """A step took ``seconds``, in plain passes, and brought ``tokens``.
+    def gain(self, way: Way) -> float:
+        """Plain passes that a way saves for each token, over n-grams alone: as measured, else as promised."""
+        return self._value(NGRAM) - (self._paces[way].value or self._reach(way))
+
+    def _value(self, way: Way) -> float:
+        pace = self._paces.get(way)
+        return (pace.value if pace else 0.0) or 1.0
+
+    def _reach(self, way: Way) -> float:
+        # What n-grams bring is taken to come on top.
+        return self._value(NGRAM) * self._promise(way)
+
+    def record(self, way: Way, seconds: float, tokens: int, *, ready: bool = True) -> None:
+        """A step in ``way`` took ``seconds``, in plain passes, and brought ``tokens``.
 
         Args:
-            ready: it was taken in ``way``; else the model still read the text beside it. In a trial such a step says
-                nothing of the pace, and counts as its price.
+            ready: it was taken as that way is meant; else the model still read the text beside it. In a trial such a
+                step says nothing of the pace, and counts as its price.
         """
         if len(self._paces) == 1:
             return
         self._step += 1
-        if not ready and self.way != self._best:
-            self._lost += max(0.0, seconds - self._paces[self._best].value * tokens)
+        if not ready and self.way != self.best:
+            self._lost += max(0.0, seconds - self._value(self.best) * tokens)
             return
-        pace = self._paces[self.way]
-        pace.add(seconds, tokens)
+        self._paces[way].add(seconds, tokens)
+        if way != self.way:
+            return
         self._in_trial += 1
-        if self.way == self._best:
+        if way == self.best:
             self._after_usual_step()
+        else:
+            self._lost += seconds - self._value(self.best) * tokens
+            self._after_trial_step(self._paces[way])
+
+    def _after_trial_step(self, pace: _Pace) -> None:
+        best = self._value(self.best)
+        hopeless = self._in_trial >= SHORTEST and pace.value >= HOPELESS * best
+        if self.way != NGRAM and self._in_trial >= FIRST_LOOK:
+            hopeless = hopeless or not self.promises(self.way)
+        if self._in_trial < TRIAL and not hopeless:
             return
-        best = self._paces[self._best].value
-        self._lost += seconds - best * tokens
-        if self._in_trial < SHORTEST or (self._in_trial < TRIAL and pace.value < HOPELESS * best):
-            return
-        if self._is_better(self.way, self._best):
-            self._best = self.way
+        if not hopeless and self._is_better(self.way, self.best):
+            self.best = self.way
             pace.pause = FIRST_PAUSE
         else:
             longest = int(max(0.0, self._lost) / TRIAL_SHARE / max(best, 1e-9))
             pace.due = self._step + min(max(pace.pause, longest), LONGEST_PAUSE)
             pace.pause = min(2 * pace.pause, LONGEST_PAUSE)
-        self._begin(self._best)
+        self._begin(self.best)
 
     def _is_better(self, way: Way, than: Way) -> bool:
-        ours, theirs = self._paces[way].value, self._paces[than].value
+        ours, theirs = self._value(way), self._value(than)
         return ours * (BETTER if way == NGRAM else 1.0) < theirs * (BETTER if than == NGRAM else 1.0)
 
     def _after_usual_step(self) -> None:
@@ -142,7 +173,7 @@ class Chooser:
             return
         # Another one whose tokens took less time before may be the best again by now.
         for way, pace in self._paces.items():
-            if way != self._best and pace.due <= self._step:
+            if way != self.best and pace.due <= self._step and (way == NGRAM or self.promises(way)):
                 pace.seconds, pace.tokens = 0.0, 0.0
                 self._begin(way)
                 return
@@ -151,3 +182,20 @@ class Chooser:
         self.way = way
         self._in_trial = 0
         self._lost = 0.0
+
+    # --- kept ------------------------------------------------------------------------------------
+
+    def kept(self) -> list[str]:
+        """The best way first, then those whose trials failed, as text."""
+        failed = [way for way, pace in self._paces.items() if way != self.best and pace.due > 0]
+        return [f"{way.mode} {way.lent}" for way in (self.best, *failed)]
+
+    def take(self, kept: list[str]) -> None:
+        """Go on from what ``kept`` returned; ways that are not there any more are passed over."""
+        names = {f"{way.mode} {way.lent}": way for way in self._paces}
+        best, *failed = [names.get(name) for name in kept] or [None]
+        if best is not None:
+            self.way = self.best = best
+        for way in failed:
+            if way is not None:
+                self._paces[way].due = FIRST_PAUSE

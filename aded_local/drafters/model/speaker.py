@@ -67,9 +67,9 @@ class Speaker:
         else:
             self._branches.follow(text)
 
-    def read(self) -> None:
-        """Read a chunk of what is unread."""
-        self._branches.read()
+    def read(self) -> int:
+        """Read a chunk of what is unread; returns its tokens."""
+        return self._branches.read()
 
     def advance(self, tokens: Sequence[int]) -> list[bool]:
         """The text goes on with ``tokens``; what was said below them still holds.

@@ -33,6 +33,9 @@ from aded_local.tree import DraftTree, FloatArray, IntArray
 POOL: Final = 64
 """Nodes of the tree in which outcomes are looked for."""
 
+TIMED: Final = 3
+"""Tokens of a sample that the model is asked for one by one, as in drafting."""
+
 CLOSING_SECONDS: Final = 30.0
 """Seconds that closing waits for the decode under way."""
 CLOSING_POLL: Final = 0.005
@@ -40,27 +43,17 @@ CLOSING_POLL: Final = 0.005
 Closing = Callable[[], None]
 
 
-@dataclass(eq=False)
-class Wanted:
-    """A draft that somebody waits for.
+@dataclass(eq=False, kw_only=True)
+class Awaited:
+    """What somebody waits for.
 
     Attributes:
-        most: nodes of it.
-        cost: see ``Drafter.draft``; shorter than 2 where passes have no prices.
-        forced: what comes first.
-        since: when drafting began, by ``seconds_now``.
-        leaves: branches that the target can verify.
-        tree: the draft, once ``done``; None where the model could not be asked.
+        since: when waiting began, by ``seconds_now``.
         done: it is there, or never will be.
         given_up: nobody waits any more.
     """
 
-    most: int
-    cost: npt.NDArray[np.float64]
-    forced: Forced
     since: float
-    leaves: int = POOL
-    tree: DraftTree | None = None
     done: bool = False
     given_up: bool = False
     _gate: threading.Lock = field(default_factory=threading.Lock)
@@ -78,6 +71,38 @@ class Wanted:
         """It is done."""
         self.done = True
         self._gate.release()
+
+
+@dataclass(eq=False, kw_only=True)
+class Wanted(Awaited):
+    """A draft.
+
+    Attributes:
+        most: nodes of it.
+        cost: see ``Drafter.draft``; shorter than 2 where passes have no prices.
+        forced: what comes first.
+        leaves: branches that the target can verify.
+        tree: the draft, once ``done``; None where the model could not be asked.
+    """
+
+    most: int
+    cost: npt.NDArray[np.float64]
+    forced: Forced
+    leaves: int = POOL
+    tree: DraftTree | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Sample(Awaited):
+    """The model is to read the end of a text, and say what it would have written there.
+
+    Attributes:
+        text: the end, int32 ``(n,)``.
+        n_judged: its last tokens, by which the model is judged.
+    """
+
+    text: IntArray
+    n_judged: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +138,7 @@ class Further:
     hidden: FloatArray | None = None
 
 
-Job = Another | Further | Wanted | Verified
+Job = Another | Further | Wanted | Sample | Verified
 
 
 class Policy(Protocol):
@@ -150,9 +175,10 @@ class Worker:
         policy: which places are asked for.
         close: frees the draft model's weights at the end of the thread.
         threads: CPU threads of a decode.
+        costs: what asking takes, as far as it is known.
 
     Attributes:
-        costs: what asking takes.
+        costs: as given, and as measured since.
         failure: why the thread ended; empty as long as it runs.
         awake: it is to read the text.
         ready: it has read the text, and can be asked.
@@ -168,12 +194,13 @@ class Worker:
         policy: Policy,
         close: Closing,
         threads: int,
+        costs: AskingCosts | None = None,
     ) -> None:
         self.speaker = speaker
         self.ngrams = ngrams
         self.lock = lock
         self.policy = policy
-        self.costs = AskingCosts()
+        self.costs = AskingCosts() if costs is None else costs
         self.failure = ""
         self.awake = True
         self.ready = False
@@ -241,7 +268,7 @@ class Worker:
                 self._ended.set()
                 self._collect(wait=False)
                 for job in self._due:
-                    if isinstance(job, Wanted):
+                    if isinstance(job, Awaited):
                         job.finish()
 
     def _collect(self, *, wait: bool) -> None:
@@ -254,7 +281,7 @@ class Worker:
             wait = False
             if isinstance(job, Another):
                 for each in self._due:
-                    if isinstance(each, Wanted):
+                    if isinstance(each, Awaited):
                         each.finish()
                 self._due.clear()
             if job is not None:
@@ -287,10 +314,12 @@ class Worker:
             self.costs.judged(self.speaker.advance(job.tokens))
         elif isinstance(job, Verified):
             self._verified = job
-        elif isinstance(job, Wanted):
+        elif isinstance(job, Awaited):
             try:
-                if not (job.given_up or self.speaker.unread) and self.speaker.can_go_on:
-                    job.tree = self.policy.draft(self, job)
+                if isinstance(job, Sample):
+                    self._judge(job)
+                elif isinstance(job, Wanted):
+                    self._draft(job)
             finally:
                 if self.threads > 1:
                     give_team_back()  # else the target's passes are slower by half
@@ -298,9 +327,33 @@ class Worker:
         else:
             job()
 
-    def _read(self) -> None:
-        self.speaker.set_threads(self.threads_beside)
-        self.speaker.read()
+    def _draft(self, wanted: Wanted) -> None:
+        if not (wanted.given_up or self.speaker.unread) and self.speaker.can_go_on:
+            wanted.tree = self.policy.draft(self, wanted)
+
+    def _read(self, *, beside: bool = True) -> None:
+        self.speaker.set_threads(self.threads_beside if beside else self.threads)
+        started = seconds_now()
+        self.costs.read(self.speaker.read(), seconds_now() - started)
+
+    def _judge(self, sample: Sample) -> None:
+        """How often the model is right about a text that is there, and what asking takes with nothing beside it."""
+        speaker, whole = self.speaker, np.array(self.speaker.text, np.int32)
+        self._verified = None
+        split = len(sample.text) - sample.n_judged
+        speaker.follow(sample.text)
+        if speaker.can_go_on:  # all of it are tokens that the model has
+            speaker.follow(sample.text[:split])
+            while speaker.unread:
+                self._read(beside=False)
+            speaker.set_threads(self.threads)
+            path = tuple(sample.text[split:].tolist())
+            for n in range(max(0, len(path) - TIMED), len(path) + 1):
+                said, seconds = speaker.ask([path[:n]])
+                if len(said) == 1:
+                    self.costs.decoded(1, seconds, beside=False)
+            self.costs.judged(speaker.advance(path))
+        speaker.follow(whole)
 
     def _prepare(self) -> None:
         verified = self._verified

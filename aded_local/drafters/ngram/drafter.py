@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters import Search
+from aded_local.drafters.ngram.calibration import UNTOLD_CLASSES
 from aded_local.drafters.ngram.candidates import MODEL, MOST_CANDIDATES, SOFT_ORDERS
 from aded_local.drafters.ngram.components import switches
+from aded_local.drafters.ngram.mixing import MODEL_FIRST_SETS
 from aded_local.drafters.ngram.prediction import LAID, READ, SAID, learn, predict_next
 from aded_local.drafters.ngram.pretrained import blank_priors, shipped_priors
 from aded_local.drafters.ngram.search import NO_COST, best_first, puct
@@ -240,6 +242,30 @@ class NgramDrafter:
     def hear_model(self) -> None:
         """A draft model speaks from now on, see ``tell``."""
         self._used[MODEL] = self.model.used[MODEL] = 1
+
+    def learnt_of_model(self) -> dict[str, FloatArray]:
+        """What a draft model's statements turned out to be worth: copies of its part of ``pretrained.Priors``."""
+        return {name: part.copy() for name, part in self._of_model().items()}
+
+    def take_of_model(self, learnt: Mapping[str, FloatArray]) -> bool:
+        """Go on from what ``learnt_of_model`` returned; False, with nothing changed, where it does not fit."""
+        parts = self._of_model()
+        for name, part in parts.items():
+            found = learnt.get(name)
+            if found is None or (found.shape, found.dtype) != (part.shape, part.dtype):
+                return False
+            if not np.all(np.isfinite(found)):
+                return False
+        for name, part in parts.items():
+            part[:] = learnt[name]
+        return True
+
+    def _of_model(self) -> dict[str, FloatArray]:
+        return {
+            "rates": self.model.rates[:, MODEL],
+            "weights": self.model.weights[MODEL_FIRST_SETS:],
+            "finals": self.model.finals[:, UNTOLD_CLASSES:],
+        }
 
     def tell(self, text: Sequence[int], statements: Sequence[Statement]) -> None:
         """Take what a draft model said.

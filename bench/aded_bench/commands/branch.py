@@ -93,7 +93,7 @@ def command(
     from aded_bench.report import charts
     from aded_bench.results import check_output
     from aded_bench.run import suites
-    from aded_bench.run.arms import check_methods
+    from aded_bench.run.methods import check_methods
 
     suites.check_data(data, suite)
     if png_path is not None:

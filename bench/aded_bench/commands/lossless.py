@@ -64,7 +64,7 @@ def command(
     from aded_bench.lossless_tables import broken, print_lossless
     from aded_bench.run import lossless as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import check_methods, check_same
+    from aded_bench.run.methods import check_methods, check_same
 
     suites.check_data(data, suite)
     presets, modes = check_methods(presets, ("auto", "paper")), check_same(same, exact)

@@ -86,7 +86,7 @@ def command(
     """
     from aded_bench.run import loop as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import ALL, METHODS, WITH_DRAFT_MODEL, check_methods, check_same
+    from aded_bench.run.methods import ALL, METHODS, WITH_DRAFT_MODEL, check_methods, check_same
     from aded_bench.run.server import inspect
     from aded_bench.run.tables import print_run
 

@@ -68,7 +68,7 @@ def command(
     from aded_bench.lossless_tables import broken, print_sameness
     from aded_bench.run import sameness as bench
     from aded_bench.run import suites
-    from aded_bench.run.arms import check_methods, check_same
+    from aded_bench.run.methods import check_methods, check_same
     from aded_local.speed.pricing import SAMES
 
     suites.check_data(data, suite)

@@ -48,7 +48,7 @@ def command(
     where an answer that was not cut is invalid.
     """
     from aded_bench.run import schemas as bench
-    from aded_bench.run.arms import check_methods, check_same
+    from aded_bench.run.methods import check_methods, check_same
     from aded_bench.schemas_table import invalid, print_schemas
 
     (same,) = check_same((same,), exact=False)

@@ -30,7 +30,8 @@ from aded_bench.replay.sweep import replay_answer
 from aded_bench.replay.traces import Recorded, Trace
 from aded_local.decode import step as decode_step
 from aded_local.drafters import PRESETS, Drafter
-from aded_local.engine import Engine, EngineOptions
+from aded_local.engine import Engine
+from aded_local.engine_options import EngineOptions
 from aded_local.errors import OptionError, StoreError
 from aded_local.llama import ALL_LAYERS
 from aded_local.opening import open_engine

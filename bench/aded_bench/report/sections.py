@@ -9,7 +9,7 @@ from typing import Any
 from aded_bench.extra import pandas
 from aded_bench.lossless_tables import at_temperature, broken, lossless_tables, sameness_tables, shown_same
 from aded_bench.report.panels import Chart, Dot, Line, Lines, Section, Source, Table, dot_chart, prefix
-from aded_bench.run.arms import PEER
+from aded_bench.run.methods import PEER
 from aded_bench.schemas_table import schemas_rows
 from aded_bench.tables import number, ranges
 from aded_bench.wording import attention

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aded_bench.run.methods import CHEAP, LOOKUP, MODEL_MODES, NO_TOP_K, PEER, preset_of
 from aded_local.errors import ADEDError, DeviceError, OptionError
 
 if TYPE_CHECKING:
@@ -22,37 +23,12 @@ if TYPE_CHECKING:
     from aded_local import LocalADED
     from aded_local.result import Reply
 
-PEER = "llama-cpp"
-LOOKUP = "llama-cpp-lookup"
-SERVER = "server"
-NO_TOP_K = "auto-no-top-k"
-MODEL_MODES = {f"model-{mode}": mode for mode in ("auto", "serial", "parallel", "branch")}
-"""Our own methods that draft with a second model, and how they use it."""
-OWN = ("off", "auto", "paper", NO_TOP_K, *MODEL_MODES)
-"""Our own methods: presets, `auto` that learns from what was said alone, not from what the target found likely, and
-those with a draft model."""
-NGRAM_SERVERS = tuple(f"{SERVER}-ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache"))
-SPEC_DEFAULT = f"{SERVER}-spec-default"
-DRAFT_SERVER = f"{SERVER}-draft-simple"
-SERVER_METHODS = (SERVER, *NGRAM_SERVERS, SPEC_DEFAULT, DRAFT_SERVER)
-METHODS = (*OWN, PEER, LOOKUP, *SERVER_METHODS)
-WITH_DRAFT_MODEL = (*MODEL_MODES, DRAFT_SERVER)
-"""Methods that take a draft model."""
-ALL = tuple(method for method in METHODS if method not in (NO_TOP_K, *WITH_DRAFT_MODEL))
-"""Without arms that only take a part away from another, which are measured when named, and those that take a draft
-model, which are measured where one is given."""
-LEARNERS = ("auto", NO_TOP_K, "paper", *MODEL_MODES, *NGRAM_SERVERS[1:], SPEC_DEFAULT)
-"""Methods whose answer may depend, in its speed, on the prompts before."""
-
-EXACT, CHEAP = "exact", "cheap"  # two of ``SAMES``
-
 UNKNOWN_TOKEN = -1  # a token that was generated, but whose id the peer did not tell
 
 PEER_FAILURES = (ADEDError, RuntimeError, ValueError, MemoryError)
 """What a peer may raise: llama-cpp-python has the last three. It is then missing, and the others go on."""
 
 BATCH = 512  # tokens per prefill pass: llama.cpp's default, and the engine's
-GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}  # enum ggml_type in ggml.h, for cache types
 SAMPLING: dict[str, Any] = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "repeat_penalty": 1.0}
 """llama.cpp's default sampler chain, given explicitly."""
 
@@ -232,6 +208,7 @@ class LlamaArm:
         import llama_cpp
         from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
+        from aded_local.llama import CACHE_TYPES
         from aded_local.llama.interrupts import held_back
 
         self.name = LOOKUP if lookup else PEER
@@ -249,8 +226,8 @@ class LlamaArm:
                 n_threads_batch=setup.n_threads,
                 n_gpu_layers=setup.n_gpu_layers,
                 flash_attn=setup.flash_attention,
-                type_k=GGML_TYPES[setup.cache_type],
-                type_v=GGML_TYPES[setup.cache_type],
+                type_k=CACHE_TYPES[setup.cache_type],
+                type_v=CACHE_TYPES[setup.cache_type],
                 logits_all=all_logits or lookup,
                 draft_model=self._draft if lookup else None,
                 no_perf=True,
@@ -366,7 +343,7 @@ def logits_setup(setup: Setup, longest: int) -> Setup:
     """
     import psutil
 
-    from aded_local.llama.context import LARGEST_PASS
+    from aded_local.llama.context_settings import LARGEST_PASS
 
     needed = longest + LARGEST_PASS
     n_ctx = min(setup.n_ctx, -(-needed // CONTEXT_STEP) * CONTEXT_STEP)
@@ -375,11 +352,6 @@ def logits_setup(setup: Setup, longest: int) -> Setup:
         what = f"logits of {n_ctx} tokens × {setup.n_vocab} need {needed_bytes / 1e9:.1f} GB"
         raise DeviceError(f"{what}; {free / 1e9:.1f} GB are free")
     return replace(setup, n_ctx=n_ctx)
-
-
-def preset_of(name: str) -> str:
-    """The draft preset of one of our own methods."""
-    return "auto" if name in (NO_TOP_K, *MODEL_MODES) else name
 
 
 def open_local(
@@ -411,38 +383,3 @@ def open_local(
     llm = LocalADED(model, draft=preset_of(name), same=same, on_notice=note, **options)
     llm.prepare()  # what is compared is drafting as it is after the first minute
     return LocalArm(name, llm)
-
-
-def check_same(given: Sequence[str] | None, exact: bool) -> tuple[str, ...]:
-    """How much drafting may change, each once; the engine's own choice where nothing was asked for.
-
-    Args:
-        exact: another word for ``exact`` alone.
-
-    Raises:
-        OptionError: an unknown one, or both were given.
-    """
-    if given is not None and exact:
-        raise OptionError("--exact is another word for --same exact; give one of them")
-    if exact:
-        return (EXACT,)
-    from aded_local.speed.pricing import SAMES
-
-    for each in given or ():
-        if each not in SAMES:
-            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAMES)}")
-    return tuple(dict.fromkeys(given or (CHEAP,)))
-
-
-def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The methods named, each once.
-
-    Raises:
-        OptionError: none, or an unknown one.
-    """
-    for method in methods:
-        if method not in known:
-            raise OptionError(f"unknown method {method!r}; choose from {', '.join(known)}")
-    if not methods:
-        raise OptionError(f"no method named; choose from {', '.join(known)}")
-    return tuple(dict.fromkeys(methods))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aded_bench.extra import pandas
-from aded_bench.run.arms import PEER, UNKNOWN_TOKEN
+from aded_bench.run.arms import UNKNOWN_TOKEN
+from aded_bench.run.methods import PEER
 from aded_bench.summary import summarize
 
 SHORTEST_ANSWER = 2  # tokens: one token alone has no rate

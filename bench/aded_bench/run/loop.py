@@ -19,22 +19,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from aded_bench.results import ResultFile
-from aded_bench.run.arms import (
-    CHEAP,
-    LEARNERS,
-    LOOKUP,
-    OWN,
-    SERVER_METHODS,
-    WITH_DRAFT_MODEL,
-    Answer,
-    LocalArm,
-    Setup,
-    logits_setup,
-    open_local,
-)
+from aded_bench.run.arms import Answer, LocalArm, Setup, logits_setup, open_local
 from aded_bench.run.beside import spinning
 from aded_bench.run.figures import evaluate, frame_of
 from aded_bench.run.memory import Meter, cache_megabytes
+from aded_bench.run.methods import CHEAP, LEARNERS, LOOKUP, OWN, SERVER_METHODS, WITH_DRAFT_MODEL
 from aded_bench.run.server import KEPT, Binary, ServerArm
 from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, settings_left, start
 from aded_bench.run.start import Plan as CommonPlan

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aded_bench.results import ResultFile
-from aded_bench.run.arms import OWN, PEER, LlamaArm, LocalArm, Setup, logits_setup, open_local
+from aded_bench.run.arms import LlamaArm, LocalArm, Setup, logits_setup, open_local
+from aded_bench.run.comparisons import Labels, compare, key_of, labels_of
+from aded_bench.run.methods import OWN, PEER
 from aded_bench.run.partings import (
     Movement,
     movements,
     parting,
-    parting_position,
     passes_as_text,
     passes_of_text,
     summed_up,
@@ -30,7 +31,6 @@ from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, start
 from aded_bench.run.start import Plan as CommonPlan
 from aded_bench.run.suites import Conversation, Question, fingerprint
 
-ATTENTION_STEP = 512  # KV cells at which llama.cpp's attention changes kernels (ggml-cpu/ops.cpp)
 LOGITS = "logits where answers part"
 """Under ``missing``, where nobody could look at the partings again."""
 
@@ -87,12 +87,7 @@ class _Work:
     questions: list[Question] = field(default_factory=list)
     setup: Setup | None = None
     setups: dict[str, Setup] = field(default_factory=dict)  # by setting
-    labels: dict[tuple[str, str, float, str], str] = field(default_factory=dict)
-    """The arm that answered, by ``same``, preset, temperature and prompt."""
-
-    def labels_of(self, same: str) -> list[str]:
-        """The arms that answered for ``same``, one for each answer."""
-        return [label for (mode, *_), label in self.labels.items() if mode == same]
+    labels: Labels = field(default_factory=dict)
 
     def setting_of(self, label: str) -> str:
         """The setting of an arm."""
@@ -135,7 +130,7 @@ def run(plan: Plan, file: ResultFile, step: Step = lambda note: None) -> dict[st
     except KeyboardInterrupt:
         if "provenance" not in result:
             raise
-    compare(work)
+    compare(result, work.labels, work.questions, plan.temperatures, peer=plan.peer)
     # Saved before the partings are looked at: another decoder is loaded for that, and it may fail.
     file.save(result, now=True)
     try:
@@ -186,7 +181,7 @@ def _answer_with(work: _Work, same: str) -> None:
                 _answer(work, arm, label, temperature, index, question)
         finally:
             arm.close()
-    for setting in dict.fromkeys(work.setting_of(label) for label in work.labels_of(same)):
+    for setting in dict.fromkeys(work.setting_of(label) for label in labels_of(work.labels, same)):
         for name, temperatures in plan.undrafted():
             _answer_undrafted(work, same, name, setting, temperatures)
 
@@ -260,7 +255,7 @@ def _answer_undrafted(work: _Work, same: str, name: str, setting: str, temperatu
                 )
                 if not any(each is not None and work.setting_of(each) == setting for each in labels):
                     continue
-                if arm is None and _key(label, temperature, question) not in work.result["answers"]:
+                if arm is None and key_of(label, temperature, question) not in work.result["answers"]:
                     arm = open_arm(name, work.setups[setting], same=same)
                 _answer(work, arm, label, temperature, index, question)
     finally:
@@ -272,7 +267,7 @@ def _answer(
     work: _Work, arm: Arm | None, label: str, temperature: float, index: int, question: Question
 ) -> None:
     """Answer, unless that was done before."""
-    key = _key(label, temperature, question)
+    key = key_of(label, temperature, question)
     if key not in work.result["answers"]:
         assert arm is not None
         found = arm.answer(question.tokens, work.plan.max_tokens, temperature, work.plan.seed + index)
@@ -284,63 +279,6 @@ def _answer(
         }
         work.file.save(work.result)
     work.step(f"{label}, temperature {temperature:g}")
-
-
-def _key(label: str, temperature: float, question: Question) -> str:
-    return f"{label}|{temperature:g}|{question.id}"
-
-
-def compare(work: _Work) -> None:
-    """Fill in ``comparisons``, and where answers part ``partings``, from the answers there are."""
-    plan, result = work.plan, work.result
-    result["comparisons"], result["partings"], result["movements"] = [], [], []
-    seen: set[tuple[str, float, str]] = set()
-    for same in result["same"]:
-        labels = list(dict.fromkeys(work.labels_of(same)))
-        peers = [f"{PEER} {setting}" for setting in dict.fromkeys(map(work.setting_of, labels))]
-        for label in (*labels, *(peers if plan.peer else ())):
-            about = result["arms"].get(label)
-            if about is None:
-                continue
-            head = {"method": about["method"], "same": same, "setting": about["setting"], "arm": label}
-            for temperature in plan.temperatures:
-                if about["method"] == PEER and (temperature or (label, temperature, "") in seen):
-                    continue  # it does not draft, so it is the same whatever drafting may change
-                seen.add((label, temperature, ""))
-                row, parted = _compared(work, same, label, temperature)
-                result["comparisons"].append(head | row)
-                for each in parted:
-                    if (label, temperature, each["prompt"]) not in seen:
-                        seen.add((label, temperature, each["prompt"]))
-                        result["partings"].append(head | each)
-
-
-def _compared(
-    work: _Work, same: str, label: str, temperature: float
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """How many answers of an arm are those of plain decoding in its setting, and where each of the others parts."""
-    about = work.result["arms"][label]
-    base = f"off {about['setting']}"
-    identical = total = crossing = 0
-    parted = []
-    for question in work.questions:
-        mine = work.labels.get((same, about["method"], temperature, question.id), label)
-        found, expected = (
-            work.result["answers"].get(_key(arm, temperature, question)) for arm in (label, base)
-        )
-        if found is None or expected is None or mine != label:
-            continue
-        total += 1
-        length = len(question.tokens)
-        crossing += length < ATTENTION_STEP <= length + len(expected["tokens"])
-        if (found["tokens"], found["ended"]) == (expected["tokens"], expected["ended"]):
-            identical += 1
-            continue
-        position = parting_position(expected["tokens"], found["tokens"])
-        where = {"against": base, "temperature": temperature, "prompt": question.id}
-        parted.append(where | {"position": position, "cells": length + position})
-    row = {"against": base, "temperature": temperature, "identical": identical, "total": total}
-    return row | {"crossing_512_cells": crossing}, parted
 
 
 def explain(work: _Work) -> None:
@@ -385,7 +323,7 @@ def _look(work: _Work, witness: LlamaArm, parted: Sequence[dict[str, Any]]) -> N
     for row in sorted(parted, key=lambda row: str(row["prompt"])):
         question, temperature = by_id[row["prompt"]], row["temperature"]
         expected, found = (
-            work.result["answers"][_key(arm, temperature, question)] for arm in (row["against"], row["arm"])
+            work.result["answers"][key_of(arm, temperature, question)] for arm in (row["against"], row["arm"])
         )
         witness.by_row = work.result["arms"][row["arm"]]["row_by_row"]
         row |= parting(
@@ -421,9 +359,9 @@ def _moved(work: _Work, witness: LlamaArm, label: str) -> list[Movement]:
     base = f"off {work.setting_of(label)}"
     found: list[Movement] = []
     witness.by_row = work.result["arms"][label]["row_by_row"]
-    asked = [question for question in work.questions if _key(label, temperature, question) in answers]
+    asked = [question for question in work.questions if key_of(label, temperature, question) in answers]
     for question in asked[:: max(1, len(asked) // SAMPLE)][:SAMPLE]:
-        plain, drafted = (answers.get(_key(arm, temperature, question)) for arm in (base, label))
+        plain, drafted = (answers.get(key_of(arm, temperature, question)) for arm in (base, label))
         if plain is not None and drafted is not None:
             passes = passes_of_text(drafted["passes"])
             found += movements(witness, question.tokens, plain["tokens"], passes)

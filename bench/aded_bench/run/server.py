@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from aded_bench.run.arms import BATCH, DRAFT_SERVER, SERVER, SPEC_DEFAULT, UNKNOWN_TOKEN, Answer, Setup
+from aded_bench.run.arms import BATCH, UNKNOWN_TOKEN, Answer, Setup
+from aded_bench.run.methods import DRAFT_SERVER, SERVER, SPEC_DEFAULT
 from aded_local.errors import DeviceError, OptionError
 
 HOST = "127.0.0.1"

@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from aded_bench.results import ResultFile, provenance, resume, taking_over
-from aded_bench.run.arms import (
-    CHEAP,
-    LOOKUP,
-    OWN,
-    PEER,
-    PEER_FAILURES,
-    SERVER_METHODS,
-    LlamaArm,
-    LocalArm,
-    Setup,
-    open_local,
-)
+from aded_bench.run.arms import PEER_FAILURES, LlamaArm, LocalArm, Setup, open_local
+from aded_bench.run.methods import CHEAP, LOOKUP, OWN, PEER, SERVER_METHODS
 from aded_bench.run.server import ServerArm
 from aded_bench.run.suites import Conversation, Question, prepare
 from aded_local.errors import OptionError

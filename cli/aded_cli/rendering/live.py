@@ -41,11 +41,6 @@ class Live:
         self._at = 0
         self._is_fresh = True  # nothing was written, so no line has to be ended
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether nothing was written yet."""
-        return self._is_fresh
-
     def show(self, lines: list[Line], since: int = 0) -> None:
         """Let ``lines`` stand where those shown last stand. What is out of reach above the screen stays as it is.
 

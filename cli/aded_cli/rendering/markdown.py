@@ -48,11 +48,6 @@ class MarkdownStream:
         self._code: Highlighter | None = None
         self._row = 0  # characters of a line of code that stand in the rows above, or cannot be changed
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is on the terminal yet."""
-        return self._live.is_fresh
-
     def write(self, text: str) -> None:
         """Write what comes next: visible characters, and line ends."""
         columns = terminal_size(self._stream)[0]

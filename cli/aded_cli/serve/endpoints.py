@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from aded_local import completions
 from aded_local.chat.parsing import AnswerParser
-from aded_local.completions import Heading, Shape, Spelling
+from aded_local.completions import Heading, Shape
 from aded_local.errors import ContextOverflowError, EmptyPromptError
+from aded_local.spelling import Spelling
 
 from . import openapi
 from .asking import messages_of, options_of, prompts_of, refused, require_few, seeds, tools_of

@@ -14,7 +14,8 @@ from aded_local.errors import ModelNotFoundError, OptionError
 from aded_models import find, names_hub
 
 from .. import display
-from ..options import Whole, engine_of, engine_options, help_for_missing, model_of
+from ..command_line import engine_of, model_of
+from ..options import Whole, engine_options, help_for_missing
 from ..program import CONTEXT, OneLine
 
 if TYPE_CHECKING:
