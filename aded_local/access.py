@@ -12,6 +12,7 @@ import functools
 import inspect
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +24,9 @@ from aded_local.scheduler import Scheduler
 
 WAITING_POLL = 0.1
 """Seconds between two looks of whoever waits for something of which nobody may tell."""
+
+CLOSING_POLL = 0.005
+"""Seconds between two looks of closing at those who still read."""
 
 CLOSED = "this LocalADED is closed; make a new one"
 
@@ -50,6 +54,7 @@ class Use:
         steps: the generator that computes an answer; None for other uses, which do not pause.
         owner: the session whose answer it is.
         is_cancelled: whether the answer was cancelled.
+        turn: taken; given back to wake whoever waits for this use to begin.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Use:
         self.steps = steps
         self.owner = owner
         self.is_cancelled = is_cancelled
+        self.turn = threading.Lock()
+        self.turn.acquire()
         self.is_read_here()
 
     def is_read_here(self) -> None:
@@ -109,18 +116,13 @@ def _task() -> Any:
     return asyncio.current_task()
 
 
-class _Claim:
-    """A reader's. It is held by the reader alone, so that it goes with it even where an interrupt comes in between."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-
-
 class Access:
     """See this module's first lines.
 
     A thread that holds its lock can take it again, as a signal handler may. A forked child never takes it: a thread of
-    its parent may have held it.
+    its parent may have held it. A Ctrl-C, which may come after any call, leaves no lock held and no use behind:
+    ``with`` takes and leaves a lock of the interpreter's in one go, which is not so for a ``Condition``, and what ends
+    a use is done twice.
 
     Args:
         scheduler: whose turn it is, an answer's or a measurement's.
@@ -131,10 +133,10 @@ class Access:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
         self._use: Use | None = None
         self._queue: deque[Use] = deque()
-        self._readers: weakref.WeakSet[_Claim] = weakref.WeakSet()
+        self._readers: dict[object, int] = {}  # their threads
         self.closed = False
 
     def require_open(self) -> None:
@@ -169,16 +171,15 @@ class Access:
             ForkedError: see ``require_open``.
         """
         require_not_forked()
-        claim = _Claim()
+        claim = object()
         try:
-            with self._changed:
-                self.require_open()
-                self._readers.add(claim)
+            self._readers[claim] = (
+                threading.get_ident()
+            )  # first: closing looks here when nobody can come any more
+            self.require_open()
             yield
         finally:
-            with self._changed:
-                self._readers.discard(claim)
-                self._changed.notify_all()
+            self._readers.pop(claim, None)
 
     # --- one use at a time -------------------------------------------------------------------------
 
@@ -212,14 +213,16 @@ class Access:
         try:
             while not self._took(use, wait, closing):
                 if is_cancelled():
+                    self._leave_queue(use)
                     return None
-        finally:
-            self._leave_queue(use)
-        try:
+                use.turn.acquire(timeout=WAITING_POLL)
             self._scheduler.begin_answer()
         except BaseException:
-            with self._changed:
-                self._use, self.closed = None, False
+            with self._lock:
+                self._leave_queue(use)
+                if self._use is use:
+                    self.closed = False
+                    self.end(use)
             raise
         return use
 
@@ -232,12 +235,13 @@ class Access:
         before = self._use
         if before is not None and (before.is_abandoned or before.is_cancelled()):
             self._end_early(before)
-        with self._changed:
+        with self._lock:
             self.require_open()
             is_next = not self._queue or self._queue[0] is use
             if self._use is None and is_next:
                 self._use = use
                 self.closed = closing
+                self._leave_queue(use)
                 return True
             if self._use is None:
                 can_wait = wait or use.owner is not None  # the first of the queue takes it in a moment
@@ -247,24 +251,30 @@ class Access:
                 raise BusyError(BUSY)
             if use not in self._queue:
                 self._queue.append(use)
-            self._changed.wait(WAITING_POLL)
             return False
 
     def _leave_queue(self, use: Use) -> None:
-        with self._changed:
+        with self._lock:
             if use in self._queue:
                 self._queue.remove(use)
-                self._changed.notify_all()
+                self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._use is None and self._queue and self._queue[0].turn.locked():
+            self._queue[0].turn.release()
 
     def end(self, use: Use) -> None:
-        """The use has ended. Nothing happens if it had ended before, or began in another process."""
+        """The use has ended. Nothing happens if it had ended before, or began in another process.
+
+        It may be interrupted; call it again then.
+        """
         if is_forked():
             return
-        with self._changed:
+        with self._lock:
             if self._use is use:
                 self._scheduler.end_answer()
                 self._use = None
-                self._changed.notify_all()
+                self._wake_next()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -276,7 +286,10 @@ class Access:
         use = self.begin()
         assert use is not None  # nobody cancels it
         try:
-            yield
+            try:
+                yield
+            finally:
+                self.end(use)
         finally:
             self.end(use)
 
@@ -311,18 +324,20 @@ class Access:
         use = self.begin(closing=True)
         assert use is not None
         try:
-            self._await_readers()
-            yield True
+            try:
+                self._await_readers()
+                yield True
+            finally:
+                self.end(use)
         finally:
             self.end(use)
 
     def _await_readers(self) -> None:
         try:
-            with self._changed:
-                if any(claim.thread == threading.get_ident() for claim in self._readers):
-                    raise BusyError("this LocalADED cannot be closed within a call of its own")
-                while self._readers:
-                    self._changed.wait(WAITING_POLL)  # a claim that went with its reader tells nobody
+            if threading.get_ident() in self._readers.values():
+                raise BusyError("this LocalADED cannot be closed within a call of its own")
+            while self._readers:
+                time.sleep(CLOSING_POLL)
         except BaseException:
             self.closed = False
             raise

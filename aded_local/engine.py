@@ -18,6 +18,7 @@ from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.engine_options import EngineOptions, Say
 from aded_local.errors import DeviceError, StoreError
 from aded_local.llama import Model, SavedCells, Target
+from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import is_forked
 from aded_local.memory import ConversationMemory
 from aded_local.scheduler import Scheduler
@@ -311,19 +312,13 @@ class Engine:
     # --- ending --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop what is made ready, write refined measurements back and free everything."""
-        if self._template is not None:
-            self._template.close()
-        stopped = False
-        try:
-            stopped = self.preparation.close()
-        except KeyboardInterrupt:
-            stopped = not self.preparation.running
-            raise
-        finally:
-            self._free(stopped)
+        """Stop what is made ready, write refined measurements back and free everything. A Ctrl-C comes after it."""
+        with held_back():
+            if self._template is not None:
+                self._template.close()
+            self._free(stopped=self.preparation.close())
 
-    def _free(self, stopped: bool) -> None:
+    def _free(self, *, stopped: bool) -> None:
         try:
             if self.curve is not None:
                 self.tuner.save_refined(self.curve)

@@ -18,7 +18,7 @@ from aded_local.known import Exchanges, earlier_exchanges, open_memory, phrases,
 from aded_local.llama import ContextSettings, Model
 from aded_local.llama.context import SMALLEST_CONTEXT
 from aded_local.llama.devices import layers_on_gpus
-from aded_local.llama.interrupts import not_dropped
+from aded_local.llama.interrupts import held_back, not_dropped
 from aded_local.llama.teams import give_team_back
 from aded_local.memory import ConversationMemory
 from aded_local.scheduler import Scheduler
@@ -168,6 +168,7 @@ def _open_context(
             return engine
         with not_dropped():
             drafter = _make_drafter(engine, earlier)
+        drafter = _with_model(engine, drafter)
         engine.planner = joining if engine.curve is None else _make_planner(engine, drafter)
         if (
             engine.curve is None
@@ -212,6 +213,7 @@ def _prepare(engine: Engine, joining: JoiningPlanner, earlier: Exchanges | None)
         engine.scheduler.wait()  # a program that ends with its first answer need not begin with them
     with giving_way(), preparation.interruptible():
         drafter = _make_drafter(engine, earlier)
+    drafter = _with_model(engine, drafter)
     preparation.compiled = time.perf_counter() - started
     if engine.curve is not None:
         _join(engine, joining, drafter)
@@ -308,11 +310,14 @@ def _make_drafter(engine: Engine, earlier: Exchanges | None) -> Drafter:
     )
     if earlier is not None:
         drafter.recall(earlier)
-    return drafter if engine.draft is None else _with_model(engine, engine.draft, drafter)
+    return drafter
 
 
-def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
-    """The drafter with what the draft model says; without where there is no memory for its context."""
+def _with_model(engine: Engine, ngrams: Drafter) -> Drafter:
+    """The drafter with what the draft model says, where there is one and memory for its context."""
+    draft = engine.draft
+    if draft is None:
+        return ngrams
     from aded_local.drafters.model.drafter import ModelDrafter
     from aded_local.drafters.ngram.drafter import NgramDrafter
 
@@ -322,18 +327,21 @@ def _with_model(engine: Engine, draft: DraftModel, ngrams: Drafter) -> Drafter:
     except DeviceError as error:
         engine.notice(f"drafting goes on without a draft model: {error}")
         return ngrams
-    engine.asking = ModelDrafter(
-        ngrams,
-        speaker,
-        close=draft.close,
-        mode=engine.options.draft_mode,
-        threads=draft.n_threads,
-        target_threads=engine.target.settings.n_threads,
-        shares=_share_a_device(engine.options),
-        hrad=_hrad(engine, draft) if engine.options.draft_mode == "branch" else None,
-        pair=_pair(engine, draft),
-        notice=engine.notice,
-    )
+    hrad = _hrad(engine, draft) if engine.options.draft_mode == "branch" else None
+    pair = _pair(engine, draft)
+    with held_back():  # once its thread runs, somebody has to know whom to close
+        engine.asking = ModelDrafter(
+            ngrams,
+            speaker,
+            close=draft.close,
+            mode=engine.options.draft_mode,
+            threads=draft.n_threads,
+            target_threads=engine.target.settings.n_threads,
+            shares=_share_a_device(engine.options),
+            hrad=hrad,
+            pair=pair,
+            notice=engine.notice,
+        )
     return engine.asking
 
 

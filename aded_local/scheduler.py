@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -27,13 +26,21 @@ SHORTEST_SLICE: Final = 0.3
 LONGEST_SLICE: Final = 1.0
 """Seconds that the end of one answer is held up at most."""
 
+LOOK_SECONDS: Final = 0.01
+"""Seconds between two looks of whoever waits. A look takes some ten microseconds."""
+
 
 class Closed(Exception):
     """The model is being closed; measuring stops."""
 
 
 class Scheduler:
-    """Lets answers begin at once and measurements wait. It is also the ``Gate`` of a probe."""
+    """Lets answers begin at once and measurements wait. It is also the ``Gate`` of a probe.
+
+    It has no lock. A Ctrl-C may come between any two calls of the thread that answers; it would leave a condition's
+    lock held, or come as a RuntimeError. So each attribute is set by one side, the one answer or the one measuring
+    thread, and whoever waits looks again and again.
+    """
 
     def __init__(self, rest: Callable[[], None] = lambda: None) -> None:
         """No answer and no measurement yet.
@@ -42,7 +49,6 @@ class Scheduler:
             rest: called in a thread that has decoded, when its turn ends.
         """
         self._rest = rest
-        self._changed = threading.Condition()
         self._exchanging = False
         self._answering = False
         self._answered = False
@@ -58,36 +64,36 @@ class Scheduler:
         """Whether an answer is running or waits to begin."""
         return self._answering
 
+    # --- for the thread that answers -----------------------------------------------------------------
+
     def begin_answer(self) -> None:
         """An answer begins; waits while a context is being replaced (``exchanging``)."""
-        with self._changed:
-            self._answering = True
-            self._began = time.perf_counter()
-            self._changed.notify_all()
-            try:
-                self._changed.wait_for(lambda: not self._exchanging)
-            except BaseException:  # Ctrl-C while an exchange is under way
-                self._answering = False
-                raise
+        self._began = time.perf_counter()
+        self._answering = True  # before it looks: ``exchanging`` does it the other way round
+        try:
+            _look_until(lambda: not self._exchanging)
+        except BaseException:  # Ctrl-C while an exchange is under way
+            self._answering = False
+            raise
 
     def end_answer(self) -> None:
-        """The answer has ended; nothing happens if it had ended before."""
+        """The answer has ended; nothing happens if it had ended before. After a Ctrl-C in it, call it again."""
         self._rest()
-        with self._changed:
-            if self._answering:
-                self._answering = False
-                self._answered = True
-                self._quiet_since = time.perf_counter()
-                self._credit += MEASURING_SHARE * (self._quiet_since - self._began)
-                self._changed.notify_all()
+        now = time.perf_counter()
+        if self._answering:
+            self._answered = True
+            self._quiet_since = now
+            self._credit += MEASURING_SHARE * (now - self._began)
+            self._answering = False
 
     def leave_a_moment(self) -> None:
         """Hold the caller up for a moment if measurements are due and answers follow each other at once."""
-        with self._changed:
-            if self._measuring and self._generous and self._credit >= SHORTEST_SLICE:
-                until = min(self._credit, LONGEST_SLICE)
-                self._credit = 0.0
-                self._changed.wait_for(lambda: self._closing or self._answering or not self._measuring, until)
+        if self._measuring and self._generous and self._credit >= SHORTEST_SLICE:
+            until = min(self._credit, LONGEST_SLICE)
+            self._credit = 0.0
+            _look_until(lambda: self._closing or self._answering or not self._measuring, until)
+
+    # --- for the thread that measures ----------------------------------------------------------------
 
     def hold_nobody_up(self) -> None:
         """From here on hold no answer up: beside other programs, measurements are not worth keeping."""
@@ -96,14 +102,11 @@ class Scheduler:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """Within the block a measurement is due, and answers leave it a moment at their ends."""
-        with self._changed:
-            self._measuring = True
+        self._measuring = True
         try:
             yield
         finally:
-            with self._changed:
-                self._measuring = False
-                self._changed.notify_all()
+            self._measuring = False
 
     @contextlib.contextmanager
     def exchanging(self) -> Iterator[None]:
@@ -112,17 +115,15 @@ class Scheduler:
         Raises:
             Closed: the model is being closed.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or not self._answering)
-            if self._closing:
-                raise Closed
-            self._exchanging = True
         try:
+            while not self._exchanging:
+                self._await_no_answer()
+                self._exchanging = True
+                if self._answering:  # it began just then, and goes first
+                    self._exchanging = False
             yield
         finally:
-            with self._changed:
-                self._exchanging = False
-                self._changed.notify_all()
+            self._exchanging = False
 
     def wait(self) -> bool:
         """Return when no answer was computed for a while; tells whether it had to wait.
@@ -133,15 +134,16 @@ class Scheduler:
         waited = False
         if self._answering:
             self._rest()
-        with self._changed:
-            while True:
-                if self._closing:
-                    raise Closed
-                rest = QUIET_SECONDS - (time.perf_counter() - self._quiet_since)
-                if not self._answering and rest <= 0.0:
-                    return waited
-                waited = True
-                self._changed.wait(None if self._answering else rest)
+        while True:
+            self._require_open()
+            rest = QUIET_SECONDS - (time.perf_counter() - self._quiet_since)
+            if not self._answering and rest <= 0.0:
+                return waited
+            waited = True
+            if self._answering:
+                self._await_no_answer()
+            else:
+                _look_until(lambda: self._closing or self._answering, rest)
 
     def wait_for_a_first_answer(self, seconds: float) -> None:
         """Return when the first answer has ended, or after ``seconds`` without one.
@@ -149,23 +151,35 @@ class Scheduler:
         Raises:
             Closed: the model is being closed.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._answering or self._answered, seconds)
-            self._changed.wait_for(lambda: self._closing or not self._answering)
-            if self._closing:
-                raise Closed
+        _look_until(lambda: self._closing or self._answering or self._answered, seconds)
+        self._await_no_answer()
 
     def undisturbed(self) -> bool:
         """Whether no answer has begun since ``wait`` returned."""
         return not self._answering
 
+    def _await_no_answer(self) -> None:
+        _look_until(lambda: self._closing or not self._answering)
+        self._require_open()
+
+    def _require_open(self) -> None:
+        if self._closing:
+            raise Closed
+
+    # --- ending --------------------------------------------------------------------------------------
+
     def close(self) -> None:
         """Make measurements stop."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._closing = True
 
     @property
     def closing(self) -> bool:
         """Whether ``close`` was called."""
         return self._closing
+
+
+def _look_until(holds: Callable[[], bool], seconds: float = math.inf) -> None:
+    """Wait until something holds, at most ``seconds``."""
+    until = time.perf_counter() + seconds
+    while not holds() and (left := until - time.perf_counter()) > 0.0:
+        time.sleep(min(LOOK_SECONDS, left))

@@ -192,8 +192,11 @@ class Session(Resumable, Asking):
                     break
                 yield piece
         finally:
-            steps.close()
-            access.end(use)
+            try:
+                steps.close()
+                access.end(use)
+            finally:
+                access.end(use)  # a Ctrl-C may have come in the lines above
         self._engine.scheduler.leave_a_moment()
         yield piece
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from interrupting import instants
 
 from aded_local.access import Access, Cancelling, Use
 from aded_local.errors import BusyError
+from aded_local.result import Piece
 from aded_local.scheduler import Scheduler
+from aded_local.session import Session
+from aded_local.stream import Stream
 
 
 @pytest.fixture
@@ -43,10 +51,10 @@ def elsewhere(work: Callable[[], object]) -> object:
         except Exception as error:
             found.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join()
-    return found[0]
+    thread.join(20)
+    return found[0] if found else TimeoutError("it waits for something")
 
 
 def test_a_second_use_is_refused_in_another_thread(access: Access) -> None:
@@ -275,18 +283,52 @@ def test_who_does_not_wait_does_not_go_before_those_who_do(access: Access) -> No
     assert len(access._queue) == 1
 
 
-def test_an_interrupt_takes_a_waiter_out_of_the_queue(
-    access: Access, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_takes_a_waiter_out_of_the_queue(access: Access) -> None:
     elsewhere(lambda: access.begin(steps(), owner=1))
 
-    def interrupt(_seconds: float) -> None:
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        while not access._queue:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(access._changed, "wait", interrupt)
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         access.begin(steps(), owner=2, wait=True)
     assert not access._queue
+
+
+@pytest.mark.parametrize("what", ["answer", "alone", "reading", "closing"])
+def test_an_interrupt_at_any_instant_leaves_no_use_and_no_lock_behind(what: str) -> None:
+    scheduler = Scheduler()
+    access = Access(scheduler)
+    asking: Any = SimpleNamespace(_engine=SimpleNamespace(access=access, scheduler=scheduler))
+
+    def computing() -> Generator[Piece, None, None]:
+        yield Piece("a", (1,))
+        yield Piece("b", (2,), "stop")
+
+    def answer() -> None:
+        asked = Cancelling().ask()
+        with Stream(Session._read(asking, asked, computing(), waits=True), asked) as pieces:
+            for _ in pieces:
+                pass
+
+    def block() -> None:
+        with getattr(access, what)():
+            len("what is done in it")
+
+    def use_it() -> None:
+        with access.alone():
+            pass
+
+    n = 0
+    for error in instants(lambda: answer if what == "answer" else block):
+        assert type(error) is KeyboardInterrupt
+        assert not scheduler.wanted and access._use is None and not access._readers
+        access.closed = False
+        assert elsewhere(use_it) is None
+        n += 1
+    assert n > 50
 
 
 def test_whoever_waits_while_it_is_closed_is_told(access: Access) -> None:

@@ -123,7 +123,7 @@ def test_locks_that_another_thread_held_do_not_hold_the_child(llm: LocalADED, ti
     held, enough = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with llm._access._changed, llm._engine.scheduler._changed:
+        with llm._access._lock:
             held.set()
             enough.wait(HUNG)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interrupting import instants
 
 from aded_local.llama import Context, ContextSettings, Model, rows
 
@@ -43,6 +44,20 @@ def test_passes_that_want_it_otherwise_wait_for_each_other(switch: ctypes.c_int)
         assert thread.is_alive() and not seen and switch.value == rows.LARGEST
     thread.join(10)
     assert seen == [0]
+
+
+def test_an_interrupt_at_any_instant_leaves_other_passes_their_turn(switch: ctypes.c_int) -> None:
+    def by_row(wanted: bool) -> None:
+        with rows.row_by_row(wanted):
+            len("a pass")
+
+    for error in instants(lambda: lambda: by_row(True)):
+        assert type(error) is KeyboardInterrupt
+        other = threading.Thread(target=by_row, args=(False,), daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive()
+    assert switch.value == 0
 
 
 def test_without_the_switch_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
 import pytest
+from interrupting import instants
 
+from aded_local import scheduler
 from aded_local.scheduler import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Scheduler
+from aded_local.speed.preparation import MEASURING, Preparation
 
 
 def test_a_measurement_waits_for_the_answer_and_a_quiet_moment() -> None:
@@ -124,3 +129,78 @@ def test_an_exception_in_an_exchange_lets_answers_go_on() -> None:
         raise ValueError
     turns.begin_answer()
     turns.end_answer()
+
+
+def test_an_interrupt_at_any_instant_of_an_answer_leaves_measurements_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduler, "QUIET_SECONDS", 0.0)
+    turns = Scheduler()
+
+    def answer() -> None:
+        try:
+            turns.begin_answer()
+        finally:
+            try:
+                turns.end_answer()
+            finally:
+                turns.end_answer()
+        turns.leave_a_moment()
+
+    def measure() -> None:
+        turns.wait()
+        with turns.measuring(), turns.exchanging():
+            pass
+
+    n = 0
+    for error in instants(lambda: answer):
+        assert type(error) is KeyboardInterrupt
+        assert not turns.wanted
+        measuring = threading.Thread(target=measure, daemon=True)
+        measuring.start()
+        measuring.join(20)
+        assert not measuring.is_alive()
+        n += 1
+    assert n > 50
+
+
+def test_an_answer_that_waits_for_an_exchange_can_be_interrupted() -> None:
+    turns = Scheduler()
+    entered, enough = threading.Event(), threading.Event()
+
+    def exchange() -> None:
+        with turns.exchanging():
+            entered.set()
+            enough.wait(20)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    assert entered.wait(20)
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        turns.begin_answer()
+    assert not turns.wanted
+    enough.set()
+    thread.join(20)
+    turns.begin_answer()
+
+
+def test_an_interrupt_at_any_instant_of_beginning_to_measure_loses_no_thread() -> None:
+    turns = Scheduler()
+    did: list[int] = []
+
+    def measure() -> None:
+        preparation = Preparation(turns, pytest.fail)
+        made.append(preparation)
+        preparation.start(lambda _: did.append(1), MEASURING)
+        preparation.wait(20.0)
+
+    n = 0
+    made: list[Preparation] = []
+    for error in instants(lambda: measure):
+        assert type(error) is KeyboardInterrupt
+        if made:
+            preparation = made.pop()
+            assert preparation.wait(20.0) and preparation.close() and not preparation.running
+        n += 1
+    assert n > 100 and did

@@ -20,6 +20,7 @@ import pytest
 import strangers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupting import instants
 
 from aded_local.errors import StoreError
 from aded_local.memory import Exchange, rows, sharing
@@ -716,3 +717,15 @@ def test_a_writer_killed_at_any_instant_costs_no_exchange_that_was_written(
     assert lost == 0
     Database(path, LABELS).erase()
     assert list(path.parent.iterdir()) == []
+
+
+def test_an_interrupt_at_any_instant_leaves_no_transaction_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "LOCK_SECONDS", 0.0)
+    file, other = written(path, 1), Database(path, LABELS)
+    for error in instants(lambda: lambda: append(file, exchange(2)), every=5):
+        assert type(error) is KeyboardInterrupt
+        append(other, exchange(3))
+    append(file, exchange(4))
+    assert set(numbers(file)) <= {0, 2, 3, 4}

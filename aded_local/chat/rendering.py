@@ -43,6 +43,7 @@ from aded_local.chat.rendering_child import (
 from aded_local.chat.sandbox import MAX_SOURCE, SECONDS, Sandbox, complaint
 from aded_local.errors import OptionError, TemplateError, TemplateLimitError
 from aded_local.files import given_path
+from aded_local.llama.interrupts import held_back
 from aded_local.trials import trial
 
 VOUCHED = frozenset(
@@ -310,9 +311,11 @@ class _Child:
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        answered = threading.Event()
+        answered = threading.Lock()
+        answered.acquire()
         watch = threading.Thread(target=self._watch, args=(answered, seconds, patience), daemon=True)
-        watch.start()
+        with held_back():
+            watch.start()
         answer = None
         try:
             with contextlib.suppress(OSError, ValueError):
@@ -320,19 +323,19 @@ class _Child:
                     send(process.stdin, *request)
                 answer = receive(process.stdout)
         finally:
-            answered.set()
+            answered.release()
             watch.join()
         if answer is None and not self.verdict:
             code = process.wait()
             self.verdict = f"it ended its process ({trial.fault_of(code) or f'exit code {code}'})"
         return answer
 
-    def _watch(self, answered: threading.Event, seconds: float, patience: float) -> None:
-        """End the process when it has taken too much; it then gives no answer."""
+    def _watch(self, answered: threading.Lock, seconds: float, patience: float) -> None:
+        """End the process when it has taken too much before ``answered`` is free; it then gives no answer."""
         started = time.monotonic()
         watched: psutil.Process | None = None
         before = 0.0
-        while not answered.wait(LOOK):
+        while not answered.acquire(timeout=LOOK):
             used, memory = 0.0, 0
             with contextlib.suppress(psutil.Error):
                 if watched is None:

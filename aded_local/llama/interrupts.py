@@ -1,7 +1,11 @@
-"""Handles Ctrl-C while llama.cpp loads a model, or kernels are compiled.
+"""Handles Ctrl-C while llama.cpp loads a model, kernels are compiled, or a thread starts.
 
 Python raises KeyboardInterrupt at its next bytecode. While a model loads that may be in llama.cpp's log callback, where
 ctypes prints the exception and drops it. Numba's compiler has such callbacks too.
+
+Elsewhere it may come after any call of the main thread: also in the methods of Python's own Condition, Event and
+Thread, whose lock then stays held, or whose thread never runs. So what the main thread waits for is an attribute that
+it looks at, or a lock of ``threading``, which the interpreter takes and leaves in one go.
 """
 
 from __future__ import annotations

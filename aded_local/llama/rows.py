@@ -31,7 +31,9 @@ LONGEST_WAIT: Final = 1.0
 AVAILABLE: Final = _until is not None
 """Whether this build of llama.cpp can be asked."""
 
-_turn: Final = threading.Condition()
+_lock: Final = threading.RLock()
+_waiting: Final[list[threading.Lock]] = []
+"""Given back to wake who waits. Not a condition: a Ctrl-C in its methods would leave its lock held."""
 _wanted: Final[dict[int, int]] = {}
 """By thread, what its pass under way was begun with. A thread that was interrupted between two lines of this file may
 leave its entry behind, which its next pass replaces."""
@@ -46,24 +48,36 @@ def row_by_row(wanted: bool) -> Iterator[None]:
         return
     me, value = threading.get_ident(), LARGEST if wanted else 0
     try:
-        with _turn:
-            _wanted.pop(me, None)
-            while any(other != value for other in _wanted.values()):
-                _turn.wait(LONGEST_WAIT)
-                _forget_ended()
-            _wanted[me] = value
-            _until.value = value
+        while (woken := _wait_or_begin(me, value, _until)) is not None:
+            woken.acquire(timeout=LONGEST_WAIT)
+            _forget_ended()
         yield
     finally:
-        with _turn:
+        with _lock:
             _wanted.pop(me, None)
             if not _wanted:
                 _until.value = 0  # other packages that use the library get llama.cpp's own choice
-            _turn.notify_all()
+            while _waiting:
+                _waiting.pop().release()
+
+
+def _wait_or_begin(me: int, value: int, until: ctypes.c_int) -> threading.Lock | None:
+    """Begin a pass; where others are under way that want it otherwise, what is given back when one of them ends."""
+    with _lock:
+        _wanted.pop(me, None)
+        if any(other != value for other in _wanted.values()):
+            woken = threading.Lock()
+            woken.acquire()
+            _waiting.append(woken)
+            return woken
+        _wanted[me] = value
+        until.value = value
+    return None
 
 
 def _forget_ended() -> None:
     """Threads that have ended have no pass under way."""
     alive = {thread.ident for thread in threading.enumerate()}
-    for thread in [each for each in _wanted if each not in alive]:
-        del _wanted[thread]
+    with _lock:
+        for thread in [each for each in _wanted if each not in alive]:
+            del _wanted[thread]

@@ -189,6 +189,9 @@ class Database(SharedFile):
                 gone = place != place_of(self.path) or (attempts < ATTEMPTS and may_be_gone(error))
                 if not gone:
                     raise
+            except BaseException:  # Ctrl-C
+                self.close()  # no transaction stays open
+                raise
             self.close()
 
     def shrink(self) -> None:

@@ -15,10 +15,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Final
 
 from aded_local.drafters import Search
 from aded_local.errors import ADEDError
+from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import is_forked
 from aded_local.scheduler import Closed, Scheduler
 from aded_local.trials import trial
@@ -28,7 +30,10 @@ MEASURING: Final = "measuring"
 READY: Final = "ready"
 
 PREPARATION_POLL: Final = 0.1
-"""Seconds between two looks at the compiling child, or at the thread that closing waits for."""
+"""Seconds between two looks at the compiling child, and two interruptions of a thread that is to end."""
+
+LOOK_SECONDS: Final = 0.005
+"""Seconds between two looks of whoever waits for the thread."""
 
 FIRST_ANSWER_SECONDS: Final = 1.0
 """Compiling begins so many seconds after the start if no answer was asked for, else after the first answer: beside
@@ -65,9 +70,9 @@ class Preparation:
         self._notice = notice
         self._steps: Callable[[Preparation], None] = _nothing
         self._started = time.perf_counter()
-        # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
-        self._ended = threading.Event()
-        self._ended.set()
+        # Looked at, and nothing else: a Ctrl-C in Thread.join makes CPython 3.11 believe that the thread has ended, and
+        # one in an Event's methods leaves its lock held.
+        self._running = False
         self._interruptible: int | None = None
 
     def start(self, steps: Callable[[Preparation], None], stage: str) -> None:
@@ -79,11 +84,11 @@ class Preparation:
         """
         self.stage = stage
         self._steps = steps
-        self._ended.clear()
-        thread = threading.Thread(target=self._run, name="aded-prepare", daemon=True)
         # A thread inside llama.cpp must not outlive the library at the interpreter's end.
         atexit.register(_close_at_exit, weakref.ref(self))
-        thread.start()
+        with held_back():  # a Ctrl-C could keep the thread from ever running
+            self._running = True
+            threading.Thread(target=self._run, name="aded-prepare", daemon=True).start()
 
     def _run(self) -> None:
         steps, self._steps = self._steps, _nothing
@@ -104,7 +109,7 @@ class Preparation:
             # The steps may hold the last reference to a model: it is freed before ``wait`` returns.
             del steps
             self.stage = READY
-            self._ended.set()
+            self._running = False
 
     def has_joined(self) -> None:
         """Drafting is ready."""
@@ -113,11 +118,14 @@ class Preparation:
     @property
     def running(self) -> bool:
         """Whether preparation goes on."""
-        return not self._ended.is_set()
+        return self._running
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until all is ready, at most ``seconds``; tells whether it is."""
-        return self._ended.wait(seconds)
+        until = time.monotonic() + (inf if seconds is None else seconds)
+        while self._running and (left := until - time.monotonic()) > 0.0:
+            time.sleep(min(LOOK_SECONDS, left))
+        return not self._running
 
     def close(self) -> bool:
         """Stop after the current pass; tells whether the thread has ended and no longer uses the model.
@@ -125,17 +133,12 @@ class Preparation:
         A Ctrl-C meanwhile takes effect after the pass, which needs the weights.
         """
         self.scheduler.close()
-        interrupt: KeyboardInterrupt | None = None
         until = time.monotonic() + CLOSING_SECONDS
-        while self.running and time.monotonic() < until:
-            try:
+        with held_back():
+            while self._running and time.monotonic() < until:
                 self._interrupt()  # repeated, since compilers sometimes drop it
-                self._ended.wait(PREPARATION_POLL)
-            except KeyboardInterrupt as came:
-                interrupt = came
-        if interrupt is not None:
-            raise interrupt
-        return not self.running
+                self.wait(PREPARATION_POLL)
+        return not self._running
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
 import functools
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -162,7 +162,9 @@ def _converse(settings: Settings, first: str | None, last: tuple[Path, KeptConve
     if not settings.plain and display.is_styled(sys.stdout):
         from .rendering.code import warm_up
 
-        threading.Thread(target=warm_up).start()  # while the model loads
+        _thread.start_new_thread(
+            warm_up, ()
+        )  # while the model loads; a Ctrl-C in Thread.start could stop it for ever
     with Keyboard(edited=edited) as keyboard:
         read_line = _line_reader(settings, keyboard, edited=edited)
         repl: Repl | None = None

@@ -75,9 +75,12 @@ class Keeper:
 
     def turn_ended(self) -> None:
         """An answer is over: keep the conversation, beside whatever comes next."""
+        from aded_local.llama.interrupts import held_back
+
         if self._keeps and self._conversation.whole():
             self._changed = True
-            self._writing = self._writer.submit(self._keep, self._conversation.whole(), self._settings())
+            with held_back():
+                self._writing = self._writer.submit(self._keep, self._conversation.whole(), self._settings())
 
     def begin_anew(self) -> None:
         """The conversation is over, and what is said next begins another one. Call it before the engine forgets."""
@@ -175,8 +178,7 @@ class Keeper:
 
     def close(self) -> None:
         """The chat ends: write what is still to be written, and what the cells hold."""
-        self._writer.shutdown()
-        self._wait()
+        self._wait(ends=True)
         if self._path is None or not self._changed or not self._is_ours_still():
             return
         self._changed = False
@@ -197,10 +199,21 @@ class Keeper:
         dropped = len(self._conversation.dropped)
         return {**kept, DROPPED_TURNS: dropped} if dropped else kept
 
-    def _wait(self) -> None:
-        """Wait until the thread has written all there is; what it could not foresee is raised here."""
-        if self._writing is not None:
-            self._writing.result()
+    def _wait(self, *, ends: bool = False) -> None:
+        """Wait until the thread has written all there is; what it could not foresee is raised here.
+
+        Args:
+            ends: the thread ends.
+        """
+        from aded_local.llama.interrupts import held_back
+
+        with (
+            held_back()
+        ):  # until a small file is written: a Ctrl-C in Python's own waiting might stop the thread
+            if ends:
+                self._writer.shutdown()
+            if self._writing is not None:
+                self._writing.result()
 
     def _keep(self, messages: list[dict[str, str]], settings: dict[str, Any]) -> None:
         """Write the conversation's text; runs in the thread."""
