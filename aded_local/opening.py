@@ -329,6 +329,7 @@ def _with_model(engine: Engine, ngrams: Drafter) -> Drafter:
         return ngrams
     hrad = _hrad(engine, draft) if engine.options.draft_mode == "branch" else None
     pair = _pair(engine, draft)
+    scheduler = engine.scheduler  # the thread that looks at it must not keep the engine
     with held_back():  # once its thread runs, somebody has to know whom to close
         engine.asking = ModelDrafter(
             ngrams,
@@ -340,6 +341,7 @@ def _with_model(engine: Engine, ngrams: Drafter) -> Drafter:
             shares=_share_a_device(engine.options),
             hrad=hrad,
             pair=pair,
+            yields=lambda: scheduler.measures,
             notice=engine.notice,
         )
     return engine.asking

@@ -64,6 +64,11 @@ class Scheduler:
         """Whether an answer is running or waits to begin."""
         return self._answering
 
+    @property
+    def measures(self) -> bool:
+        """Whether the time between two answers is for a measurement, so that nothing else should compute."""
+        return self._measuring and not self._answering
+
     # --- for the thread that answers -----------------------------------------------------------------
 
     def begin_answer(self) -> None:

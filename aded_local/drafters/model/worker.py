@@ -25,6 +25,7 @@ from aded_local.drafters.model.outcomes import open_places, outcomes, worth_aski
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.llama.branches import Path
+from aded_local.llama.interrupts import held_back
 from aded_local.llama.loading import is_forked
 from aded_local.llama.teams import give_team_back
 from aded_local.tree import DraftTree
@@ -116,7 +117,9 @@ class Worker:
         # Never Thread.join: a Ctrl-C in it makes CPython 3.11 believe that the thread has ended.
         self._ended = threading.Event()
         atexit.register(_close_at_exit, weakref.ref(self))
-        threading.Thread(target=self._run, name="aded-draft-model", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="aded-draft-model", daemon=True)
+        with held_back():  # a Ctrl-C could keep the thread from ever running
+            thread.start()
 
     # --- for the thread that generates -----------------------------------------------------------------
 
@@ -140,16 +143,11 @@ class Worker:
 
     def close(self) -> bool:
         """Wait until the thread has ended, and the draft model is freed; tells whether it has."""
-        self.stop()
-        interrupt: KeyboardInterrupt | None = None
-        until = seconds_now() + CLOSING_SECONDS
-        while self.runs and seconds_now() < until:
-            try:
+        with held_back():
+            self.stop()
+            until = seconds_now() + CLOSING_SECONDS
+            while self.runs and seconds_now() < until:
                 time.sleep(CLOSING_POLL)
-            except KeyboardInterrupt as came:
-                interrupt = came
-        if interrupt is not None:
-            raise interrupt
         return not self.runs
 
     # --- in the thread ---------------------------------------------------------------------------------
