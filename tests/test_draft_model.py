@@ -443,7 +443,7 @@ def test_reading_a_text_is_the_price_of_a_trial_and_not_its_pace() -> None:
     chooser = Chooser((NGRAM, SERIAL))
     run(chooser, lambda way: 0.8, TRIAL)
     assert chooser.way == SERIAL
-    for _ in range(200):
+    for _ in range(5):
         chooser.record(SERIAL, 5.0, 1, ready=False)
     assert chooser.way == SERIAL
     run(chooser, lambda way: 0.4 if way == SERIAL else 0.8, TRIAL)
