@@ -165,8 +165,8 @@ class LocalADED(Described, Asking):
             chat_template=None if chat_template is None else read_template(chat_template),
             draft_model=None if draft_model is None else given_path("draft_model", draft_model, A_MODEL),
             draft_mode=draft_mode,
-            draft_threads=request.threads(draft_threads),
-            draft_gpu_layers=request.layers(draft_gpu_layers),
+            draft_threads=request.threads(draft_threads, "draft_threads"),
+            draft_gpu_layers=request.layers(draft_gpu_layers, "draft_gpu_layers"),
             draft_max=request.whole(
                 "draft_max", draft_max, 1, LARGEST_PASS - 1, you_choose=request.YOU_CHOOSE
             ),

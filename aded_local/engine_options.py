@@ -67,6 +67,16 @@ class EngineOptions:
             if value not in choices:
                 known = ", ".join(each for each in choices if each is not None)
                 raise OptionError(f"{name} is {value!r}; it must be one of {known}")
+        if self.draft_model is None:
+            for is_given, name in (
+                (self.draft_mode != "auto", "draft_mode"),
+                (self.draft_threads is not None, "draft_threads"),
+                (self.draft_gpu_layers != ALL_LAYERS, "draft_gpu_layers"),
+            ):
+                if is_given:
+                    raise OptionError(
+                        f"{name} is about a draft model, and none was given: give draft_model, or leave it out"
+                    )
         if self.draft != "auto":
             for is_given, name, lacks in (
                 (self.store is not None, "store", "does not draft from a store"),

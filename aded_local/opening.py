@@ -58,6 +58,10 @@ def open_engine(path: Path, options: EngineOptions, progress: Say, notice: Say) 
     Raises:
         ModelError, OptionError, DeviceError: see ``LocalADED``.
     """
+    if options.draft_model is not None:
+        from aded_local.drafters.model.loading import require_fitting
+
+        require_fitting(options.draft_model)  # before the large file is read
     model = Model(path, n_gpu_layers=options.n_gpu_layers, verbose=options.verbose, progress=progress)
     try:
         for line in model.ignored_suggestions:

@@ -234,14 +234,14 @@ def context_size(value: object) -> int | None:
     return whole("n_ctx", value, SMALLEST_CONTEXT, LARGEST_CONTEXT, you_choose=0)
 
 
-def threads(value: object) -> int | None:
+def threads(value: object, name: str = "n_threads") -> int | None:
     """CPU threads; None for the physical cores."""
-    return whole("n_threads", value, 1, LARGEST_THREADS, you_choose=YOU_CHOOSE)
+    return whole(name, value, 1, LARGEST_THREADS, you_choose=YOU_CHOOSE)
 
 
-def layers(value: object) -> int:
+def layers(value: object, name: str = "n_gpu_layers") -> int:
     """Layers on the GPU, ``ALL_LAYERS`` where the choice is left open."""
-    found = whole("n_gpu_layers", value, 0, MOST_LAYERS, you_choose=YOU_CHOOSE)
+    found = whole(name, value, 0, MOST_LAYERS, you_choose=YOU_CHOOSE)
     return ALL_LAYERS if found is None else found
 
 

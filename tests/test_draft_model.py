@@ -608,6 +608,16 @@ def test_what_was_learnt_of_a_pair_is_there_at_the_next_start(tmp_path: Path, ma
     assert second.did().asked == 0
 
 
+def test_what_was_learnt_is_kept_between_texts_too(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "pairs" / "one.json"
+    drafter = make(Scripted(0.0001), "serial", pair=path)
+    begin(drafter, ids(5, 6, 7))
+    assert not path.exists()
+    drafter._worker.costs.judged([True] * 1000)
+    begin(drafter, ids(8, 9, 10))
+    assert json.loads(path.read_text())["costs"]
+
+
 DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "cut short": lambda kept: json.dumps(kept)[:-40],
     "no numbers": lambda kept: "no file of numbers",

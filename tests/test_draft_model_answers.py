@@ -223,6 +223,11 @@ def test_a_draft_model_larger_than_memory_is_refused(
         ({"draft_model": 3}, "path of a GGUF"),
         ({"draft_model": "m.gguf", "draft_mode": "often"}, "auto, ngram, serial, parallel, branch"),
         ({"draft_max": 0}, "draft_max is 0"),
+        ({"draft_model": "m.gguf", "draft_threads": 0}, "draft_threads is 0"),
+        ({"draft_model": "m.gguf", "draft_gpu_layers": -2}, "draft_gpu_layers is -2"),
+        ({"draft_mode": "serial"}, "draft_mode is about a draft model"),
+        ({"draft_threads": 1}, "draft_threads is about a draft model"),
+        ({"draft_gpu_layers": 0}, "draft_gpu_layers is about a draft model"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(

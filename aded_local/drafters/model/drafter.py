@@ -46,6 +46,9 @@ NEXT_SAMPLE: Final = 4096
 """Tokens of the target after which a model that is not asked is judged again."""
 HORIZON: Final = 128
 """Tokens that are thought to come from a text when the price of reading it is weighed. Chosen: a short answer."""
+KEPT_EVERY: Final = 200
+"""Answers of the model that are judged before what was learnt is written, between two texts and at the end. Writing
+takes some milliseconds."""
 STALLS: Final = 10
 """Steps that waited in vain, after which the model is given up."""
 STALLED_SECONDS: Final = 10.0
@@ -105,6 +108,7 @@ class ModelDrafter:
             lambda way: promise(way, costs, self._cost, self._most) if mode == "auto" else 0.0,
         )
         self._pair = None if pair is None else Pair(pair, costs, self._chooser, ngrams)
+        self._kept = costs.n_judged  # answers of the model that the file knows of
         self.way = self._chooser.way
         self._prepares = False
         self._most = MOST_NODES
@@ -141,6 +145,8 @@ class ModelDrafter:
         self._prepares = False
         if self._mode == "auto":
             self._take(NGRAM)
+        if self._pair is not None and self._worker.costs.n_judged >= self._kept + KEPT_EVERY:
+            self._keep()
         if self._awaited is not None:
             self._awaited.given_up = True
             self._awaited = None
@@ -336,7 +342,11 @@ class ModelDrafter:
         try:
             self._worker.close()
         finally:
-            pair, self._pair = self._pair, None
-            if pair is not None:
-                pair.save()
+            self._keep()
             self._ngrams.close()
+
+    def _keep(self) -> None:
+        if self._pair is not None and self._worker.costs.n_judged > self._kept:
+            self._kept = self._worker.costs.n_judged
+            with self._lock:
+                self._pair.save()

@@ -51,7 +51,7 @@ class DraftModel:
         self.path = path
         self.n_threads = n_threads
         self._n_vocab = target.n_vocab
-        _require_memory(path)
+        require_fitting(path)
         self._model = Model(path, n_gpu_layers=n_gpu_layers, verbose=verbose, progress=progress)
         try:
             require_pair(target, self._model)
@@ -84,7 +84,13 @@ class DraftModel:
         self._model.close()
 
 
-def _require_memory(path: Path) -> None:
+def require_fitting(path: Path) -> None:
+    """Refuse a draft model that cannot be one, whatever the target is.
+
+    Raises:
+        ModelError: the file cannot be used.
+        DeviceError: it is larger than the memory that is free.
+    """
     size = sum(each.file_size for each in check(path).files)
     free = psutil.virtual_memory().available
     if size > free:

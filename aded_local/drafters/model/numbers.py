@@ -14,6 +14,9 @@ from aded_local.files import read_private, write_privately
 
 Array = npt.NDArray[Any]
 
+LARGEST: Final = 1e9
+"""Nothing that is learnt comes near it."""
+
 MOST_BYTES: Final = 1 << 20
 """Of a file. A pair of models takes some 150 kB."""
 
@@ -41,7 +44,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def fitting(found: Mapping[str, Any], like: Mapping[str, Array]) -> dict[str, Array] | None:
-    """The arrays of a file; None where one is missing, has another shape or holds what is no finite number.
+    """The arrays of a file; None where one is missing, has another shape or holds a number that nobody learnt.
 
     Args:
         like: arrays of the shapes and types that are wanted.
@@ -53,7 +56,7 @@ def fitting(found: Mapping[str, Any], like: Mapping[str, Array]) -> dict[str, Ar
                 array = np.array(found[name], wanted.dtype)
         except (LookupError, ValueError, TypeError, OverflowError):
             return None
-        if array.shape != wanted.shape or not np.all(np.isfinite(array)):
+        if array.shape != wanted.shape or not np.all(np.abs(array) <= LARGEST):
             return None
         arrays[name] = array
     return arrays

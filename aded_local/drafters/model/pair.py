@@ -39,9 +39,7 @@ class Pair:
             chooser.take(found.get("ways"))
 
     def save(self) -> None:
-        """Keep what was learnt, where something was and it can be written."""
-        if not self._costs.n_judged:
-            return
+        """Keep what was learnt, where it can be written."""
         found = {
             "format": FORMAT,
             "costs": self._costs.kept(),
