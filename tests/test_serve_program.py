@@ -217,8 +217,8 @@ def test_a_running_answer_ends_after_sigterm_and_new_requests_are_refused(smollm
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_server_that_still_loads_says_so_and_ends_at_once(smollm2: str) -> None:
-    server = Program(smollm2, "-c", "2048", "--draft", "off")
+def test_a_server_that_still_loads_says_so_and_ends_at_once() -> None:
+    server = Program("builtin", "--draft", "off")
     status, health = server.get("/health")
     assert (status, health["status"]) in ((503, "loading"), (200, "ok"))
     assert server.end(signal.SIGINT) == 0
@@ -315,8 +315,8 @@ def test_nothing_that_was_asked_is_logged_or_written(server: Program, tmp_path: 
     assert not [line for line in server.lines if word in line]
 
 
-def test_a_key_is_asked_for(smollm2: str) -> None:
-    server = Program(smollm2, "-c", "512", "--draft", "off", ADED_API_KEY="open sesame")
+def test_a_key_is_asked_for() -> None:
+    server = Program("builtin", "-c", "512", "--draft", "off", ADED_API_KEY="open sesame")
     try:
         with pytest.raises(openai.AuthenticationError):
             server.client().models.list()
