@@ -113,7 +113,7 @@ def smollm2() -> str:
 
 @pytest.fixture(scope="module")
 def server(smollm2: str) -> Iterator[Program]:
-    found = Program(smollm2, "-c", "2048", "--draft", "off", "--queue", "60")
+    found = Program(smollm2, "-t", "1", "-c", "2048", "--draft", "off", "--queue", "60")
     found.await_ready()
     yield found
     assert found.end() == 0, found.lines
@@ -202,7 +202,7 @@ def test_nothing_heavy_is_imported_for_help_and_usage_errors() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_running_answer_ends_after_sigterm_and_new_requests_are_refused(smollm2: str) -> None:
-    server = Program(smollm2, "-c", "2048", "--draft", "off")
+    server = Program(smollm2, "-t", "1", "-c", "2048", "--draft", "off")
     server.await_ready()
     stream = server.client().chat.completions.create(
         model="any", messages=[{"role": "user", "content": "Count to fifty."}], max_tokens=60, stream=True
