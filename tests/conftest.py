@@ -13,6 +13,7 @@ import tiny_models
 
 from aded_local import files as folders
 from aded_local.files import cache_folder
+from aded_local.speed.tuning import Tuner
 from aded_local.trials import preflight, verdicts
 
 KERNELS = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder())
@@ -43,6 +44,18 @@ def vetted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vetted")
 
 
+@pytest.fixture(scope="session")
+def phrases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of the shipped phrases in the tokens of the tests' models, each of which is made once in a session."""
+    return tmp_path_factory.mktemp("phrases")
+
+
+@pytest.fixture(scope="session")
+def measurements(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``measured_once`` keeps what it measures."""
+    return tmp_path_factory.mktemp("measurements")
+
+
 @pytest.fixture(autouse=True)
 def own_folders(
     tmp_path: Path,
@@ -50,6 +63,7 @@ def own_folders(
     monkeypatch: pytest.MonkeyPatch,
     verdict_file: Path | None,
     vetted: Path,
+    phrases: Path,
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     if verdict_file is not None:  # programs started by a test need not try llama.cpp again
@@ -57,6 +71,7 @@ def own_folders(
         shutil.copy(verdict_file, cache / "preflight")
     if os.name == "posix":
         (cache / "vetted").symlink_to(vetted)
+        (cache / "phrases").symlink_to(phrases)
     monkeypatch.setenv("NUMBA_CACHE_DIR", KERNELS)
     # Where a test lets the cache be unusable, nothing goes to the user's own folder among temporary files instead.
     monkeypatch.setattr(folders, "temporary_path", lambda: None)
@@ -69,6 +84,20 @@ def own_folders(
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured counts as undisturbed, however busy the machine that runs the tests is."""
     monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
+
+
+@pytest.fixture
+def measured_once(
+    own_folders: None, quiet_machine: None, measurements: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What passes of a model take is measured by the first test that needs it, and kept for the others.
+
+    For tests in which drafting is ready, and that are not about measuring. Nothing is measured a second time.
+    """
+    if os.name == "posix":
+        (cache_folder() / "measurements").symlink_to(measurements)
+    monkeypatch.setattr("aded_local.speed.tuning.SIGHTINGS", 1)
+    monkeypatch.setattr(Tuner, "doubtful", False)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from typing import Any
 
 from aded_local.chat.style import AnswerStyle
 from aded_local.errors import ContextOverflowError
-from aded_local.request import require_short
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,10 @@ class FakeEngine:
         return AnswerStyle(reasoning=("<think>", "</think>"))
 
     def require_short(self, given: Any) -> None:
-        require_short(given, self.n_ctx, lambda: 1000)
+        if len(str(given)) > 1000:  # what decides it takes half a second to import
+            from aded_local.request import require_short
+
+            require_short(given, self.n_ctx, lambda: 1000)
 
     def count_chat_tokens(self, messages: Any) -> int:
         return sum(len(m["content"].split()) for m in messages)

@@ -61,7 +61,7 @@ def chat(messages: Any = CHAT, **options: Any) -> Call:
     """A chat's answer, or its chunks."""
 
     def call(llm: Any) -> Any:
-        found = llm.create_chat_completion(messages, **GREEDY | {"max_tokens": 40} | options)
+        found = llm.create_chat_completion(messages, **GREEDY | {"max_tokens": 24} | options)
         return list(found) if options.get("stream") else found
 
     return call
@@ -219,8 +219,8 @@ CALLS: dict[str, Call] = {
     "completion with echo": complete(max_tokens=12, echo=True),
     "completion with a name": complete(max_tokens=8, model="mine"),
     "completion of other letters": complete("日本の首都は", max_tokens=17),
-    "completion with a repeat penalty": complete(max_tokens=40, repeat_penalty=1.3),
-    "completion with other penalties": complete(max_tokens=40, frequency_penalty=0.8, presence_penalty=0.4),
+    "completion with a repeat penalty": complete(max_tokens=24, repeat_penalty=1.3),
+    "completion with other penalties": complete(max_tokens=24, frequency_penalty=0.8, presence_penalty=0.4),
     "completion with top_k=1": complete(max_tokens=20, temperature=0.7, top_k=1),
     "completion with a bias": biased,
     "completion with a forbidden word": never(b" the"),
@@ -237,14 +237,16 @@ CALLS: dict[str, Call] = {
     "chat with a name": chat(model="mine", max_tokens=8),
     "chat with penalties": chat(repeat_penalty=1.2, presence_penalty=0.5),
     "chat with a bias": biased_chat,
-    "chat by a schema": chat(response_format={"type": "json_object", "schema": SCHEMA}),
+    "chat by a schema": chat(response_format={"type": "json_object", "schema": SCHEMA}, max_tokens=40),
     "chat with tools that may be called": chat(tools=[TOOL], tool_choice="none"),
-    "chat with a function called": chat(tools=[TOOL], tool_choice=NAMED),
-    "chat in older words": chat(functions=[WEATHER], function_call={"name": "get_weather"}),
+    "chat with a function called": chat(tools=[TOOL], tool_choice=NAMED, max_tokens=40),
+    "chat in older words": chat(functions=[WEATHER], function_call={"name": "get_weather"}, max_tokens=40),
     "chat by a grammar": chat(grammar=YES_OR_NO),
     "chat in chunks": chat(stream=True),
     "chat in chunks with a history": chat(HISTORY, stream=True, max_tokens=None),
-    "chat in chunks with a function called": chat(tools=[TOOL], tool_choice=NAMED, stream=True),
+    "chat in chunks with a function called": chat(
+        tools=[TOOL], tool_choice=NAMED, stream=True, max_tokens=40
+    ),
     # tokens
     "generate": ids_of_generate,
     "generate to the end": ids_to_the_end,

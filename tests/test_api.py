@@ -44,8 +44,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture
-def llm(tiny: dict[str, Path]) -> Iterator[LocalADED]:
+def llm(tiny: dict[str, Path], measured_once: None) -> Iterator[LocalADED]:
     with LocalADED(tiny["llama"], n_ctx=512, n_threads=1) as made:
+        made.prepare()
         yield made
 
 
@@ -551,8 +552,9 @@ def test_a_pass_is_measured_at_two_starts_and_nothing_at_the_third(
 
 def test_what_a_small_context_measured_is_not_taken_for_a_larger_one(tiny: dict[str, Path]) -> None:
     """It has fewer cells, and a batch size that is exact there may not be exact at more."""
+    fixed: dict[str, Any] = {"flash_attention": False, "cache_type": "f16"}
     for n_ctx in (256, 1024):
-        with LocalADED(tiny["llama"], n_ctx=n_ctx, n_threads=1, exact=True, on_progress=str) as llm:
+        with LocalADED(tiny["llama"], n_ctx=n_ctx, n_threads=1, exact=True, on_progress=str, **fixed) as llm:
             assert (max(llm.description()["exact_probed_at_cells"]) > 256) == (n_ctx == 1024)
 
 
@@ -604,6 +606,7 @@ def test_the_description_says_what_the_memory_allows(
         assert llm.description()["drafts"] == shape
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_drafting_can_be_switched_off_and_on_between_answers(tiny: dict[str, Path]) -> None:
     with LocalADED(tiny["llama"], draft="paper", n_ctx=512, n_threads=1) as llm:
         llm.prepare()

@@ -222,6 +222,7 @@ CLEARLY_BEST = 3.0
 so does a change of its norms in the last bit."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(smollm2() is None, reason="SmolLM2 is not installed")
 def test_smollm2_says_the_same_in_a_body_where_one_token_is_clearly_best(tmp_path: Path) -> None:
     source = smollm2()

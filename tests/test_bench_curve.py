@@ -32,6 +32,12 @@ QUICK: dict[str, Any] = {"rounds": 1, "n_threads": 1, "n_ctx": 1024, "prefixes":
 OFF_F16 = {"attention": (False,), "cache_types": ("f16",)}
 
 
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which setting the engine chooses is nobody's question here."""
+    monkeypatch.setattr("aded_local.speed.tuning.TRIAL_SECONDS", 0.0)
+
+
 def curves(result: dict[str, Any]) -> dict[tuple[bool, str, int], dict[str, Any]]:
     return {(c["flash_attention"], c["cache_type"], c["prefix"]): c for c in result["curves"]}
 

@@ -668,6 +668,7 @@ def test_auto_without_top_k_learning_opens_the_same_preset(monkeypatch: pytest.M
 # --- the command --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     arguments = ["--prompts", "2", "--warm", "1", "--repeat", "1", "-n", "8", "-t", "1", "-c", "512"]

@@ -89,12 +89,14 @@ def test_what_is_named_is_taken_whatever_the_model(tmp_path: Path) -> None:
     assert CHAT.path.is_file() and SHELL.path.is_file()
 
 
-def test_the_bench_asks_the_suite_that_is_named(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("measured_once")
+def test_the_bench_asks_the_suite_that_is_named(tiny: dict[str, Path], tmp_path: Path) -> None:
     run, lossless = tmp_path / "run.json", tmp_path / "lossless.json"
     sizes = ["--prompts", "1", "-n", "4", "-t", "1", "-c", "1024"]
+    model = str(tiny["llama"])
     for arguments in (
-        ["run", "builtin", "--suite", "chat", "--methods", "off", "--repeat", "1", "--json", str(run)],
-        ["lossless", "builtin", "--suite", "chat", "--no-peer", "--draft", "auto", "--json", str(lossless)],
+        ["run", model, "--suite", "chat", "--methods", "off", "--repeat", "1", "--json", str(run)],
+        ["lossless", model, "--suite", "chat", "--no-peer", "--draft", "auto", "--json", str(lossless)],
     ):
         done = CliRunner().invoke(main, [*arguments, *sizes])
         assert done.exit_code == 0, done.output

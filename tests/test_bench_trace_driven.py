@@ -25,6 +25,8 @@ from aded_local.speed.planner import PlainPlanner
 from aded_local.step import Beginning, StepResult
 from aded_local.tree import EMPTY_TREE, DraftTree
 
+pytestmark = pytest.mark.usefixtures("measured_once")
+
 SETTING = {"n_threads": 1, "n_ctx": 512, "flash_attention": False, "cache_type": "f16"}
 PROMPTS = ("one two three one two three", "copy the file copy the", "red green blue")
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,20 @@ def run(*args: str) -> Result:
     return CliRunner().invoke(doctor.main, list(args))
 
 
+compilers = cache(lambda paths: library.compilers(list(paths)))
+
+
 @pytest.fixture
-def examined(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Examination:
+def scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compilers that llama.cpp's libraries name are looked for once: a second for 20 MB."""
+    found = compilers(tuple(library.files()))
+    monkeypatch.setattr(library, "compilers", lambda paths: found)
+
+
+@pytest.fixture
+def examined(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, scanned_once: None
+) -> Examination:
     """What the check is made to come to."""
     found: Examination = request.param
     monkeypatch.setattr(preflight, "examine", lambda _path: found)

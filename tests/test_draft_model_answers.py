@@ -17,6 +17,8 @@ from aded_local.drafters.model import DRAFT_MODES
 from aded_local.drafters.model.speaker import Speaker
 from aded_local.errors import DeviceError, OptionError, PairingError
 
+pytestmark = pytest.mark.usefixtures("measured_once")
+
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "temperature": {"temperature": 0.8, "seed": 7, "top_k": 40},

@@ -22,10 +22,20 @@ from aded_local.speed.probe import Probe
 from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, Tuner
 from aded_local.trials import trial
 
-pytestmark = pytest.mark.usefixtures("quiet_machine")
+pytestmark = pytest.mark.usefixtures("quiet_machine", "short_trials")
 
 PROMPT = "one two three one two three one two three"
 SETTING = {"n_ctx": 512, "n_threads": 1}
+
+
+FIXED = SETTING | {"flash_attention": False, "cache_type": "f16"}
+"""Nothing to choose: one attention and cache type is tried."""
+
+
+@pytest.fixture
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on how long a trial takes."""
+    monkeypatch.setattr("aded_local.speed.tuning.TRIAL_SECONDS", 0.0)
 
 
 def said(llm: LocalADED, n: int = 40) -> list[int]:
@@ -50,7 +60,7 @@ def slow_machine(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_answers_are_plain_until_the_machine_is_measured(
     tiny: dict[str, Path], slow_machine: threading.Event
 ) -> None:
-    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+    with LocalADED(tiny["llama"], draft="paper", **FIXED) as llm:
         first = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
         assert first.stats.drafted == 0 and llm.preparing == "measuring"
         assert not llm.prepare(timeout=0.05)
@@ -65,12 +75,12 @@ def test_drafting_joins_in_the_middle_of_an_answer(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The curve is known, the drafter comes late, as after an upgrade."""
-    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+    with LocalADED(tiny["llama"], draft="paper", **FIXED) as llm:
         llm.prepare()
     free = threading.Event()
     monkeypatch.setattr(opening.kept, "kernels_are_kept", lambda search: False)
     monkeypatch.setattr(opening, "compile_beside", lambda turns, search: free.wait(20))
-    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+    with LocalADED(tiny["llama"], draft="paper", **FIXED) as llm:
         assert llm.preparing == "kernels"
         stream = llm.stream(PROMPT, max_tokens=400, temperature=0.0)
         pieces = [next(stream) for _ in range(5)]
@@ -86,7 +96,7 @@ def test_drafting_joins_in_the_middle_of_an_answer(
 def test_an_answer_begins_at_once_while_a_pass_is_timed(
     tiny: dict[str, Path], slow_machine: threading.Event
 ) -> None:
-    with LocalADED(tiny["llama"], **SETTING) as llm:
+    with LocalADED(tiny["llama"], **FIXED) as llm:
         texts = [said(llm) for _ in range(5)]
         slow_machine.set()
         llm.prepare()
@@ -97,7 +107,7 @@ def test_closing_does_not_wait_for_the_measuring(
     tiny: dict[str, Path], slow_machine: threading.Event
 ) -> None:
     started = time.perf_counter()
-    with LocalADED(tiny["llama"], **SETTING) as llm:
+    with LocalADED(tiny["llama"], **FIXED) as llm:
         said(llm)
     assert time.perf_counter() - started < 15
     assert not llm._engine.preparation.running
@@ -144,7 +154,7 @@ def test_what_cannot_be_measured_is_one_notice_and_decoding_goes_on(
 
     monkeypatch.setattr(Tuner, "measure_curve", fail)
     told: list[str] = []
-    with LocalADED(tiny["llama"], on_notice=told.append, **SETTING) as llm:
+    with LocalADED(tiny["llama"], on_notice=told.append, **FIXED) as llm:
         llm.prepare()
         assert said(llm)
     assert len(told) == 1 and "no memory" in told[0]
@@ -187,7 +197,7 @@ def test_an_interrupt_of_whoever_waits_leaves_the_measuring_thread_known(
     tiny: dict[str, Path], slow_machine: threading.Event
 ) -> None:
     """CPython 3.11 takes a thread for ended whose join was interrupted, and weights were freed under it."""
-    with LocalADED(tiny["llama"], **SETTING) as llm:
+    with LocalADED(tiny["llama"], **FIXED) as llm:
         main = threading.main_thread().ident
         assert main is not None
         threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
@@ -214,7 +224,7 @@ def test_whoever_has_an_answer_half_read_is_told_that_waiting_would_not_end(
                     seen.append(str(error))
             assert next(pieces).tokens, "and the answer goes on"
 
-    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+    with LocalADED(tiny["llama"], draft="paper", **FIXED) as llm:
         if in_main_thread:
             read_and_wait(llm)
         else:
@@ -239,7 +249,7 @@ def test_an_event_loop_is_not_held_up_for_ever_beside_an_answer_of_its_own(
                     llm.prepare()
                 break
 
-    with LocalADED(tiny["llama"], draft="paper", **SETTING) as llm:
+    with LocalADED(tiny["llama"], draft="paper", **FIXED) as llm:
         asyncio.run(read_and_wait(llm))
         slow_machine.set()
         assert llm.prepare()
@@ -281,7 +291,7 @@ def test_kernels_that_cannot_be_kept_are_a_notice(
     monkeypatch.setattr(opening.kept, "FOLDER", None)
     monkeypatch.delenv("NUMBA_CACHE_DIR")
     told: list[str] = []
-    with LocalADED(tiny["llama"], on_notice=told.append, **SETTING) as llm:
+    with LocalADED(tiny["llama"], on_notice=told.append, **FIXED) as llm:
         llm.prepare()
         assert said(llm)
     assert len(told) == 1 and "ADED_CACHE_DIR" in told[0]

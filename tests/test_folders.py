@@ -364,7 +364,10 @@ def one_token_a_word(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("damage", ["none", "empty", "zip", "bit", "longer"])
-def test_a_kept_table_of_phrases_is_taken_only_whole(monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+def test_a_kept_table_of_phrases_is_taken_only_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "cache"))
     made: list[int] = []
     table = statistics.new_table(phrases.PHRASE_BITS)
     table[:] = np.arange(len(table))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
 import strangers
 
@@ -241,8 +243,14 @@ def test_one_that_was_stopped_is_not_waited_for_forever(
         pass
 
 
+@pytest.fixture(scope="module")
+def loaded() -> None:
+    """Kernels are in this process already, and making a drafter in another folder compiles none."""
+    make_drafter("auto", n_vocab=10)
+
+
 def test_making_a_drafter_leaves_all_kernels_for_the_next_start(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ahead, "_compile", lambda search: kept.put_stamp(folder))
     make_drafter("auto", n_vocab=10)
@@ -310,11 +318,24 @@ print(json.dumps([kept, [sum(one.stats.cache_misses.values()) for one in used],
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of processes for which everything was compiled ahead: ten seconds."""
+    """The environment of processes for which everything was compiled ahead.
+
+    Not compiled once more: what is compiled for all tests, ahead as well, is taken over, and the command goes on from
+    there. What other tests had to compile besides is not among it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", conftest.KERNELS)  # the stamp's name tells settings of Numba apart
+        whole = Path(conftest.KERNELS) / f"kernels-{kept.sources_fingerprint()}"
+        names = json.loads(kept.stamp(whole).read_text())
+    cache = tmp_path_factory.mktemp("cache")
+    for name in names:
+        copy = cache / whole.name / name
+        copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copy2(whole / name, copy)
     environment = {
         "PATH": os.environ.get("PATH", ""),
         "PYTHONPATH": ":".join(filter(None, sys.path)),
-        "ADED_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "ADED_CACHE_DIR": str(cache),
     }
     done = subprocess.run(
         [sys.executable, *ahead.COMMAND], env=environment, capture_output=True, text=True, check=False

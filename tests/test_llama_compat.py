@@ -28,7 +28,7 @@ from aded_local.errors import BusyError, ContextOverflowError, ModelNotFoundErro
 from aded_local.llama_compat.arguments import answering
 from aded_models import names
 
-N_CTX = 512
+N_CTX = 256
 THREADS = 1
 
 
@@ -532,6 +532,7 @@ def test_mirostat_says_what_it_says_there(pair: Pair, mode: int, seed: int) -> N
     assert said[0] == said[1]
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_greedy_calls_draft(small: Path) -> None:
     with quiet(small, draft="auto", flash_attn=False, type_k=0, type_v=0) as llm:
         llm._local.prepare()

@@ -102,13 +102,11 @@ def test_every_path_leaves_the_cache_plain_decoding_would(
     np.testing.assert_allclose(drafted, alone, atol=2e-3)
 
 
+@pytest.mark.usefixtures("measured_once")
 @pytest.mark.parametrize("architecture", GENERATING)
-@pytest.mark.parametrize("how", sorted(SAMPLINGS))
 @pytest.mark.parametrize("exact", [False, True])
-def test_presets_say_what_plain_decoding_says(
-    tiny: dict[str, Path], architecture: str, how: str, exact: bool
-) -> None:
-    texts = {}
+def test_presets_say_what_plain_decoding_says(tiny: dict[str, Path], architecture: str, exact: bool) -> None:
+    texts: dict[str, dict[str, list[list[int]]]] = {}
     # One setting for all: which is fastest is a matter of the clock, and another one rounds otherwise.
     setting = {"flash_attention": exact, "cache_type": "bf16" if exact else "f16"}
     for draft in ("off", "auto", "paper"):
@@ -116,14 +114,17 @@ def test_presets_say_what_plain_decoding_says(
             tiny[architecture], draft=draft, exact=exact, n_threads=1, n_ctx=512, **setting
         ) as llm:
             llm.prepare()
-            texts[draft] = [
-                llm.generate(prompt, max_tokens=60, **SAMPLINGS[how]).tokens
-                for prompt in (PROMPT, "four five")
-            ]
+            texts[draft] = {
+                how: [
+                    llm.generate(prompt, max_tokens=60, **options).tokens for prompt in (PROMPT, "four five")
+                ]
+                for how, options in SAMPLINGS.items()
+            }
     assert texts["auto"] == texts["off"]
     assert texts["paper"] == texts["off"]
 
 
+@pytest.mark.usefixtures("measured_once")
 def test_drafts_are_accepted_at_all(tiny: dict[str, Path]) -> None:
     """Equal texts prove little unless drafts were really verified and taken."""
     with LocalADED(tiny["llama"], draft="paper", n_threads=1, n_ctx=512) as llm:

@@ -20,6 +20,8 @@ from aded_local.memory.conversations import memory_folder
 from aded_local.memory.rows import Rows
 from aded_local.tree import EMPTY_TREE, DraftTree, IntArray
 
+pytestmark = pytest.mark.usefixtures("measured_once")
+
 PROMPT = "one two three one two three"
 Recalled = Sequence[tuple[IntArray, IntArray, bool]]
 

@@ -227,7 +227,7 @@ def test_the_shipped_file_holds_english_and_python(shipped: Phrases) -> None:
 # --- tokens ------------------------------------------------------------------------------------
 
 
-def share_in_place(path: Path, phrases: Phrases, n: int = 1500) -> float:
+def share_in_place(path: Path, phrases: Phrases, n: int = 500) -> float:
     """How many phrases have, in the middle of a text, the tokens of their words."""
     tokenizer = Tokenizer(path)
 

@@ -113,7 +113,7 @@ def smollm2() -> str:
 
 @pytest.fixture(scope="module")
 def server(smollm2: str) -> Iterator[Program]:
-    found = Program(smollm2, "-c", "2048", "--draft", "off", "--queue", "60")
+    found = Program(smollm2, "-t", "1", "-c", "2048", "--draft", "off", "--queue", "60")
     found.await_ready()
     yield found
     assert found.end() == 0, found.lines
@@ -202,10 +202,10 @@ def test_nothing_heavy_is_imported_for_help_and_usage_errors() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_running_answer_ends_after_sigterm_and_new_requests_are_refused(smollm2: str) -> None:
-    server = Program(smollm2, "-c", "2048", "--draft", "off")
+    server = Program(smollm2, "-t", "1", "-c", "2048", "--draft", "off")
     server.await_ready()
     stream = server.client().chat.completions.create(
-        model="any", messages=[{"role": "user", "content": "Count to fifty."}], max_tokens=150, stream=True
+        model="any", messages=[{"role": "user", "content": "Count to fifty."}], max_tokens=60, stream=True
     )
     chunks = iter(stream)
     next(chunks)
@@ -217,8 +217,8 @@ def test_a_running_answer_ends_after_sigterm_and_new_requests_are_refused(smollm
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_a_server_that_still_loads_says_so_and_ends_at_once(smollm2: str) -> None:
-    server = Program(smollm2, "-c", "2048", "--draft", "off")
+def test_a_server_that_still_loads_says_so_and_ends_at_once() -> None:
+    server = Program("builtin", "--draft", "off")
     status, health = server.get("/health")
     assert (status, health["status"]) in ((503, "loading"), (200, "ok"))
     assert server.end(signal.SIGINT) == 0
@@ -229,7 +229,7 @@ def test_a_server_that_still_loads_says_so_and_ends_at_once(smollm2: str) -> Non
 
 def ask(client: Any, word: str, **options: Any) -> str:
     """The answer to a list of one word over and over, which the model goes on with."""
-    lines = "".join(f"{number}. {word}\n" for number in range(1, 6)) + "6."
+    lines = "".join(f"{number}. {word}\n" for number in range(1, 5)) + "5."
     found = client.completions.create(model="any", prompt=lines, max_tokens=5, temperature=0, **options)
     return str(found.choices[0].text)
 
@@ -315,8 +315,8 @@ def test_nothing_that_was_asked_is_logged_or_written(server: Program, tmp_path: 
     assert not [line for line in server.lines if word in line]
 
 
-def test_a_key_is_asked_for(smollm2: str) -> None:
-    server = Program(smollm2, "-c", "512", "--draft", "off", ADED_API_KEY="open sesame")
+def test_a_key_is_asked_for() -> None:
+    server = Program("builtin", "-c", "512", "--draft", "off", ADED_API_KEY="open sesame")
     try:
         with pytest.raises(openai.AuthenticationError):
             server.client().models.list()

@@ -16,11 +16,13 @@ from aded_local.errors import BusyError, OptionError
 from aded_local.llama import Context, context
 from aded_local.session import Session
 
+pytestmark = pytest.mark.usefixtures("measured_once")
+
 TURNS = ["one two three", "two two", "three one", "one one one", "two three"]
 
 
 @pytest.fixture(params=["llama", "mamba"])
-def llm(tiny: dict[str, Path], request: pytest.FixtureRequest) -> Iterator[LocalADED]:
+def llm(tiny: dict[str, Path], request: pytest.FixtureRequest, measured_once: None) -> Iterator[LocalADED]:
     """A model with a KV cache, and one whose memory is a running state."""
     with LocalADED(
         tiny[request.param], n_ctx=512, n_threads=1, flash_attention=False, cache_type="f32"
