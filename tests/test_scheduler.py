@@ -176,7 +176,13 @@ def test_an_answer_that_waits_for_an_exchange_can_be_interrupted() -> None:
     thread = threading.Thread(target=exchange)
     thread.start()
     assert entered.wait(20)
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def interrupt() -> None:
+        while not turns.wanted:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         turns.begin_answer()
     assert not turns.wanted
