@@ -52,7 +52,7 @@ def _compile(search: Search) -> None:
     collecting = gc.isenabled()
     gc.disable()  # looking for garbage among a compiler's objects takes 0.8 of 11 s, and finds 50 MB
     try:
-        NgramDrafter(n_vocab=1, search=search)  # the size of a vocabulary is a value, not a type
+        NgramDrafter(n_vocab=1, search=search).hear_model()  # the size of a vocabulary is a value, not a type
         topk.warm_up()
         phrase_entries.warm_up()
     finally:

@@ -240,8 +240,9 @@ class NgramDrafter:
         )
 
     def hear_model(self) -> None:
-        """A draft model speaks from now on, see ``tell``."""
+        """A draft model speaks from now on, see ``tell``, whose kernel is loaded or compiled now."""
         self._used[MODEL] = self.model.used[MODEL] = 1
+        self.tell((), ())
 
     def learnt_of_model(self) -> dict[str, FloatArray]:
         """What a draft model's statements turned out to be worth: copies of its part of ``pretrained.Priors``."""
