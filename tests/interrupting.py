@@ -47,8 +47,9 @@ def interrupted(work: Callable[[], object], instruction: int) -> tuple[bool, Bas
             work()
             sys.settrace(None)
         except BaseException as raised:
-            error = raised.with_traceback(None)
-            error.__context__ = error.__cause__ = None
+            error = raised
+    if error is not None:
+        error.__traceback__ = error.__context__ = error.__cause__ = None
     return left < 0, error
 
 
@@ -59,6 +60,8 @@ def _traced(trace: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        # Where the code failed of itself, its Ctrl-C may still be to come.
+        signal.signal(signal.SIGINT, lambda number, frame: None)
         sys.settrace(before)
         signal.signal(signal.SIGINT, handler)
 

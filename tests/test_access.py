@@ -301,7 +301,7 @@ def test_an_interrupt_takes_a_waiter_out_of_the_queue(access: Access) -> None:
 def test_an_interrupt_at_any_instant_leaves_no_use_and_no_lock_behind(what: str) -> None:
     scheduler = Scheduler()
     access = Access(scheduler)
-    asking: Any = SimpleNamespace(_engine=SimpleNamespace(access=access, scheduler=scheduler))
+    asking: Any = SimpleNamespace(_access=access, _engine=SimpleNamespace(access=access, scheduler=scheduler))
 
     def computing() -> Generator[Piece, None, None]:
         yield Piece("a", (1,))

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from math import inf
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Final
 
 import numpy as np
@@ -26,9 +26,10 @@ from aded_local.drafters.model.pair import Pair
 from aded_local.drafters.model.promises import promise
 from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
-from aded_local.drafters.model.worker import Likeliest, Policy, Worker
+from aded_local.drafters.model.worker import Likeliest, Policy, Worker, questions
 from aded_local.drafters.ngram.drafter import NgramDrafter
 from aded_local.drafters.ngram.state import MOST_NODES
+from aded_local.llama.branches import Path
 from aded_local.llama.teams import give_team_back
 from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
 from aded_local.tree import DraftTree, FloatArray, IntArray
@@ -93,7 +94,7 @@ class ModelDrafter:
         shares: bool = True,
         ways: tuple[Way, ...] | None = None,
         hrad: KeptHrad | None = None,
-        pair: Path | None = None,
+        pair: FilePath | None = None,
         yields: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ngrams = ngrams
@@ -120,6 +121,7 @@ class ModelDrafter:
         self._told = False
         self._waited = self._idle = 0.0
         self._steps: dict[str, int] = {}
+        self._asked_for: frozenset[Path] = frozenset()  # places below the text
         self._end: list[int] = []  # of the text, as much as a sample takes
         self._said = 0  # tokens of it that are the target's
         self._unsampled = 0  # the target's tokens since the last sample
@@ -141,6 +143,7 @@ class ModelDrafter:
         """See ``Drafter``; the model begins to read, unless it has to be worth it first."""
         with self._lock:
             self._ngrams.begin(beginning)
+        self._asked_for = frozenset()
         self._pass_began = 0.0  # of a step that was never finished
         self._prepares = False
         if self._mode == "auto":
@@ -213,7 +216,14 @@ class ModelDrafter:
         if not self._worker.ready or not self._can_be_asked(started):
             return None
         wanted = Wanted(most=max_nodes, cost=cost, forced=forced, since=started, leaves=self._leaves)
+        if self.way.mode == "serial":
+            # Waiting for the thread takes milliseconds, so it is left alone where there is nothing to ask.
+            with self._lock:
+                tree = self._ngrams.draft(max_nodes, cost, forced)
+            if not questions(tree, self._asked_for, wanted, self._worker.costs):
+                return tree
         self._wait_for(wanted)
+        self._asked_for = wanted.said
         return wanted.tree if wanted.done else None
 
     def _can_be_asked(self, now: float) -> bool:
@@ -262,6 +272,8 @@ class ModelDrafter:
             return
         worker = self._worker
         worker.put(Further(result.tokens, result.hidden))
+        gone, n = tuple(result.tokens), len(result.tokens)
+        self._asked_for = frozenset(path[n:] for path in self._asked_for if path[:n] == gone)
         if len(self._cost) < 2 and result.verify_seconds > 0.0:
             self._plain_seconds = result.verify_seconds  # nobody says what a plain pass takes
         if self._pass_began and result.verify_seconds > 0.0:

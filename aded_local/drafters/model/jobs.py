@@ -58,6 +58,7 @@ class Wanted(Awaited):
         forced: what comes first.
         leaves: branches that the target can verify.
         tree: the draft, once ``done``; None where the model could not be asked.
+        said: paths of the places that the model was asked for by then.
     """
 
     most: int
@@ -65,6 +66,7 @@ class Wanted(Awaited):
     forced: Forced
     leaves: int = POOL
     tree: DraftTree | None = None
+    said: frozenset[Path] = frozenset()
 
 
 @dataclass(eq=False, kw_only=True)

@@ -56,14 +56,12 @@ def paths_of(tree: DraftTree) -> list[Path]:
     return paths
 
 
-def open_places(
-    tree: DraftTree, said: Mapping[Path, object], sureness: float, n_forced: int = 0
-) -> list[Place]:
+def open_places(tree: DraftTree, said: Collection[Path], sureness: float, n_forced: int = 0) -> list[Place]:
     """The places of a draft that were not asked for, the most useful first.
 
     Args:
         tree: likeliest path first; its first ``n_forced`` nodes are known to come.
-        said: by path, what was asked for.
+        said: paths of the places that were asked for.
         sureness: see ``AskingCosts``.
     """
     paths: list[Path] = [(), *paths_of(tree)]

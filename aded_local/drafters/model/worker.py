@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
@@ -229,6 +229,7 @@ class Worker:
     def _draft(self, wanted: Wanted) -> None:
         if not (wanted.given_up or self.speaker.unread) and self.speaker.can_go_on:
             wanted.tree = self.policy.draft(self, wanted)
+            wanted.said = frozenset(self.speaker.said)
 
     def _read(self, *, beside: bool = True) -> None:
         self.speaker.set_threads(self.threads_beside if beside else self.threads)
@@ -286,21 +287,32 @@ class Worker:
         return len(statements)
 
 
+def questions(tree: DraftTree, said: Collection[Path], wanted: Wanted, costs: AskingCosts) -> list[Path]:
+    """What to ask before a draft is verified; nothing where that does not pay.
+
+    Args:
+        tree: the draft as it stands.
+        said: paths of the places that were asked for.
+        wanted: the draft that is waited for.
+        costs: of asking.
+    """
+    verifiable = tree.with_leaves(wanted.leaves)
+    n_forced = min(len(wanted.forced.tokens), wanted.most)
+    places = open_places(verifiable, said, costs.sureness, n_forced)
+    return worth_asking(verifiable, places, wanted.cost, seconds_now() - wanted.since, costs)
+
+
 class Likeliest:
     """Asks where the calibrated prediction of all sources expects most of it."""
 
     def draft(self, worker: Worker, wanted: Wanted) -> DraftTree:
         """See ``Policy``: asks as long as that pays."""
-        n_forced = min(len(wanted.forced.tokens), wanted.most)
         while True:
             with worker.lock:
                 tree = worker.ngrams.draft(wanted.most, wanted.cost, wanted.forced)
             if wanted.given_up:
                 return tree
-            spent = seconds_now() - wanted.since
-            verifiable = tree.with_leaves(wanted.leaves)
-            places = open_places(verifiable, worker.speaker.said, worker.costs.sureness, n_forced)
-            asked = worth_asking(verifiable, places, wanted.cost, spent, worker.costs)
+            asked = questions(tree, worker.speaker.said, wanted, worker.costs)
             if not asked or not worker.ask(asked, beside=False):
                 return tree
 
