@@ -28,7 +28,6 @@ from aded_local.drafters.model.speaker import Speaker, seconds_now
 from aded_local.drafters.model.tally import ModelDrafting
 from aded_local.drafters.model.worker import Likeliest, Policy, Worker, questions
 from aded_local.drafters.ngram.drafter import NgramDrafter
-from aded_local.drafters.ngram.state import MOST_NODES
 from aded_local.llama.branches import Path
 from aded_local.llama.teams import give_team_back
 from aded_local.step import NOTHING_FORCED, Beginning, Forced, StepResult
@@ -112,7 +111,7 @@ class ModelDrafter:
         self._kept = costs.n_judged  # answers of the model that the file knows of
         self.way = self._chooser.way
         self._prepares = False
-        self._most = MOST_NODES
+        self._most = 1  # nodes that a draft may have; fewer at the end of an answer
         self._plain_seconds = 0.0
         self._cost: npt.NDArray[np.float64] = np.zeros(1)
         self._stalls = 0
@@ -198,7 +197,7 @@ class ModelDrafter:
         self, max_nodes: int, cost: npt.NDArray[np.float64] | None = None, forced: Forced = NOTHING_FORCED
     ) -> DraftTree:
         """See ``Drafter``: what the n-grams alone would draft, or that after some questions to the model."""
-        self._most = max_nodes
+        self._most = max(self._most, max_nodes)
         if cost is not None:
             self._cost = cost
             self._plain_seconds = float(cost[1])

@@ -25,7 +25,7 @@ def promise(way: Way, costs: AskingCosts, cost: npt.NDArray[np.float64], most: i
         way: the mode, and the threads that it takes.
         costs: of asking.
         cost: seconds of a target pass over i tokens, float64 ``(m,)``, index 0 unused.
-        most: tokens of a draft.
+        most: tokens that a draft may have.
     """
     if way == NGRAM:
         return 1.0
