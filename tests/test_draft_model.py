@@ -578,7 +578,7 @@ def test_a_model_is_judged_by_a_few_tokens_before_it_reads_the_text(make: Make, 
         step(drafter, root + 1)
     assert drafter._worker.costs.n_judged == SAMPLE
     assert (drafter._worker.costs.sureness > 0.9) is good
-    assert speaker.text == list(range(5, 8 + SAMPLE))
+    assert speaker.text == [5, 6, 7]
     asked = speaker.asked
     for root in range(7 + SAMPLE, 60):
         step(drafter, root + 1)
@@ -725,6 +725,26 @@ def test_a_few_late_answers_in_a_long_life_are_no_reason_to_give_up(
         step(drafter, root := root + 1)
         monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 0.05)
     assert not told
+
+
+def test_a_model_that_is_not_asked_need_not_follow_and_still_knows_the_text_when_it_is(make: Make) -> None:
+    speaker = Scripted(0.0001, step=7)
+    drafter = make(speaker, "auto")
+    begin(drafter, ids(5, 6, 7))
+    for root in range(7, 50):
+        step(drafter, root + 1)
+    assert speaker.text == [5, 6, 7]
+    speaker._step = 1
+    drafter._worker.costs.judged([True] * 100)
+    root = 50
+    while drafter.way == NGRAM and root < 200:
+        step(drafter, root := root + 1)
+    assert drafter.way == SERIAL
+    for _ in range(20):
+        step(drafter, root := root + 1)
+        time.sleep(0.002)
+    assert speaker.text[-18:] == list(range(root - 17, root + 1))
+    assert speaker.asked > SAMPLE + 10
 
 
 def test_what_a_pause_brings_is_no_step(make: Make) -> None:

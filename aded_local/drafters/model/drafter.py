@@ -121,7 +121,10 @@ class ModelDrafter:
         self._waited = self._idle = 0.0
         self._steps: dict[str, int] = {}
         self._asked_for: frozenset[Path] = frozenset()  # places below the text
-        self._end: list[int] = []  # of the text, as much as a sample takes
+        self._text: list[int] = []
+        self._untold = (
+            0  # tokens at its end that the thread was not told of: a model that is not asked need not follow
+        )
         self._said = 0  # tokens of it that are the target's
         self._unsampled = 0  # the target's tokens since the last sample
         self._pass_began = self._busy_before = 0.0
@@ -153,8 +156,8 @@ class ModelDrafter:
             self._awaited.given_up = True
             self._awaited = None
         text = np.concatenate((beginning.past, beginning.new))
-        self._end = text[-SAMPLE_CONTEXT - SAMPLE :].tolist()
-        self._said = 0
+        self._text = text.tolist()
+        self._untold = self._said = 0
         if self._uses_model:
             self._worker.put(Another(text))
 
@@ -270,7 +273,11 @@ class ModelDrafter:
         if not self._uses_model:
             return
         worker = self._worker
-        worker.put(Further(result.tokens, result.hidden))
+        self._text += result.tokens
+        if worker.awake:
+            worker.put(Further(result.tokens, result.hidden))
+        else:
+            self._untold += len(result.tokens)
         gone, n = tuple(result.tokens), len(result.tokens)
         self._asked_for = frozenset(path[n:] for path in self._asked_for if path[:n] == gone)
         if len(self._cost) < 2 and result.verify_seconds > 0.0:
@@ -287,7 +294,6 @@ class ModelDrafter:
                 self._chooser.record(self.way, seconds, len(result.tokens), ready=ready)
         self._pass_began = 0.0
         self._prepares = False
-        self._end = [*self._end, *result.tokens][-SAMPLE_CONTEXT - SAMPLE :]
         self._said += len(result.tokens)
         self._unsampled += len(result.tokens)
         if result.verify_seconds > 0.0:  # else it is not one step, but what a pause brought
@@ -304,7 +310,8 @@ class ModelDrafter:
         if not self._plain_seconds or not self._can_be_asked(started):
             return
         self._unsampled = 0
-        self._wait_for(Sample(since=started, text=np.array(self._end, np.int32), n_judged=SAMPLE))
+        end = np.array(self._text[-SAMPLE_CONTEXT - SAMPLE :], np.int32)
+        self._wait_for(Sample(since=started, text=end, n_judged=SAMPLE))
 
     def _choose(self) -> None:
         if self._given_up:
@@ -312,7 +319,8 @@ class ModelDrafter:
         chooser, worker = self._chooser, self._worker
         way = chooser.way
         if self._mode == "auto" and way != NGRAM:
-            can = worker.speaker.can_go_on and (worker.ready or self._reading_pays())
+            ready = worker.ready and not self._untold
+            can = worker.speaker.can_go_on and (ready or self._reading_pays())
             way = way if can else NGRAM
         self._take(way)
         if self._mode == "auto" and not self._told and worker.costs.n_judged and chooser.says_no:
@@ -324,12 +332,15 @@ class ModelDrafter:
     def _take(self, way: Way) -> None:
         self.way = way
         self._worker.awake = way != NGRAM
+        if way != NGRAM and self._untold:
+            self._worker.put(Another(np.array(self._text, np.int32)))
+            self._untold = 0
         self._worker.threads_beside = way.lent or self._worker.threads
 
     def _reading_pays(self) -> bool:
         """Whether what the model has to read first is worth its time."""
         worker = self._worker
-        price = worker.speaker.unread * worker.costs.reading
+        price = (worker.speaker.unread + self._untold) * worker.costs.reading
         return price < HORIZON * self._chooser.gain(self._chooser.way) * self._plain_seconds
 
     def _give_up(self, why: str) -> None:

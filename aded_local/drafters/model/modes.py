@@ -188,6 +188,7 @@ class Chooser:
                 pace.seconds, pace.tokens = 0.0, 0.0
                 self._begin(way)
                 return
+        self._in_trial = 0  # looking again at every step would take a tenth of a millisecond
 
     def _begin(self, way: Way) -> None:
         self.way = way
