@@ -79,7 +79,7 @@ class Scripted:
         self.said = {p[n:]: s for p, s in self.said.items() if p[:n] == gone}
         return hits
 
-    def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
+    def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], int, float]:
         self.held.wait(20)
         time.sleep(self._seconds)
         self.decodes += 1
@@ -93,7 +93,7 @@ class Scripted:
                     self.said[path[:n]] = statement(path[:n], (last + self._step, 0.95), (1, 0.02))
                     found.append(self.said[path[:n]])
         self.asked += len(found)
-        return found, max(self._seconds, 1e-4)
+        return found, len(found), max(self._seconds, 1e-4)
 
     def close(self) -> None:
         self.closed.set()
@@ -253,13 +253,13 @@ def test_a_cheap_model_is_asked_again_and_again(make: Make) -> None:
 
 def test_what_the_target_cannot_verify_is_not_asked_for(make: Make) -> None:
     class Unsure(Scripted):
-        def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
-            found, seconds = super().ask(paths)
+        def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], int, float]:
+            found, n_decoded, seconds = super().ask(paths)
             for i, each in enumerate(found):
                 last = (*self.text, *each.path)[-1]
                 named = [(last + 1, 0.5), (last + 300, 0.45)]
                 found[i] = self.said[each.path] = statement(each.path, *named)
-            return found, seconds
+            return found, n_decoded, seconds
 
     asked = {}
     for leaves in (1, 8):
@@ -369,13 +369,13 @@ def test_a_branch_is_prepared_for_each_likely_token_where_the_model_is_unsure(
     monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 20.0)  # however slow the machine
 
     class Unsure(Scripted):
-        def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], float]:
-            found, seconds = super().ask(paths)
+        def ask(self, paths: Sequence[tuple[int, ...]]) -> tuple[list[Statement], int, float]:
+            found, n_decoded, seconds = super().ask(paths)
             for i, each in enumerate(found):
                 if len(self.text) + len(each.path) == 5:
                     named = [(100, 0.3), (200, 0.25), (300, 0.2)]
                     found[i] = self.said[each.path] = statement(each.path, *named)
-            return found, seconds
+            return found, n_decoded, seconds
 
     drafter = make(Unsure(0.001), "branch")
     begin(drafter, ids(5, 6, 7))
@@ -745,6 +745,19 @@ def test_a_model_that_is_not_asked_need_not_follow_and_still_knows_the_text_when
         time.sleep(0.002)
     assert speaker.text[-18:] == list(range(root - 17, root + 1))
     assert speaker.asked > SAMPLE + 10
+
+
+def test_a_wrong_idea_of_a_good_model_does_not_last(make: Make) -> None:
+    drafter = make(Scripted(0.0001))
+    drafter._worker.costs.judged([False] * 60)
+    drafter._worker.costs.timed([1.0])
+    begin(drafter, ids(5, 6, 7))
+    assert is_ready(drafter)
+    root = 7
+    for _ in range(20 * model_drafter.UNASKED):
+        step(drafter, root := root + 1)
+    assert drafter.did().asked > 100
+    assert main_chain(drafter.draft(8, COSTS))[:3] == [root + 1, root + 2, root + 3]
 
 
 def test_what_a_pause_brings_is_no_step(make: Make) -> None:

@@ -15,6 +15,8 @@ SURENESS, READING, SLOWDOWN, ALONE, BESIDE = range(5)
 
 RATE: Final = 0.1
 """Weight of one decode in its running mean: some ten decodes tell."""
+SHORTER_RATE: Final = 0.5
+"""Weight of one that was shorter: an interruption makes a decode longer, nothing makes it shorter."""
 HIT_RATE: Final = 0.02
 """Weight of one answer, once fifty were judged; the first ones weigh more."""
 BELIEVED: Final = 2.0
@@ -64,11 +66,9 @@ class AskingCosts:
     def decoded(self, rows: int, seconds: float, *, beside: bool) -> None:
         """A decode over ``rows`` places took so long."""
         known = self._seconds[beside]
-        before = known.get(rows)
-        if before is None:
-            known[rows] = seconds
-        else:
-            known[rows] = before + RATE * (min(seconds, OUTLIER * before) - before)
+        before = known.get(rows, seconds)
+        rate = RATE if seconds > before else SHORTER_RATE
+        known[rows] = before + rate * (min(seconds, OUTLIER * before) - before)
 
     def timed(self, seconds: Sequence[float]) -> None:
         """Decodes over one place, with nothing beside, took so long: what was known of that is given up."""

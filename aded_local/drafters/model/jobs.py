@@ -59,6 +59,7 @@ class Wanted(Awaited):
         leaves: branches that the target can verify.
         tree: the draft, once ``done``; None where the model could not be asked.
         said: paths of the places that the model was asked for by then.
+        explores: it is asked once, also where that does not seem to pay.
     """
 
     most: int
@@ -67,6 +68,7 @@ class Wanted(Awaited):
     leaves: int = POOL
     tree: DraftTree | None = None
     said: frozenset[Path] = frozenset()
+    explores: bool = False
 
 
 @dataclass(eq=False, kw_only=True)

@@ -97,22 +97,24 @@ class Speaker:
         self.said = kept
         return hits
 
-    def ask(self, paths: Sequence[Path]) -> tuple[list[Statement], float]:
+    def ask(self, paths: Sequence[Path]) -> tuple[list[Statement], int, float]:
         """What follows each of ``paths``, and each place on the way that was not asked for; likeliest paths first.
 
         Returns:
-            The statements, and the seconds in llama.cpp. Where there is no room, fewer or none.
+            The statements, the tokens that were decoded for them, those of the text among them, and the seconds in
+            llama.cpp. Where there is no room, fewer or none.
 
         Raises:
             DeviceError: llama.cpp refused.
         """
+        lead = max(0, self._branches.unread - 1)  # the text's last token has a row of its own
         rows, seconds = self._branches.ask(paths)
         statements = [self._statement(path, self._branches.logits(row)) for path, row in rows]
         for each in statements:
             self.said[each.path] = each
         self.decodes += bool(rows)
         self.asked += len(rows)
-        return statements, seconds
+        return statements, lead + len(rows), seconds
 
     def _statement(self, path: Path, logits: npt.NDArray[np.float32]) -> Statement:
         logits = logits[: self._n_vocab]

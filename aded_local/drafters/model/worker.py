@@ -258,8 +258,8 @@ class Worker:
         for n in range(max(0, len(path) - TIMED), len(path) + 1):
             if sample.given_up:
                 return
-            said, seconds = speaker.ask([path[:n]])
-            if len(said) == 1:
+            _, n_decoded, seconds = speaker.ask([path[:n]])
+            if n_decoded == 1:
                 timed.append(seconds)
         self.costs.timed(timed)
         self.costs.judged(speaker.advance(path))
@@ -279,9 +279,9 @@ class Worker:
     def ask(self, paths: Sequence[Path], *, beside: bool) -> int:
         """Ask the draft model, and tell the n-grams; returns the number of places it told of."""
         self.speaker.set_threads(self.threads_beside if beside else self.threads)
-        statements, seconds = self.speaker.ask(paths)
+        statements, n_decoded, seconds = self.speaker.ask(paths)
         if statements:
-            self.costs.decoded(len(statements), seconds, beside=beside)
+            self.costs.decoded(n_decoded, seconds, beside=beside)
             with self.lock:
                 self.ngrams.tell(self.speaker.text, statements)
         return len(statements)
@@ -299,7 +299,8 @@ def questions(tree: DraftTree, said: Collection[Path], wanted: Wanted, costs: As
     verifiable = tree.with_leaves(wanted.leaves)
     n_forced = min(len(wanted.forced.tokens), wanted.most)
     places = open_places(verifiable, said, costs.sureness, n_forced)
-    return worth_asking(verifiable, places, wanted.cost, seconds_now() - wanted.since, costs)
+    asked = worth_asking(verifiable, places, wanted.cost, seconds_now() - wanted.since, costs)
+    return asked or [place.path for place in places[: wanted.explores]]
 
 
 class Likeliest:
@@ -315,6 +316,7 @@ class Likeliest:
             asked = questions(tree, worker.speaker.said, wanted, worker.costs)
             if not asked or not worker.ask(asked, beside=False):
                 return tree
+            wanted.explores = False
 
     def prepare(self, worker: Worker, verified: Verified) -> list[Path]:
         """See ``Policy``: the likeliest outcomes, as many as are told of before the pass ends."""
