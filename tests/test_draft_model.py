@@ -629,6 +629,7 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "infinite": lambda kept: {**kept, "weights": (np.array(kept["weights"]) + np.inf).tolist()},
     "another shape": lambda kept: {**kept, "weights": kept["weights"][:-1]},
     "words": lambda kept: {**kept, "weights": "words"},
+    "a folder": lambda kept: None,
     "too large": lambda kept: {**kept, "more": "x" * (2 << 20)},
 }
 
@@ -643,8 +644,12 @@ def test_a_damaged_file_of_a_pair_means_a_new_beginning(tmp_path: Path, make: Ma
     first._worker.costs.judged([True])
     first.close()
     written = DAMAGE[damage](json.loads(path.read_text()))
-    path.write_text(written if isinstance(written, str) else json.dumps(written))
-    path.chmod(0o600)
+    if written is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_text(written if isinstance(written, str) else json.dumps(written))
+        path.chmod(0o600)
     second = make(Scripted(0.0001), "serial", pair=path)
     assert second._worker.costs.n_judged == 0
     begin(second, ids(5, 6, 7))
