@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
+from interrupting import instants
 
 from aded_local.errors import DeviceError, ModelNotFoundError
 from aded_local.llama import ContextSettings, Model, Target
+from aded_local.llama.loading import lib
 from aded_local.tree import ROOT, DraftTree
 from aded_models import find
 
@@ -94,3 +96,26 @@ def test_a_context_that_is_opened_anew_still_keeps_them(target: Target) -> None:
     target.prefill(PROMPT)
     target.verify(5, TREE)
     np.testing.assert_array_equal(target.hidden_at(2), before)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # ctypes drops one in a callback
+def test_an_interrupt_at_any_instant_leaves_them_readable(target: Target) -> None:
+    expected = verified(target, reads=True)
+    n = 0
+    for _ in instants(lambda: lambda: verified(target, reads=True), every=3):
+        np.testing.assert_array_equal(verified(target, reads=True), expected)
+        assert target.hidden_at(0).shape == (target.model.n_hidden,)
+        n += 1
+    assert n > 50
+
+
+def test_an_interrupt_at_any_instant_of_setting_threads_is_made_good_by_the_next(target: Target) -> None:
+    context = target.context
+    for _ in instants(lambda: lambda: context.set_threads(2)):
+        # Whatever llama.cpp has now, what is asked for next is set.
+        context.set_threads(1)
+        assert lib.llama_n_threads(context._handle) == 1
+    context.set_threads(2)
+    assert lib.llama_n_threads(context._handle) == 2

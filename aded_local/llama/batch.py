@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -48,18 +47,23 @@ class Batch:
             self._rows,
             self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
-        self._placed = 0  # so many rows may carry some sequences only
+        # So many rows may carry some sequences only, or get no logits. Both are noted before they are so, and made good
+        # at the next beginning: a Ctrl-C may come at any instant.
+        self._placed = self._skipped = 0
         # Single items are written through these: NumPy's way is longer, and after a pass all of it has to come back
         # into the caches.
         self._token_items = self._tokens.data
         self._position_items = self._positions.data
 
     def begin(self) -> None:
-        """Let every row carry every sequence again."""
+        """Let every row carry every sequence again, and get logits."""
         if self._placed:
             self._n_sequence_ids[: self._placed] = self._n_sequences
             self._sequence_ids[: self._placed] = self._all_sequences
             self._placed = 0
+        if self._skipped:
+            self._wanted[: self._skipped] = 1
+            self._skipped = 0
 
     def put_one(self, token: int, position: int) -> None:
         """Put a token into the first row."""
@@ -82,19 +86,15 @@ class Batch:
             row: the first.
         """
         stop = row + len(tokens)
+        if sequences:
+            self._placed = stop
         self._tokens[row:stop] = tokens
         self._positions[row:stop] = positions
         for at, ids in enumerate(sequences, start=row):
             self._n_sequence_ids[at] = len(ids)
             self._sequence_ids[at, : len(ids)] = ids
-        if sequences:
-            self._placed = stop
 
-    @contextlib.contextmanager
-    def without_logits(self, n: int) -> Iterator[None]:
-        """Within the block the first ``n`` rows get no logits."""
+    def skip_logits(self, n: int) -> None:
+        """Let the first ``n`` rows get no logits until the next beginning."""
+        self._skipped = n
         self._wanted[:n] = 0
-        try:
-            yield
-        finally:
-            self._wanted[:n] = 1

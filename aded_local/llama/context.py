@@ -47,7 +47,7 @@ class Context:
         self.n_past = 0
         self.n_threads = settings.n_threads
         self.reads_hidden = False
-        self._keeps_hidden = False  # whether the last decode did
+        self._keeps_hidden: bool | None = False  # whether the last decode did; None where that is not known
         self._last_start = 0  # cells before the last decode
         self._n_verified = 0  # rows of the last decode, where it was a verification
         self._logit_views: dict[int, npt.NDArray[np.float32]] = {}
@@ -76,6 +76,7 @@ class Context:
 
     def set_thread_counts(self, one: int, several: int) -> None:
         """Let later passes over one token, and over several, use so many threads."""
+        self.n_threads = 0  # a Ctrl-C may come before both agree
         lib.llama_set_n_threads(self._handle, one, several)
         self.n_threads = one
 
@@ -100,6 +101,7 @@ class Context:
         self._require_open()
         if keep_hidden != self._keeps_hidden:
             # Not for prompts: llama.cpp would compute the logits of every token.
+            self._keeps_hidden = None  # a Ctrl-C may come before both agree
             lib.llama_set_embeddings(self._handle, keep_hidden)
             self._keeps_hidden = keep_hidden
         batch = self._batch.struct
@@ -140,16 +142,16 @@ class Context:
             DeviceError: llama.cpp refused; the cache is as before the failing chunk.
         """
         seconds = 0.0
-        self._batch.begin()
         for start in range(0, tokens.shape[0], self.batch_capacity):
             chunk = tokens[start : start + self.batch_capacity]
             if start and cancelled is not None and cancelled():
                 break
             n = chunk.shape[0]
+            self._batch.begin()
             self._batch.put(chunk, np.arange(self.n_past, self.n_past + n))
             is_last = start + n == tokens.shape[0]
-            with self._batch.without_logits(n - 1 if want_logits and is_last else n):
-                seconds += self._decode(n)
+            self._batch.skip_logits(n - 1 if want_logits and is_last else n)
+            seconds += self._decode(n)
             self.n_past += n
         return seconds
 
@@ -209,8 +211,8 @@ class Context:
         n = len(tokens)
         self._batch.begin()
         self._batch.put(tokens, positions, sequences)
-        with self._batch.without_logits(n - wanted):
-            return self._decode(n)
+        self._batch.skip_logits(n - wanted)
+        return self._decode(n)
 
     def share(self, source: int, sequence: int, start: int, end: int) -> None:
         """Let ``sequence`` have the cells of ``source`` from position ``start`` to before ``end``, uncomputed."""
