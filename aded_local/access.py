@@ -173,9 +173,8 @@ class Access:
         require_not_forked()
         claim = object()
         try:
-            self._readers[claim] = (
-                threading.get_ident()
-            )  # first: closing looks here when nobody can come any more
+            # First: closing looks here when nobody can come any more.
+            self._readers[claim] = threading.get_ident()
             self.require_open()
             yield
         finally:

@@ -357,21 +357,22 @@ def _share_a_device(options: EngineOptions) -> bool:
 
 def _pair(engine: Engine, draft: DraftModel) -> Path:
     """Where what is learnt of both models is kept."""
-    from aded_local.drafters.model.pair import path_of
+    from aded_local.drafters.model import numbers, pair
 
     options = engine.options
     threads = f"{engine.target.settings.n_threads} {draft.n_threads}"
     how = f"{options.draft_mode} {threads} {options.n_gpu_layers} {options.draft_gpu_layers}"
-    return path_of(engine.model.header.digest, draft.digest, how)
+    return numbers.path_of(pair.FOLDER, engine.model.header.digest, draft.digest, how)
 
 
 def _hrad(engine: Engine, draft: DraftModel) -> KeptHrad:
     """What decides where to branch, and the target's states that it looks at."""
+    from aded_local.drafters.model import hrad, numbers
     from aded_local.drafters.model.branching import KeptHrad
-    from aded_local.drafters.model.hrad import path_of
 
     engine.target.read_hidden(True)
-    return KeptHrad(path_of(engine.model.header.digest, draft.digest), engine.model.n_hidden)
+    path = numbers.path_of(hrad.FOLDER, engine.model.header.digest, draft.digest)
+    return KeptHrad(path, engine.model.n_hidden)
 
 
 def _make_planner(engine: Engine, drafter: Drafter) -> Planner:

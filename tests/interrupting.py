@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +21,17 @@ class _Signal(int):
 
 
 _SIGINT = _Signal(signal.SIGINT)
+
+
+def interrupt_when(waits: Callable[[], bool]) -> None:
+    """Send a Ctrl-C as soon as this thread waits; returns at once."""
+
+    def interrupt() -> None:
+        while not waits():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
 
 
 def interrupted(work: Callable[[], object], instruction: int) -> tuple[bool, BaseException | None]:

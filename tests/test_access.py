@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -13,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from interrupting import instants
+from interrupting import instants, interrupt_when
 
 from aded_local.access import Access, Cancelling, Use
 from aded_local.errors import BusyError
@@ -286,12 +284,7 @@ def test_who_does_not_wait_does_not_go_before_those_who_do(access: Access) -> No
 def test_an_interrupt_takes_a_waiter_out_of_the_queue(access: Access) -> None:
     elsewhere(lambda: access.begin(steps(), owner=1))
 
-    def interrupt() -> None:
-        while not access._queue:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    interrupt_when(lambda: bool(access._queue))
     with pytest.raises(KeyboardInterrupt):
         access.begin(steps(), owner=2, wait=True)
     assert not access._queue

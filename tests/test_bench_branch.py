@@ -198,6 +198,8 @@ def test_every_mode_writes_the_text_and_no_time_is_lost(
 
 
 def test_a_perfect_draft_is_never_dropped_and_its_time_is_hidden() -> None:
+    steep = [cell(PERFECT, mode, curve=STEEP)["speedup"] for mode in ("ngram", "serial", "parallel", "auto")]
+    assert steep == sorted(steep) and steep[0] < steep[-1]
     serial, parallel, auto = (cell(PERFECT, mode) for mode in ("serial", "parallel", "auto"))
     assert parallel["dropped_per_token"] == 0
     assert 1 < serial["speedup"] < parallel["speedup"]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aded_local.drafters.model import numbers
 from aded_local.drafters.model.hrad import (
     DRAFT_FEATURES,
     SETTLED,
@@ -20,7 +21,6 @@ from aded_local.drafters.model.hrad import (
     draft_features,
     opened,
     outcome,
-    path_of,
 )
 from aded_local.errors import StoreError
 from aded_local.tree import FloatArray
@@ -128,7 +128,8 @@ def test_what_it_learnt_is_kept_for_a_pair(tmp_path: Path) -> None:
 
 
 def test_pairs_have_files_of_their_own() -> None:
-    assert len({path_of(a, b) for a in ("x", "y") for b in ("x", "y")}) == 4
+    kinds, models = ("hrad", "pairs"), ("x", "y")
+    assert len({numbers.path_of(kind, a, b) for kind in kinds for a in models for b in models}) == 8
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "folder", "nan", "shape", "another"])

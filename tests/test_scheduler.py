@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 
 import pytest
-from interrupting import instants
+from interrupting import instants, interrupt_when
 
 from aded_local import scheduler
 from aded_local.scheduler import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Scheduler
@@ -177,12 +175,7 @@ def test_an_answer_that_waits_for_an_exchange_can_be_interrupted() -> None:
     thread.start()
     assert entered.wait(20)
 
-    def interrupt() -> None:
-        while not turns.wanted:
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    interrupt_when(lambda: turns.wanted)
     with pytest.raises(KeyboardInterrupt):
         turns.begin_answer()
     assert not turns.wanted

@@ -8,7 +8,6 @@ learnt before.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -18,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aded_local.drafters.model import numbers
-from aded_local.files import cache_folder, failure
+from aded_local.files import failure
 from aded_local.tree import FloatArray
 
 FORMAT: Final = 2
+FOLDER: Final = "hrad"
+"""In the cache folder."""
 """Version of the file's layout; a file of another version is not used."""
 
 PROJECTED: Final = 32
@@ -241,16 +242,6 @@ class Hrad:
         kind = np.array([FORMAT, self.n_hidden, self.seed, PROJECTED, UNITS, DRAFT_FEATURES], np.int64)
         seen = np.array(self.n_seen, np.int64)
         return {"kind": kind, "n_seen": seen, "mean": self._mean, "square": self._square, **weights}
-
-
-def path_of(target: str, draft: str) -> Path:
-    """Where the classifier of a pair is kept.
-
-    Args:
-        target, draft: digests of their files' headers.
-    """
-    pair = hashlib.sha256(f"{target} {draft}".encode()).hexdigest()[:24]
-    return cache_folder() / "hrad" / f"{pair}.json"
 
 
 def opened(path: Path, n_hidden: int, seed: int = 0) -> Hrad:

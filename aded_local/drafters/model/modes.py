@@ -18,7 +18,8 @@ HOPELESS: Final = 1.3
 """A trial ends after ``SHORTEST`` steps where tokens take so many times what they take otherwise."""
 SHORTEST: Final = 8
 FIRST_LOOK: Final = 3
-"""Steps of a trial after which what was measured on the way is compared with the promise."""
+"""Steps of a trial after which what was measured on the way is compared with the promise. Chosen: the fewest that an
+interruption of one does not decide."""
 FORGETTING: Final = 0.97
 """What a step's weight loses with each further step of its mode: some thirty steps tell."""
 TRIAL_SHARE: Final = 0.01
@@ -32,7 +33,8 @@ has steps."""
 BETTER: Final = 0.98
 """n-grams alone give way to a mode that takes at most this share of their time."""
 PROMISING: Final = 0.95
-"""A mode is tried where it promises at most this share of the present time. Promises are for the best case."""
+"""A mode is tried where it promises at most this share of the present time. Promises are for the best case.
+Chosen."""
 
 
 @dataclass(frozen=True, slots=True)

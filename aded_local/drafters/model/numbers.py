@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from aded_local.files import read_private, write_privately
+from aded_local.files import cache_folder, read_private, write_privately
 
 Array = npt.NDArray[Any]
 
@@ -18,7 +19,18 @@ LARGEST: Final = 1e9
 """Nothing that is learnt comes near it."""
 
 MOST_BYTES: Final = 1 << 20
-"""Of a file. A pair of models takes some 150 kB."""
+"""Of a file. That of a pair of models takes 58 kB."""
+
+
+def path_of(folder: str, *of_what: str) -> Path:
+    """Where a file of this kind is kept.
+
+    Args:
+        folder: in the cache folder.
+        of_what: tells one file from another; its hash is the name.
+    """
+    name = hashlib.sha256(" ".join(of_what).encode()).hexdigest()[:24]
+    return cache_folder() / folder / f"{name}.json"
 
 
 def save(path: Path, found: Mapping[str, Any]) -> None:

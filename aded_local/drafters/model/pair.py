@@ -7,7 +7,6 @@ mixture.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +14,11 @@ from aded_local.drafters.model import numbers
 from aded_local.drafters.model.costs import AskingCosts
 from aded_local.drafters.model.modes import Chooser
 from aded_local.drafters.ngram.drafter import NgramDrafter
-from aded_local.files import cache_folder
 
 FORMAT: Final = 1
+
+FOLDER: Final = "pairs"
+"""In the cache folder."""
 
 
 class Pair:
@@ -48,14 +49,3 @@ class Pair:
         }
         with contextlib.suppress(OSError):
             numbers.save(self._path, found)
-
-
-def path_of(target: str, draft: str, how: str) -> Path:
-    """Where what was learnt of a pair is kept.
-
-    Args:
-        target, draft: digests of their files' headers.
-        how: whatever else costs depend on.
-    """
-    name = hashlib.sha256(f"{target} {draft} {how}".encode()).hexdigest()[:24]
-    return cache_folder() / "pairs" / f"{name}.json"

@@ -36,6 +36,7 @@ TIMED: Final = 3
 CLOSING_SECONDS: Final = 30.0
 """Seconds that closing waits for the decode under way."""
 CLOSING_POLL: Final = 0.005
+"""Seconds between two looks of whoever closes."""
 
 Closing = Callable[[], None]
 
@@ -94,14 +95,14 @@ class Worker:
         policy: Policy,
         close: Closing,
         threads: int,
-        costs: AskingCosts | None = None,
-        yields: Callable[[], bool] = lambda: False,
+        costs: AskingCosts,
+        yields: Callable[[], bool],
     ) -> None:
         self.speaker = speaker
         self.ngrams = ngrams
         self.lock = lock
         self.policy = policy
-        self.costs = AskingCosts() if costs is None else costs
+        self.costs = costs
         self.failure = ""
         self.awake = True
         self.ready = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aded_local.errors import OptionError
 
@@ -51,21 +51,26 @@ def check_same(given: Sequence[str] | None, exact: bool) -> tuple[str, ...]:
         return (EXACT,)
     from aded_local.speed.pricing import SAMES
 
-    for each in given or ():
-        if each not in SAMES:
-            raise OptionError(f"unknown --same {each!r}; choose from {', '.join(SAMES)}")
-    return tuple(dict.fromkeys(given or (CHEAP,)))
+    return check_names("--same", given or (CHEAP,), SAMES)
 
 
 def check_methods(methods: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The methods named, each once.
+    """The methods named, each once; see ``check_names``."""
+    return check_names("method", methods, known)
+
+
+def check_names(what: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """What was named, each once.
+
+    Args:
+        what: the names are of.
 
     Raises:
-        OptionError: none, or an unknown one.
+        OptionError: nothing, or something unknown.
     """
-    for method in methods:
-        if method not in known:
-            raise OptionError(f"unknown method {method!r}; choose from {', '.join(known)}")
-    if not methods:
-        raise OptionError(f"no method named; choose from {', '.join(known)}")
-    return tuple(dict.fromkeys(methods))
+    for name in names:
+        if name not in known:
+            raise OptionError(f"unknown {what} {name!r}; choose from {', '.join(known)}")
+    if not names:
+        raise OptionError(f"no {what} named; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(names))

@@ -15,8 +15,8 @@ from typing import Any
 
 from aded_bench.results import ResultFile, provenance, resume, taking_over
 from aded_bench.run import lossless
+from aded_bench.run.methods import check_names
 from aded_bench.run.start import Step
-from aded_local.errors import OptionError
 
 RAW = "bf16"
 """What every version is made from: dequantized values hardly lose by it."""
@@ -83,12 +83,7 @@ def check_types(types: Sequence[str]) -> tuple[str, ...]:
     Raises:
         OptionError: none, or an unknown one.
     """
-    for each in types:
-        if each not in ASKED_FOR:
-            raise OptionError(f"unknown file type {each!r}; choose from {', '.join(ASKED_FOR)}")
-    if not types:
-        raise OptionError(f"no file type named; choose from {', '.join(ASKED_FOR)}")
-    return tuple(dict.fromkeys(types))
+    return check_names("file type", types, ASKED_FOR)
 
 
 def total_steps(plan: Plan) -> int:
