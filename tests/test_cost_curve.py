@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any, cast
@@ -135,6 +136,8 @@ class _Context:
         self.model = SimpleNamespace(
             random_tokens=lambda n, seed: np.arange(n, dtype=np.int32),
             n_ctx_train=4096,
+            n_layer=30,
+            n_embd=576,
             is_recurrent=False,
             is_hybrid=False,
         )
@@ -152,9 +155,10 @@ class _Context:
     def fill_by_copy(self, n_cells: int) -> None:
         self.n_past = n_cells
 
-    def prefill(self, tokens: npt.NDArray[np.int32], *, want_logits: bool = True) -> None:
-        self.probe_batch(tokens[-1:])
+    def prefill(self, tokens: npt.NDArray[np.int32], *, want_logits: bool = True) -> float:
+        seconds = self.probe_batch(tokens[-1:])
         self.n_past += len(tokens) - 1
+        return seconds * len(tokens)
 
     def probe_batch(self, tokens: npt.NDArray[np.int32]) -> float:
         off = [
@@ -176,6 +180,34 @@ def test_sizes_that_differ_at_one_token_of_hundreds_are_not_exact(seldom: int, e
     found = Probe(cast(Any, context)).exactness()
     assert found.sizes == exact and found.steady
     assert context.n_past == 0
+
+
+@pytest.mark.parametrize(("n_layer", "n_embd", "compared"), [(30, 576, 256), (16, 2048, 135), (32, 4096, 64)])
+def test_of_a_slow_model_fewer_tokens_are_compared_the_more_values_each_has(
+    n_layer: int, n_embd: int, compared: int
+) -> None:
+    context = _Context(10**9)
+    context.model.n_layer, context.model.n_embd = n_layer, n_embd
+    alone: list[int] = []
+    decoding = context.probe_batch
+    context.probe_batch = lambda tokens: alone.extend([1] if len(tokens) == 1 else []) or decoding(tokens)  # type: ignore[method-assign]
+    ticks = itertools.count(step=10)
+    probe = Probe(cast(Any, context), clock=lambda: float(next(ticks)))
+    assert probe.lasting_sizes([2, 4]) == {1, 2, 4}
+    assert len(alone) == 1 + compared, "the prefix's last token, and those compared"
+
+
+@pytest.mark.parametrize(("seconds", "read"), [(1e-3, [64, 256]), (5e-2, [64])])
+def test_a_slow_model_is_not_asked_to_read_a_long_prompt(seconds: float, read: list[int]) -> None:
+    context, chunks = _Context(10**9), []
+
+    def prefill(tokens: npt.NDArray[np.int32], *, want_logits: bool = True) -> float:
+        chunks.append(len(tokens))
+        return seconds * len(tokens)
+
+    context.prefill = prefill  # type: ignore[method-assign]
+    assert Probe(cast(Any, context)).time_prompt() == pytest.approx(seconds)
+    assert chunks == read
 
 
 def test_a_setting_whose_bits_depend_on_the_threads_is_told() -> None:

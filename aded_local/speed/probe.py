@@ -22,6 +22,11 @@ from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, CostCurve, fro
 FAR_FILL = 2048
 """Cells of the second measurement, from which the cost per cell is taken."""
 
+PROMPT_CHUNKS: Final = (64, BASE_FILL)
+PROMPT_SECONDS: Final = 2.0
+"""A model that reads 64 tokens in half a second and more is not asked to read 256: ten times, in the trials, that took
+a minute of a 7B model's first measuring (two cores)."""
+
 PREFIX = 32
 """Tokens decoded before a probe. The other cells are copies of theirs, so that they cost no decoding."""
 
@@ -43,9 +48,11 @@ EXACT_POSITIONS = 1024
 context has room. Kernels for one row and for several may differ only where a value lies just between two quantized
 ones: with the built-in model's Q8_0 weights that is about one token in a hundred, and 300 in a row have shown none."""
 EXACT_SECONDS = 1.5
-LEAST_EXACT_POSITIONS = 256
-"""On a slow model: as many tokens as are decoded one by one in these seconds, and at least this number. Each token of
-such a model has fifty times as many values as one of the built-in model, and any of them can show a difference."""
+EXACT_VALUES: Final = 256 * 30 * 576
+LEAST_EXACT_POSITIONS: Final = 64
+"""On a slow model: as many tokens as are decoded one by one in these seconds, at least as many as have these values
+between layers (256 tokens of SmolLM2), and at least this number. Any value can show a difference, and a token of a
+7B model has 7.6 times as many as one of SmolLM2: to compare 256 of its tokens took over six minutes (two cores)."""
 EXACT_FILLS = (256, 512, 2048)
 """Cells at which exactness is probed: llama.cpp changes kernels at 512 (split KV, ggml-cpu/ops.cpp)."""
 STEADY_TOKENS: Final = 4
@@ -306,14 +313,19 @@ class Probe:
         return found if found > LEAST_WAKING * float(np.median(plain)) else 0.0
 
     def time_prompt(self) -> float:
-        """Seconds for a token of a prompt, as far as the context has room: a chunk of ``BASE_FILL`` tokens."""
-        n = min(BASE_FILL, self.largest_fill or PREFIX, self._context.batch_capacity)
-        tokens = self._context.model.random_tokens(n, PROBE_SEED)
+        """Seconds for a token of a prompt: of the longest chunk of ``PROMPT_CHUNKS`` that the context has room for and
+        that promises to be decoded within ``PROMPT_SECONDS``."""
+        room = min(self.largest_fill or PREFIX, self._context.batch_capacity)
+        per_token = 0.0
+        for n in sorted({min(each, room) for each in PROMPT_CHUNKS}):
+            if n * per_token > PROMPT_SECONDS:
+                break
+            tokens = self._context.model.random_tokens(n, PROBE_SEED)
+            self._context.clear()
+            self._gate.wait()
+            per_token = self._context.prefill(tokens, want_logits=False) / n
         self._context.clear()
-        self._gate.wait()
-        seconds = self._context.prefill(tokens, want_logits=False)
-        self._context.clear()
-        return seconds / n
+        return per_token
 
     def exact_sizes(self, sizes: Iterable[int], n_cells: int, *, longest: int = CHAIN) -> set[int]:
         """Batch sizes up to ``longest`` equal to one-token decoding, bit for bit, after ``n_cells`` cells."""
@@ -340,14 +352,16 @@ class Probe:
         """Batch sizes that equal one-token decoding, bit for bit, at each of ``positions`` tokens in a row; at fewer
         where that takes longer than ``EXACT_SECONDS``."""
         positions = min(positions, self.largest_fill)
+        model = self._context.model
+        least = max(LEAST_EXACT_POSITIONS, EXACT_VALUES // (model.n_layer * model.n_embd))
         started = self._clock()
-        tokens = self._context.model.random_tokens(PREFIX + positions, PROBE_SEED)
+        tokens = model.random_tokens(PREFIX + positions, PROBE_SEED)
         chain = tokens[PREFIX:]
         self._context.clear()
         self._context.prefill(tokens[:PREFIX], want_logits=False)
         reference = []
         for i in range(positions):
-            if i >= LEAST_EXACT_POSITIONS and self._clock() - started > EXACT_SECONDS:
+            if i >= least and self._clock() - started > EXACT_SECONDS:
                 break
             self._gate.wait()
             self._context.prefill(chain[i : i + 1])
@@ -386,7 +400,8 @@ class Probe:
         fills = [fill for fill in EXACT_FILLS if fill <= self.largest_fill] or [PREFIX]
         holding = set(EXACT_SIZES)
         for fill in fills:
-            holding &= self.exact_sizes(sorted(holding), fill)
+            if len(holding) > 1:
+                holding &= self.exact_sizes(sorted(holding), fill)
         if self._rewinds and len(holding) > 1:
             holding &= self.lasting_sizes(sorted(holding))
         return Exactness(sorted(holding), fills, all(self._is_steady(fill) for fill in fills))
