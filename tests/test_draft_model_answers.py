@@ -245,3 +245,16 @@ def test_a_draft_has_no_more_tokens_than_asked_for(tiny: dict[str, Path]) -> Non
         llm.prepare()
         stats = llm.generate(PROMPT, max_tokens=60, temperature=0).stats
     assert max(size for size, _ in stats.pass_sizes) <= 3
+
+
+@pytest.mark.parametrize(("mode", "lines"), [("auto", 0), ("serial", 1), ("branch", 1)])
+def test_a_mode_that_was_asked_for_says_what_it_waits_for(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, lines: int
+) -> None:
+    monkeypatch.setenv("ADED_CACHE_DIR", str(tmp_path / "another"))  # nothing is measured there
+    told: list[str] = []
+    with LocalADED(
+        tiny["llama"], draft_model=tiny["llama"], draft_mode=mode, on_notice=told.append, **OPTIONS
+    ):
+        pass
+    assert sum("once this machine is measured" in line for line in told) == lines
