@@ -25,9 +25,11 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }
 PROMPT = "one two three four five one two three"
 OPTIONS: dict[str, Any] = {
-    "same": "off",  # no size is exact for a model as small as this, and its choices are far apart
+    # Nothing but plain decoding is exact for a model as small as this; with cells of F32 drafts of any size move no
+    # logit by more than some millionths.
+    "same": "off",
     "flash_attention": False,
-    "cache_type": "f16",
+    "cache_type": "f32",
     "n_threads": 1,
     "n_ctx": 512,
 }

@@ -107,8 +107,9 @@ def test_every_path_leaves_the_cache_plain_decoding_would(
 @pytest.mark.parametrize("exact", [False, True])
 def test_presets_say_what_plain_decoding_says(tiny: dict[str, Path], architecture: str, exact: bool) -> None:
     texts: dict[str, dict[str, list[list[int]]]] = {}
-    # One setting for all: which is fastest is a matter of the clock, and another one rounds otherwise.
-    setting = {"flash_attention": exact, "cache_type": "bf16" if exact else "f16"}
+    # One setting for all: which is fastest is a matter of the clock, and another one rounds otherwise. Without `exact`
+    # nobody promises the words: cells of F32 let drafts move logits least, in most of these models by a millionth.
+    setting = {"flash_attention": exact, "cache_type": "bf16" if exact else "f32"}
     for draft in ("off", "auto", "paper"):
         with LocalADED(
             tiny[architecture], draft=draft, exact=exact, n_threads=1, n_ctx=512, **setting

@@ -196,9 +196,11 @@ def test_ids_outside_the_vocabulary_never_reach_a_drafter(tiny: dict[str, Path],
 
 
 def test_the_real_drafter_takes_what_was_said_and_says_the_same(tiny: dict[str, Path]) -> None:
-    with opened(tiny["llama"], draft="auto") as llm:
+    # The second start drafts otherwise, and where cells are rounded the words may part.
+    options: dict[str, Any] = {"draft": "auto", "flash_attention": False, "cache_type": "f32"}
+    with opened(tiny["llama"], **options) as llm:
         first = llm.generate(PROMPT, max_tokens=40, temperature=0.0)
-    with opened(tiny["llama"], draft="auto") as llm:
+    with opened(tiny["llama"], **options) as llm:
         assert llm.generate(PROMPT, max_tokens=40, temperature=0.0).tokens == first.tokens
         llm.forget_statistics()
         assert llm.description()["remembered"]["exchanges"] == 2  # forgotten here, not on the disk
