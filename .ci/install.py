@@ -79,7 +79,10 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     if "--with-model" in arguments:
         add_model(python, log)
-    return 0 if runs_here(python) else rebuild(python, log)
+    failed = 0 if runs_here(python) else rebuild(python, log)
+    if not failed:
+        tell_of_foreign_build(python)
+    return failed
 
 
 def has_llama(python: Path) -> bool:
@@ -164,6 +167,16 @@ def runs_here(python: Path) -> bool:
     if run.returncode == BROKEN:
         sys.stderr.buffer.write(run.stderr)
     return run.returncode != BROKEN
+
+
+def tell_of_foreign_build(python: Path) -> None:
+    """Say where llama.cpp was built without this project's rules: pip's cache hands over what somebody built before."""
+    code = "from aded_local.llama import rows; raise SystemExit(not rows.AVAILABLE)"
+    if sys.platform == "linux" and subprocess.run([python, "-c", code], check=False).returncode == 1:
+        say(
+            "This llama.cpp came from pip's cache, built without our switch: it works, and --exact may draft less."
+        )
+        say(f"  To build it anew: {python} -m pip cache remove llama_cpp_python; make clean; then make again")
 
 
 def rebuild(python: Path, log: Path) -> int:

@@ -23,9 +23,10 @@ from aded_local.errors import OptionError, StoreError
 from aded_local.llama import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.opening import open_engine
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH
+from aded_local.speed.exactness import CHAIN, ExactnessProbe
 from aded_local.speed.measurements import Measurements, measurements_path
 from aded_local.speed.pricing import Setting
-from aded_local.speed.probe import CHAIN, PREFIX, SIZES, Probe
+from aded_local.speed.probe import PREFIX, SIZES, Probe
 from aded_local.speed.tuning import CANDIDATES, setting_of
 
 QUICK: dict[str, Any] = {"rounds": 1, "n_threads": 1, "n_ctx": 1024, "prefixes": (BASE_FILL, 640)}
@@ -174,7 +175,7 @@ def test_sizes_are_timed_round_by_round_from_the_same_cells(tiny: dict[str, Path
 def test_exactness_is_probed_beyond_the_engine_s_chain_when_asked(tiny: dict[str, Path]) -> None:
     model = Model(tiny["llama"])
     target = Target(model, ContextSettings(512, 1, False, "f16", 8))
-    probe = Probe(target.context)
+    probe = ExactnessProbe(target.context)
     sizes = (2, CHAIN, 48)
     longer = probe.exact_sizes(sizes, 256, longest=LARGEST_BATCH)
     assert probe.exact_sizes(sizes, 256) == {n for n in longer if n <= CHAIN}

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, CostCurve, from_measurements
-from aded_local.speed.probe import EXACT_SIZES, Probe
+from aded_local.speed.exactness import EXACT_SIZES, ExactnessProbe
+from aded_local.speed.probe import Probe
 
 JAGGED = {1: 20e-3, 2: 30e-3, 3: 45e-3, 4: 34e-3, 8: 64e-3, 16: 107e-3}
 
@@ -177,7 +178,7 @@ class _Context:
 @pytest.mark.parametrize(("seldom", "exact"), [(10**9, list(EXACT_SIZES)), (400, [1, 2, 3]), (40, [1, 2, 3])])
 def test_sizes_that_differ_at_one_token_of_hundreds_are_not_exact(seldom: int, exact: list[int]) -> None:
     context = _Context(seldom)
-    found = Probe(cast(Any, context)).exactness()
+    found = ExactnessProbe(cast(Any, context)).exactness()
     assert found.sizes == exact and found.steady
     assert context.n_past == 0
 
@@ -192,7 +193,7 @@ def test_of_a_slow_model_fewer_tokens_are_compared_the_more_values_each_has(
     decoding = context.probe_batch
     context.probe_batch = lambda tokens: alone.extend([1] if len(tokens) == 1 else []) or decoding(tokens)  # type: ignore[method-assign]
     ticks = itertools.count(step=10)
-    probe = Probe(cast(Any, context), clock=lambda: float(next(ticks)))
+    probe = ExactnessProbe(cast(Any, context), clock=lambda: float(next(ticks)))
     assert probe.lasting_sizes([2, 4]) == {1, 2, 4}
     assert len(alone) == 1 + compared, "the prefix's last token, and those compared"
 
@@ -212,7 +213,7 @@ def test_a_slow_model_is_not_asked_to_read_a_long_prompt(seconds: float, read: l
 
 def test_a_setting_whose_bits_depend_on_the_threads_is_told() -> None:
     context = _Context(10**9, threads_matter=True)
-    assert not Probe(cast(Any, context)).exactness().steady
+    assert not ExactnessProbe(cast(Any, context)).exactness().steady
     assert context._threads == context.settings.n_threads, "all threads again"
 
 

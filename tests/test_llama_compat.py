@@ -87,7 +87,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ADED_CACHE_DIR", str(folder))
         environment.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
-        environment.setattr("aded_local.speed.probe.EXACT_SECONDS", 0.0)
+        environment.setattr("aded_local.speed.exactness.EXACT_SECONDS", 0.0)
         yield
 
 

@@ -66,9 +66,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("ADED_CACHE_DIR", str(folder))
         environment.setattr("aded_local.speed.probe.contended", lambda waiting, samples: False)
-        # As many positions are compared as on a slow machine: the least that the product believes.
-        environment.setattr("aded_local.speed.probe.EXACT_SECONDS", 0.0)
-        environment.setattr("aded_local.speed.probe.EXACT_SIZES", (1, 2, 3, 4, 8, 16))
+        # As many positions are compared as of a large model on a slow machine: whole answers are compared below.
+        environment.setattr("aded_local.speed.exactness.EXACT_SECONDS", 0.0)
+        environment.setattr("aded_local.speed.exactness.EXACT_VALUES", 0)
+        environment.setattr("aded_local.speed.exactness.EXACT_SIZES", (1, 2, 3, 4, 8, 16))
         # Which setting is faster here is nobody's question, so each is timed briefly.
         environment.setattr("aded_local.speed.tuning.TRIAL_SECONDS", 0.02)
         environment.setattr("aded_local.speed.probe.CURVE_SECONDS", 0.5)

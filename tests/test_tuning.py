@@ -15,9 +15,10 @@ from aded_local.llama import ALL_LAYERS, ContextSettings, Model, Target
 from aded_local.speed import first_passes, measurements
 from aded_local.speed.choosing import TRIAL_ROUNDS
 from aded_local.speed.cost_curve import BASE_FILL
+from aded_local.speed.exactness import Exactness, ExactnessProbe
 from aded_local.speed.first_passes import FirstPasses
 from aded_local.speed.pricing import Same, Setting
-from aded_local.speed.probe import LEAST_SIZES, SIZES, Exactness, OpenGate, Probe
+from aded_local.speed.probe import LEAST_SIZES, SIZES, OpenGate, Probe
 from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, Tuner, setting_of
 
 Speeds = dict[Setting, float]
@@ -79,9 +80,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(Probe, "time_sizes", time_sizes)
         monkeypatch.setattr(Probe, "time_prompt", lambda probe: 1e-3)
         monkeypatch.setattr(
-            Probe,
+            ExactnessProbe,
             "exactness",
-            lambda probe: Exactness(sorted({1} | exact.get(setting(probe), set())), [256], steady=True),
+            lambda probe, _told: Exactness(
+                sorted({1} | exact.get(setting(probe), set())), [256], steady=True
+            ),
         )
         return timed
 
@@ -94,6 +97,14 @@ OFF_F16, ON_BF16, ON_F16 = CANDIDATES
 def test_the_fastest_setting_is_taken(model: Model, machine: Any) -> None:
     machine({OFF_F16: 1.0, ON_BF16: 2.0, ON_F16: 1.5}, {ON_BF16: ALL_SIZES})
     assert tuner(model, same="off").settle().setting == OFF_F16
+
+
+def test_whoever_waits_is_told_how_far_it_is(model: Model, machine: Any) -> None:
+    machine(dict.fromkeys(CANDIDATES, 1.0), {OFF_F16: ALL_SIZES, ON_BF16: ALL_SIZES, ON_F16: ALL_SIZES})
+    said: list[str] = []
+    tuner(model, same="exact", said=said).settle()
+    counts = [line.rpartition(": ")[2] for line in said if line.startswith("finding the attention")]
+    assert counts == [f"{i} of {len(counts)}" for i in range(1, len(counts) + 1)] != []
 
 
 def test_another_build_or_device_is_measured_anew(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +350,7 @@ def test_a_busy_second_measurement_does_not_change_the_first(
 def test_exact_sizes_are_kept_however_busy_the_machine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aded_local.speed.probe.contended", lambda waiting, samples: True)
     found = tuner(model).find_exactness(OFF_F16)
-    monkeypatch.setattr(Probe, "exactness", lambda probe: pytest.fail("known already"))
+    monkeypatch.setattr(ExactnessProbe, "exactness", lambda probe, _told: pytest.fail("known already"))
     assert tuner(model).find_exactness(OFF_F16) == found
 
 

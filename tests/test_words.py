@@ -16,8 +16,8 @@ from aded_cli.display import closing_line
 from aded_local import LocalADED
 from aded_local.errors import DeviceError, OptionError
 from aded_local.llama.loading import lib
+from aded_local.speed.exactness import Exactness
 from aded_local.speed.pricing import Choice, Setting
-from aded_local.speed.probe import Exactness
 from aded_local.speed.tuning import Tuner, setting_of
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")

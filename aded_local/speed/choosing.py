@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from aded_local.speed.exactness import Exactness
 from aded_local.speed.measurements import Measurements
 from aded_local.speed.pricing import (
     EXPECTED_ANSWER,
@@ -17,7 +18,6 @@ from aded_local.speed.pricing import (
     choose,
     saving,
 )
-from aded_local.speed.probe import Exactness
 
 TRIAL_ROUNDS: Final = 2
 """Rounds of a trial. Each round times every setting, so that a machine that slows down slows all of them."""

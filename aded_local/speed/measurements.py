@@ -13,8 +13,9 @@ from aded_local.llama import ContextSettings, Model
 from aded_local.llama.devices import gpu_names
 from aded_local.speed.cost_curve import LARGEST_BATCH, MOST_SECONDS, CostCurve
 from aded_local.speed.device import device_name
+from aded_local.speed.exactness import Exactness
 from aded_local.speed.pricing import TRIAL_FILLS, Trial
-from aded_local.speed.probe import Exactness, room_for
+from aded_local.speed.probe import room_for
 from aded_local.trials import library
 
 MEASUREMENTS_FORMAT = 9

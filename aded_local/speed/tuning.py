@@ -14,10 +14,11 @@ from aded_local.errors import DeviceError, OptionError
 from aded_local.llama import ContextSettings, Model, Target, rows
 from aded_local.speed.choosing import OPENING_FILL, TRIAL_ROUNDS, Choosing
 from aded_local.speed.cost_curve import SIGHTINGS, CostCurve
+from aded_local.speed.exactness import Exactness, ExactnessProbe
 from aded_local.speed.first_passes import FirstPasses
 from aded_local.speed.measurements import Measurements, Say, measurements_path
 from aded_local.speed.pricing import TRIAL_FILLS, WIDEST, Choice, Same, Setting, Trial
-from aded_local.speed.probe import FAR_FILL, Exactness, Gate, OpenGate, Probe, room_for
+from aded_local.speed.probe import FAR_FILL, Gate, OpenGate, Probe, room_for
 
 CANDIDATES: Final = (Setting(False, "f16"), Setting(True, "bf16"), Setting(True, "f16"))
 """The settings that are tried; answers use the first of them until one is chosen. On two Zen 4 cores the first was
@@ -45,6 +46,9 @@ within what repeated timings differ by."""
 MOST_USUAL: Final = 1.5
 """A pass in an answer takes at most so many times as long as one in a trial, or as short; beyond, something else
 disturbed it. Chosen."""
+
+TRYING: Final = "finding the attention that suits this machine (once per model)"
+PROBING: Final = "probing which batch sizes are exact (once per model)"
 
 STEPS_WORTH_SAVING = 50
 """Real passes after which a refined curve is written back."""
@@ -141,7 +145,6 @@ class Tuner(Choosing):
         """
         gate = OpenGate() if gate is None else gate
         if not self._is_tried:
-            self.progress("finding the attention that suits this machine (once per model)")
             self._try_all(gate)
         while unknown := self._unknown_sizes(self._fills()):
             self.find_exactness(unknown[0], gate)
@@ -176,13 +179,16 @@ class Tuner(Choosing):
 
     def _try_all(self, gate: Gate) -> None:
         failure: DeviceError | None = None
+        done = 0
         self._compare_thread_counts(gate)
         for turn in range(TRIAL_ROUNDS):
             for candidate in self._candidates:
                 # Trials of earlier starts count: a program that answers once may end before all of them are done.
                 known = self._trials.get(candidate)
+                done += 1
                 if candidate in self._failed or (known is not None and known.rounds > turn):
                     continue
+                self.progress(f"{TRYING}: {done} of {TRIAL_ROUNDS * len(self._candidates)}")
                 try:
                     found, disturbed = self._try(candidate, gate)
                 except DeviceError as error:
@@ -227,10 +233,12 @@ class Tuner(Choosing):
         """
         found = self.kept.exact.get(setting.name)
         if found is None:
-            self.progress("probing which batch sizes are exact (once per model)")
+            self.progress(PROBING)
             target = self._trial(setting)
             try:
-                found = Probe(target.context, gate=gate).exactness()
+                found = ExactnessProbe(target.context, gate=gate).exactness(
+                    lambda done, sizes: self.progress(f"{PROBING}: {done} of {sizes}")
+                )
             finally:
                 target.context.close()
             # Other programs do not change bits: this is kept however busy the machine is.

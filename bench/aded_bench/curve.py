@@ -1,6 +1,6 @@
 """What does verifying n tokens cost here, by attention, cache type and cells, and which sizes are exact?
 
-The measuring is the engine's own (`aded_local.speed.probe.Probe`): sizes interleaved round by round in one
+The measuring is the engine's own (`aded_local.speed.exactness.ExactnessProbe`): sizes interleaved round by round in one
 context, the prefix filled by copies. Curves are written to the file the engine reads, so that its budget
 goes by what was measured here.
 """
@@ -20,8 +20,9 @@ from aded_local.llama import ALL_LAYERS, CACHE_TYPES, ContextSettings, Model, Ta
 from aded_local.opening import ROLLBACK_SNAPSHOTS, SEQUENCES
 from aded_local.speed import device
 from aded_local.speed.cost_curve import BASE_FILL, LARGEST_BATCH, from_measurements
+from aded_local.speed.exactness import ExactnessProbe
 from aded_local.speed.pricing import Setting
-from aded_local.speed.probe import PROBE_SEED, ROUNDS, SIZES, Probe
+from aded_local.speed.probe import PROBE_SEED, ROUNDS, SIZES
 from aded_local.speed.tuning import CANDIDATES, Tuner
 
 Say = Callable[[str], None]
@@ -224,11 +225,11 @@ class _Engine:
                 "flash_attention": self.settings.flash_attention,
                 "cache_type": self.settings.cache_type,
             }
-            self._fit(plan, Probe(target.context), notice)
+            self._fit(plan, ExactnessProbe(target.context), notice)
         finally:
             target.context.close()
 
-    def _fit(self, plan: Plan, probe: Probe, notice: Say) -> None:
+    def _fit(self, plan: Plan, probe: ExactnessProbe, notice: Say) -> None:
         self.prefixes = [probe.cells_for(min(asked, max(probe.largest_fill, 0))) for asked in plan.prefixes]
         for asked, cells in zip(plan.prefixes, self.prefixes, strict=True):
             if cells != asked:
@@ -258,7 +259,7 @@ class _Engine:
             ),
         )
 
-    def keep(self, target: Target, probe: Probe, curves: Sequence[Entry], exact: bool) -> None:
+    def keep(self, target: Target, probe: ExactnessProbe, curves: Sequence[Entry], exact: bool) -> None:
         """Write the curve of one combination where the engine finds it."""
         seconds = {
             curve["prefix"]: {int(n): 1e-3 * value for n, value in curve["milliseconds"].items()}
@@ -301,7 +302,7 @@ class _Work:
                 if not self._is_done(self.curves.get(key)):
                     try:
                         target = target or self.engine.open(setting)
-                        self._curve(key, Probe(target.context))
+                        self._curve(key, ExactnessProbe(target.context))
                     except DeviceError as error:
                         note = str(error).removesuffix(ASK_FOR_LESS)
                         self.curves[key] = entry_of(setting, key[2], {}, note)
@@ -309,7 +310,7 @@ class _Work:
                     self.tell("")
             found = [self.curves[key] for key in keys]
             if target is not None and self.engine.keeps and all(curve["note"] is None for curve in found):
-                self.engine.keep(target, Probe(target.context), found, self.plan.exact)
+                self.engine.keep(target, ExactnessProbe(target.context), found, self.plan.exact)
         finally:
             if target is not None:
                 target.context.close()
@@ -319,7 +320,7 @@ class _Work:
             return entry is not None
         return entry["rounds"] >= self.plan.rounds and (entry["exact"] is not None or not self.plan.exact)
 
-    def _curve(self, key: Key, probe: Probe) -> None:
+    def _curve(self, key: Key, probe: ExactnessProbe) -> None:
         """Measure one curve; its times are there even when Ctrl-C ends the measuring half-way."""
         samples: dict[int, list[float]] = {}
         setting, prefix = Setting(*key[:2]), key[2]

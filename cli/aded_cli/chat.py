@@ -23,6 +23,7 @@ from . import display, texts
 from .command_line import STDIN, Settings
 from .keyboard import Keyboard
 from .options import chat_options, help_for_missing
+from .pacing import paced
 from .program import CONTEXT, OneLine
 
 if TYPE_CHECKING:
@@ -313,7 +314,7 @@ def _measure_after_answer(llm: LocalADED, interrupts: Sequence[int]) -> None:
 
 
 def _note_if_exact(settings: Settings) -> Callable[[str], None]:
-    return display.note if settings.engine["same"] == "exact" else _keep_silent
+    return paced(display.note) if settings.engine["same"] == "exact" else _keep_silent
 
 
 def _keep_silent(_text: str) -> None:

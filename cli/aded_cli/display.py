@@ -18,6 +18,7 @@ import click
 
 from aded_local.shown import one_line, visible
 
+from .pacing import paced
 from .rendering.styles import BOLD, PLAIN, Run, styled
 
 if TYPE_CHECKING:
@@ -295,13 +296,7 @@ def loading(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
         yield lambda _what: None
         return
     if is_dumb():
-        said = [""]
-
-        def say(line: str) -> None:
-            if line != said[-1]:
-                said.append(line)
-                note(line)
-
+        say = paced(note)
         say(what)
         yield say
         return

@@ -22,7 +22,7 @@ from aded_bench.results import ResultFile
 from aded_bench.run.arms import Answer, LocalArm, Setup, logits_setup, open_local
 from aded_bench.run.beside import spinning
 from aded_bench.run.figures import evaluate, frame_of
-from aded_bench.run.memory import Meter, cache_megabytes
+from aded_bench.run.memory import Meter, cache_megabytes, private, require_room
 from aded_bench.run.methods import CHEAP, LEARNERS, LOOKUP, OWN, SERVER_METHODS, WITH_DRAFT_MODEL
 from aded_bench.run.server import KEPT, Binary, ServerArm
 from aded_bench.run.start import Arm, Step, open_arm, peer_may_fail, settings_left, start
@@ -219,13 +219,17 @@ def _opened(work: _Work, turn: int) -> Iterator[None]:
     """
     work.meter = Meter()
     server = work.plan.server.path if work.plan.server else None
+    largest = 0.0
     try:
         for method in rotated(work.active, turn):
             if method != "off" or work.leader == "off":
+                require_room(method, largest)
+                before = private()
                 with work.at_work(method):
                     work.arms[method] = open_arm(
                         method, work.setups[method], same=work.plan.same, server=server
                     )
+                largest = max(largest, private() - before)
         if "off" in work.active and "off" not in work.arms:
             work.arms["off"] = cast(LocalArm, work.arms[work.leader]).plain()
         yield

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aded_local.errors import OptionError
+
 CELL_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}  # per element; q8_0 has a scale per 32
 
 ATTENTION = ("head_count", "head_count_kv", "key_length", "value_length")
@@ -41,6 +43,38 @@ def resident() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def private() -> float:
+    """Resident memory of this process behind which no mapped file stands, in MB; with the others but on Linux."""
+    import psutil
+
+    found = psutil.Process().memory_info()
+    return float(found.rss - getattr(found, "shared", 0)) / 1e6
+
+
+def free() -> float:
+    """Memory that programs may have, in MB: unused, or of files that can be read again."""
+    import psutil
+
+    return float(psutil.virtual_memory().available) / 1e6
+
+
+def require_room(method: str, megabytes: float) -> None:
+    """Refuse to load a model once more where it would not fit: the system would end this program.
+
+    Args:
+        method: that is to be opened.
+        megabytes: what another one took.
+
+    Raises:
+        OptionError: less is free.
+    """
+    if megabytes > (left := free()):
+        raise OptionError(
+            f"{method} would load the model once more, which takes {megabytes:,.0f} MB, and {left:,.0f} MB are free: "
+            "name fewer --methods"
+        )
 
 
 def cache_megabytes(model: Path, n_ctx: int, cache_type: str) -> float | None:
