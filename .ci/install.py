@@ -74,7 +74,9 @@ def main(arguments: Sequence[str]) -> int:
             say("  macOS: xcode-select --install    Debian/Ubuntu: sudo apt install g++")
             say("  Fedora: sudo dnf install gcc-c++")
             return 1
-        say(f"Installing into {venv}. Building llama.cpp takes some three minutes on two cores, once.")
+        say(
+            f"Installing into {venv}. Where llama.cpp has to be built, that takes three minutes on two cores."
+        )
     if not pip(python, log, "--editable", wanted):
         return 1
     if "--with-model" in arguments:
@@ -174,7 +176,7 @@ def tell_of_foreign_build(python: Path) -> None:
     code = "from aded_local.llama import rows; raise SystemExit(not rows.AVAILABLE)"
     if sys.platform == "linux" and subprocess.run([python, "-c", code], check=False).returncode == 1:
         say(
-            "This llama.cpp came from pip's cache, built without our switch: it works, and --exact may draft less."
+            "This llama.cpp came from pip's cache, as it was built before: it works, but --exact may draft nothing."
         )
         say(f"  To build it anew: {python} -m pip cache remove llama_cpp_python; make clean; then make again")
 

@@ -166,10 +166,8 @@ def _open_context(
         tuner.progress = lambda line: None  # from here on nobody waits
         engine.again = _measure_again
         joining = JoiningPlanner()
-        if draft is not None and options.draft_mode != "auto" and engine.curve is None:
-            notice(
-                f"{options.draft_mode} begins once this machine is measured: between answers, once per model"
-            )
+        if draft is not None and options.draft_mode not in ("auto", "ngram") and engine.curve is None:
+            notice(f"{options.draft_mode} begins once this machine is measured, while no answer is written")
         if not kept.kernels_are_kept(options.search):
             engine.planner = joining
             engine.preparation.start(lambda preparation: _prepare(engine, joining, earlier), KERNELS)

@@ -748,6 +748,7 @@ def test_the_real_server_says_what_plain_decoding_says(tmp_path: Path) -> None:
         ["--data", "question.jsonl"],
         ["--llama-server", "/absent"],
         ["--same", "exactly"],
+        ["--methods", "off,auto", "--draft-model", "builtin"],
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_two(arguments: list[str]) -> None:

@@ -249,7 +249,7 @@ def test_a_draft_has_no_more_tokens_than_asked_for(tiny: dict[str, Path]) -> Non
     assert max(size for size, _ in stats.pass_sizes) <= 3
 
 
-@pytest.mark.parametrize(("mode", "lines"), [("auto", 0), ("serial", 1), ("branch", 1)])
+@pytest.mark.parametrize(("mode", "lines"), [("auto", 0), ("ngram", 0), ("serial", 1), ("branch", 1)])
 def test_a_mode_that_was_asked_for_says_what_it_waits_for(
     tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any, lines: int
 ) -> None:

@@ -17,6 +17,7 @@ from aded_local.llama import rows
 from aded_local.scheduler import Closed, Scheduler
 from aded_local.speed import preparation as preparing
 from aded_local.speed.choosing import TRIAL_ROUNDS
+from aded_local.speed.exactness import ExactnessProbe
 from aded_local.speed.pricing import Setting, Trial
 from aded_local.speed.probe import Probe
 from aded_local.speed.tuning import CANDIDATES, ROW_BY_ROW, Tuner
@@ -174,7 +175,7 @@ def test_exact_sizes_are_found_once_however_busy_the_machine(
     with LocalADED(tiny["llama"], exact=True, **SETTING) as llm:
         assert llm.machine_is_busy
         sizes = llm.description()["exact_batch_sizes"]
-    monkeypatch.setattr(Probe, "exactness", lambda self: pytest.fail("found before"))
+    monkeypatch.setattr(ExactnessProbe, "exactness", lambda self, told: pytest.fail("found before"))
     with LocalADED(tiny["llama"], exact=True, **SETTING) as llm:
         assert llm.description()["exact_batch_sizes"] == sizes
 

@@ -78,13 +78,15 @@ def test_the_first_token_that_differs_is_named(
     other: tuple[tuple[str, int], ...], token: int, there: str
 ) -> None:
     with pytest.raises(
-        PairingError, match=rf"draft.gguf cannot draft for target.gguf: token {token} is {there} there"
+        PairingError, match=rf"draft.gguf cannot draft for target.gguf: token {token} is {there} in the first"
     ):
         require_pair(Words(*WORDS), draft(*other))
 
 
 def test_texts_must_end_alike() -> None:
-    with pytest.raises(PairingError, match=r"the token that ends a text is 'one' there and '</s>' here"):
+    with pytest.raises(
+        PairingError, match=r"the token that ends a text is 'one' in the first and '</s>' in the second"
+    ):
         require_pair(Words(*WORDS), draft(*WORDS, eos=2))
 
 

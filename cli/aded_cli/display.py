@@ -302,7 +302,10 @@ def loading(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     from rich.text import Text
 
-    with _console().status(Text(what)) as status:
+    with (
+        notices.kept(),
+        _console().status(Text(what)) as status,
+    ):  # a notice would go on in the spinner's line
         yield lambda what: status.update(Text(visible(what)))
 
 

@@ -25,7 +25,7 @@ def require_pair(target: Model, draft: Model) -> None:
         if ours != theirs:
             raise PairingError(
                 f"{draft.path} cannot draft for {target.path}: the token that {name} a text is {_named(draft, theirs)} "
-                f"there and {_named(target, ours)} here; {_INSTEAD}"
+                f"in the first and {_named(target, ours)} in the second; {_INSTEAD}"
             )
     if _same_by_hash(target, draft):
         return
@@ -35,8 +35,8 @@ def require_pair(target: Model, draft: Model) -> None:
             continue
         if not all(token >= model.n_vocab or model.is_unused(token) for model in (target, draft)):
             raise PairingError(
-                f"{draft.path} cannot draft for {target.path}: token {token} is {_named(draft, token)} there and "
-                f"{_named(target, token)} here; {_INSTEAD}"
+                f"{draft.path} cannot draft for {target.path}: token {token} is {_named(draft, token)} in the first "
+                f"and {_named(target, token)} in the second; {_INSTEAD}"
             )
 
 

@@ -89,10 +89,15 @@ def command(
     from aded_bench.run.methods import ALL, METHODS, WITH_DRAFT_MODEL, check_methods, check_same
     from aded_bench.run.server import inspect
     from aded_bench.run.tables import print_run
+    from aded_local.errors import OptionError
 
     suites.check_data(data, suite, warm_suite)
     every = (*ALL, *WITH_DRAFT_MODEL) if draft_model is not None else ALL
     methods = every if methods == ("all",) else check_methods(methods, METHODS)
+    if draft_model is not None and not set(methods) & set(WITH_DRAFT_MODEL):
+        raise OptionError(
+            f"--draft-model is for {', '.join(WITH_DRAFT_MODEL)}: name one of them in --methods, or leave it out"
+        )
     model = model_path(model)
     asked = suites.find(suite, data, model)
     other = suites.find(warm_suite, data, model) if warm_suite else None
