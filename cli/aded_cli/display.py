@@ -220,12 +220,17 @@ class Notices:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Within the block an answer is written or a line typed: notices wait for ``show``, or for its end."""
-        self._show([])
+        """Within the block an answer is written or a line typed: notices wait for ``show``, or for the end of the
+        outermost block."""
+        with self._lock:
+            is_inner = self._kept is not None
+        if not is_inner:
+            self._show([])
         try:
             yield
         finally:
-            self._show(None)
+            if not is_inner:
+                self._show(None)
 
     def show(self) -> None:
         """Within ``kept``: a line begins here, so show what waits."""
@@ -302,10 +307,8 @@ def loading(what: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
         return
     from rich.text import Text
 
-    with (
-        notices.kept(),
-        _console().status(Text(what)) as status,
-    ):  # a notice would go on in the spinner's line
+    # A notice would go on in the spinner's line.
+    with notices.kept(), _console().status(Text(what)) as status:
         yield lambda what: status.update(Text(visible(what)))
 
 
