@@ -172,11 +172,11 @@ def runs_here(python: Path) -> bool:
 
 
 def tell_of_foreign_build(python: Path) -> None:
-    """Say where llama.cpp was built without this project's rules: pip's cache hands over what somebody built before."""
+    """Say where llama.cpp lacks this project's switch (llama/rows.py): pip's cache hands over what was built before."""
     code = "from aded_local.llama import rows; raise SystemExit(not rows.AVAILABLE)"
     if sys.platform == "linux" and subprocess.run([python, "-c", code], check=False).returncode == 1:
         say(
-            "This llama.cpp came from pip's cache, as it was built before: it works, but --exact may draft nothing."
+            "This llama.cpp lacks our switch, as one from pip's cache may: it works, but --exact may draft nothing."
         )
         say(f"  To build it anew: {python} -m pip cache remove llama_cpp_python; make clean; then make again")
 

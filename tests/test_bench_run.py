@@ -191,20 +191,8 @@ def test_a_model_is_not_loaded_once_more_where_it_would_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aded_bench.run.memory.free", lambda: 0.5)
-    arguments = [
-        "builtin",
-        "--methods",
-        "off,auto,paper",
-        "--prompts",
-        "1",
-        "--repeat",
-        "1",
-        "-n",
-        "4",
-        "-c",
-        "512",
-    ]
-    result = CliRunner().invoke(main, ["run", *arguments, "--json", str(tmp_path / "run.json")])
+    command = "run builtin --methods off,auto,paper --prompts 1 --repeat 1 -n 4 -c 512"
+    result = CliRunner().invoke(main, [*command.split(), "--json", str(tmp_path / "run.json")])
     assert result.exit_code == 2
     assert "paper would load the model once more" in result.stderr and "name fewer --methods" in result.stderr
     assert "Traceback" not in result.output
@@ -710,9 +698,8 @@ def test_end_to_end_on_the_built_in_model(stand_in: Path, tmp_path: Path) -> Non
         for method in ("auto", "paper", PEER):
             ratio = ratios[f"{method}/off"]
             assert ratio["pairs"] == ratio["same_tokens"] == 2
-        assert (
-            ratios["llama-cpp-lookup/off"]["pairs"] == 2
-        )  # its drafts are of any size, and promise no words
+        # Its drafts are of any size, and promise no words.
+        assert ratios["llama-cpp-lookup/off"]["pairs"] == 2
     assert found["summary"]["empty"]["methods"]["llama-cpp-lookup"]["tokens_per_pass"] >= 1
     assert found["arms"]["off"]["shares_weights_with"] == "auto"
     assert "missing: server-ngram-simple: " in result.stdout and "unknown speculative type" in result.stdout

@@ -189,13 +189,20 @@ def test_of_a_slow_model_fewer_tokens_are_compared_the_more_values_each_has(
 ) -> None:
     context = _Context(10**9)
     context.model.n_layer, context.model.n_embd = n_layer, n_embd
-    alone: list[int] = []
+    sizes: list[int] = []
     decoding = context.probe_batch
-    context.probe_batch = lambda tokens: alone.extend([1] if len(tokens) == 1 else []) or decoding(tokens)  # type: ignore[method-assign]
+
+    def counted(tokens: npt.NDArray[np.int32]) -> float:
+        sizes.append(len(tokens))
+        return decoding(tokens)
+
+    context.probe_batch = counted  # type: ignore[method-assign]
     ticks = itertools.count(step=10)
     probe = ExactnessProbe(cast(Any, context), clock=lambda: float(next(ticks)))
-    assert probe.lasting_sizes([2, 4]) == {1, 2, 4}
-    assert len(alone) == 1 + compared, "the prefix's last token, and those compared"
+    told: list[tuple[int, int]] = []
+    assert probe.lasting_sizes([2, 4], told=lambda done, whole: told.append((done, whole))) == {1, 2, 4}
+    assert sizes.count(1) == 1 + compared, "the prefix's last token, and those compared"
+    assert told == [(0, 2), (1, 2)]
 
 
 @pytest.mark.parametrize(("seconds", "read"), [(1e-3, [64, 256]), (5e-2, [64])])

@@ -98,9 +98,8 @@ def test_a_context_that_is_opened_anew_still_keeps_them(target: Target) -> None:
     np.testing.assert_array_equal(target.hidden_at(2), before)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # ctypes drops one in a callback
+# ctypes drops one that comes in a callback.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_at_any_instant_leaves_them_readable(target: Target) -> None:
     expected = verified(target, reads=True)
     n = 0

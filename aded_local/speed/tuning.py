@@ -47,6 +47,7 @@ MOST_USUAL: Final = 1.5
 """A pass in an answer takes at most so many times as long as one in a trial, or as short; beyond, something else
 disturbed it. Chosen."""
 
+# What whoever waits is told; how far it is stands behind a colon.
 TRYING: Final = "finding the attention that suits this machine (once per model)"
 PROBING: Final = "probing which batch sizes are exact (once per model)"
 

@@ -21,9 +21,9 @@ from aded_local.files import failure
 from aded_local.tree import FloatArray
 
 FORMAT: Final = 2
+"""Version of the file's layout; a file of another version is not used."""
 FOLDER: Final = "hrad"
 """In the cache folder."""
-"""Version of the file's layout; a file of another version is not used."""
 
 PROJECTED: Final = 32
 """Numbers that a hidden state is projected to, at random. Origin of this and the next three: 767 chains of four tokens,
