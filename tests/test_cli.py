@@ -280,6 +280,22 @@ def test_llama_cpp_spellings_of_one_option(engine: FakeEngine, spelling: list[st
 
 
 @pytest.mark.parametrize(
+    ("option", "number", "expected"),
+    [
+        ("-ngld", "-7", "-1, the default, nor 0"),
+        ("-td", "0", "-1, the default, nor 1"),
+        ("-c", "-1", "0, the"),
+    ],
+)
+def test_a_number_too_small_names_the_one_that_leaves_the_choice(
+    engine: FakeEngine, option: str, number: str, expected: str
+) -> None:
+    result = run("-p", "q", "-md", "small.gguf", option, number)
+    assert result.exit_code == 2
+    assert f"{number} is neither {expected}" in result.stderr
+
+
+@pytest.mark.parametrize(
     "args",
     [
         ["-n", "0"],

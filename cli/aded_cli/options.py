@@ -70,6 +70,10 @@ class Whole(click.IntRange):
         if str(value).strip() == self._auto:
             return None
         _require_number(self, int, value, "a whole number", param, ctx)
+        if self._auto is not None and self.min is not None and int(value) < self.min:
+            self.fail(
+                f"{int(value)} is neither {self._auto}, the default, nor {self.min} or more.", param, ctx
+            )
         number = super().convert(value, param, ctx)
         if number > self._largest:
             self.fail(f"{number} is more than {self._largest}.", param, ctx)
