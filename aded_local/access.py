@@ -40,6 +40,8 @@ BUSY = (
     "thread with wait=True"
 )
 
+BUSY_CLOSING = "an answer is computed in another thread; cancel() it or let it end, then close()"
+
 
 HALF_READ = (
     "an answer is half read here, and nothing is measured before it ends; read it to its end or close() it, then call "
@@ -247,7 +249,7 @@ class Access:
             else:
                 can_wait = self._use.ends_by_itself_for(use.owner, wait=wait)
             if not can_wait:
-                raise BusyError(BUSY)
+                raise BusyError(BUSY_CLOSING if closing else BUSY)
             if use not in self._queue:
                 self._queue.append(use)
             return False

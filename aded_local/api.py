@@ -34,7 +34,7 @@ from aded_local.result import Piece, Reply, Stats, TokenLogprob
 from aded_local.resuming import A_CONVERSATION, Resumed
 from aded_local.scheduler import Scheduler
 from aded_local.session import Session
-from aded_local.shown import visible
+from aded_local.shown import warn
 from aded_local.speed.pricing import Same
 from aded_local.stream import AsyncStream, Stream
 
@@ -53,10 +53,6 @@ __all__ = [
 
 A_MODEL = "a GGUF, or the name of a model"
 """What ``model_path`` may be, in the words of an error."""
-
-
-def _warn(message: str) -> None:
-    warnings.warn(visible(message), RuntimeWarning, stacklevel=3)  # Python prints it as it is
 
 
 def _quiet(_message: str) -> None:
@@ -173,7 +169,7 @@ class LocalADED(Described, Asking):
         )
         from aded_models import find
 
-        progress, notice = on_progress or _quiet, on_notice or _warn
+        progress, notice = on_progress or _quiet, on_notice or warn
         if draft_model is not None:
             how = replace(how, draft_model=find(draft_model, progress).path)
         found = find(model_path, progress)

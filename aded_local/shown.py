@@ -10,8 +10,14 @@ the marks of ordinary Arabic and Hebrew (U+061C, U+200E, U+200F), which begin no
 from __future__ import annotations
 
 import json
+import os
 import re
-from typing import Any
+import sys
+import warnings
+from types import FrameType
+from typing import Any, Final
+
+_PACKAGE: Final = os.path.dirname(__file__) + os.sep
 
 _UNSEEN = (
     "\x00-\x08\x0b-\x1f"  # C0 without tab and line feed
@@ -32,6 +38,15 @@ def visible(text: str) -> str:
     Each character is handled alone, so a text may be shown in pieces.
     """
     return _REPLACED.sub("?", _REMOVED.sub("", text))
+
+
+def warn(message: str) -> None:
+    """A ``RuntimeWarning`` at the line outside this package that led here: Python prints the message as it is."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 2
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(visible(message), RuntimeWarning, stacklevel=level)
 
 
 def one_line(text: str) -> str:

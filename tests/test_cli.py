@@ -219,10 +219,10 @@ def test_a_store_reaches_the_engine(engine: FakeEngine) -> None:
 
 
 def test_a_draft_model_reaches_the_engine(engine: FakeEngine) -> None:
-    line = "-p q -md small.gguf -td 2 -ngld 0 --draft-max 8 --draft-mode serial"
+    line = "-p q -md smollm2 -td 2 -ngld 0 --draft-max 8 --draft-mode serial"
     assert run(*line.split()).exit_code == 0
     wanted = {
-        "draft_model": "small.gguf",
+        "draft_model": "smollm2",
         "draft_threads": 2,
         "draft_gpu_layers": 0,
         "draft_max": 8,
@@ -242,6 +242,15 @@ def test_a_draft_model_is_no_use_without_drafting(engine: FakeEngine) -> None:
     result = run("-p", "q", "-md", "small.gguf", "--draft", "off")
     assert result.exit_code == 2
     assert "--draft off asks no draft model" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("nonesuch", "nor the name of a model"), ("", "empty string")]
+)
+def test_a_draft_model_that_is_not_there_is_refused(engine: FakeEngine, given: str, expected: str) -> None:
+    result = run("-p", "q", "-md", given)
+    assert result.exit_code == 2
+    assert expected in result.stderr and result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("preset", ["off", "paper"])
@@ -896,12 +905,13 @@ def test_a_full_disk_is_one_line(extra: list[str]) -> None:
     assert "space" in result.stderr
 
 
-def test_the_context_s_range_is_the_engine_s() -> None:
+def test_ranges_are_the_engine_s() -> None:
     from aded_cli import options as command_line
     from aded_local import request as options
     from aded_local.llama.context import SMALLEST_CONTEXT
 
     assert (command_line.MIN_CONTEXT, command_line.MAX_CONTEXT) == (SMALLEST_CONTEXT, options.LARGEST_CONTEXT)
+    assert command_line.MAX_LAYERS == options.MOST_LAYERS
     refused(run("-c", "40", "-p", "q"), "-c", "256")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aded_bench.main import main as bench
 from aded_bench.options import note, say
 from aded_bench.tables import console, literal, show
-from aded_local import api
+from aded_local import shown
 from aded_local.llama import logs
 from aded_local.shown import json_text, one_line, visible
 
@@ -104,7 +104,7 @@ def test_what_the_bench_prints_is_shown_by_the_same_rule(
 
 def test_warnings_of_the_library_are_shown_by_the_same_rule() -> None:
     with pytest.warns(RuntimeWarning) as warned:
-        api._warn(HOSTILE)
+        shown.warn(HOSTILE)
     assert str(warned[0].message) == SHOWN
 
 
@@ -115,3 +115,10 @@ def test_llama_cpps_log_is_shown_by_the_same_rule(capsys: pytest.CaptureFixture[
     finally:
         logs.capture(verbose=False)
     assert capsys.readouterr().err == "general.name = a]0;titleb31mc\n"
+
+
+def test_a_warning_names_the_line_outside_the_package() -> None:
+    inside = compile("warn('x\\x1b[2J')", shown.__file__, "exec")
+    with pytest.warns(RuntimeWarning, match="^x.2J$") as told:
+        exec(inside, {"warn": shown.warn})
+    assert [each.filename for each in told] == [__file__]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from aded_local.llama.embedding import MODELS_OWN, POOLINGS
 from aded_local.llama_compat.answers import LlamaAnswers
 from aded_local.llama_compat.arguments import RANDOM_SEED, Seeds, opening
 from aded_local.llama_compat.hub import downloaded
-from aded_local.shown import visible
+from aded_local.shown import warn
 from aded_local.speed.pricing import Same
 
 POOLING_NAMES: Final[Mapping[int, str | None]] = {
@@ -150,9 +149,9 @@ class Llama(LlamaAnswers):
         self._arguments: dict[str, Any] = {**given, **others}
         how = opening(given)
         if how.ignored:
-            (on_notice or _warn)(f"passed over, since it changes no answer here: {', '.join(how.ignored)}")
+            (on_notice or warn)(f"passed over, since it changes no answer here: {', '.join(how.ignored)}")
         if others:  # llama_cpp.Llama says nothing of them
-            (on_notice or _warn)(f"not known, and passed over: {', '.join(others)}; check the spelling")
+            (on_notice or warn)(f"not known, and passed over: {', '.join(others)}; check the spelling")
         if pooling_type not in POOLING_NAMES:
             raise OptionError(f"pooling_type is {pooling_type!r}; it must be one of {list(POOLING_NAMES)}")
         self._local = LocalADED(model_path, **how.options)
@@ -196,7 +195,7 @@ class Llama(LlamaAnswers):
     def set_cache(self, cache: Any) -> None:
         """Passed over with a notice: what a prompt shares with the last one is never decoded again."""
         if cache is not None:
-            notice = self._arguments["on_notice"] or _warn
+            notice = self._arguments["on_notice"] or warn
             notice("set_cache is passed over: a session keeps its own cells; save_state keeps others")
 
     def reset(self) -> None:
@@ -315,7 +314,3 @@ class Llama(LlamaAnswers):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # as llama_cpp.Llama does: the model is loaded again
-
-
-def _warn(message: str) -> None:
-    warnings.warn(visible(message), RuntimeWarning, stacklevel=3)

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from aded_models import PREFIX, reference
+from aded_local.errors import ModelNotFoundError
+from aded_models import CATALOGUE, NAMES, PREFIX, names_hub, reference
 
 STDIN = "-"
 """As a value of -p: standard input."""
@@ -158,7 +159,19 @@ def _draft_model_of(given: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if name in found and "draft_model" not in found:
             raise click.UsageError(f"{option} is about a draft model, and none was given: give one with -md")
+    if "draft_model" in found:
+        _require_there(found["draft_model"])
     return found
+
+
+def _require_there(draft_model: str) -> None:
+    if not draft_model:
+        raise click.UsageError("-md is an empty string: give a path or a name, or leave it out")
+    is_name = draft_model in NAMES or draft_model in CATALOGUE or names_hub(draft_model)
+    if not is_name and not os.path.lexists(os.path.expanduser(draft_model)):
+        raise ModelNotFoundError(
+            f"-md {draft_model} is neither a file nor the name of a model; `aded-models list` has the names"
+        )
 
 
 def model_of(given: Mapping[str, Any]) -> str | None:

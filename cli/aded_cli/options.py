@@ -16,6 +16,7 @@ from aded_models.references import is_repository
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; ggml aborts the process above it
 MIN_CONTEXT, MAX_CONTEXT = 256, 2**20  # the engine's; a test compares them
+MAX_LAYERS = 10_000  # the engine's; a test compares them
 MOST_DRAFTED = 64  # nodes of the largest draft; a test compares it with the engine's
 MAX_INT32 = 2**31 - 1  # llama.cpp keeps token counts and top-k in an int32
 MAX_SEED = 2**32 - 2  # 2**32 - 1 is llama.cpp's LLAMA_DEFAULT_SEED, which means a random one
@@ -235,7 +236,7 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         "--gpu-layers",
         "--n-gpu-layers",
         "n_gpu_layers",
-        type=Whole(0, auto=CHOSEN_BY_ENGINE),
+        type=Whole(0, largest=MAX_LAYERS, auto=CHOSEN_BY_ENGINE),
         metavar="N",
         help="Layers on the GPU (-1: all, the default where the build has one).",
     ),
@@ -284,7 +285,7 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         "draft_model",
         type=click.Path(),
         metavar="FILE",
-        help="A smaller GGUF with the same vocabulary, whose predictions join the drafts.",
+        help="A smaller GGUF with the same vocabulary, or a model's name: what it predicts joins the drafts.",
     ),
     "draft_mode": click.option(
         "--draft-mode",
@@ -305,7 +306,7 @@ _DECLARATIONS: dict[str, Callable[[Any], Any]] = {
         "--gpu-layers-draft",
         "--n-gpu-layers-draft",
         "draft_gpu_layers",
-        type=Whole(0, auto=CHOSEN_BY_ENGINE),
+        type=Whole(0, largest=MAX_LAYERS, auto=CHOSEN_BY_ENGINE),
         metavar="N",
         help="Layers of the draft model on the GPU (-1: all, the default).",
     ),
