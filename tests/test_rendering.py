@@ -236,9 +236,8 @@ def test_a_template_that_is_endless_to_compile_is_stopped(name: str, short: None
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses memory")
 def test_more_memory_than_it_may_have_is_refused_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("SECONDS", "COMPILING_SECONDS"):
-        monkeypatch.setattr(
-            rendering, limit, 60.0
-        )  # a slow machine writes so much in more than the usual second
+        # A slow machine writes so much in more than the usual second.
+        monkeypatch.setattr(rendering, limit, 60.0)
     renderer = Renderer("".join(f"{{% set a{i} = '\U0001f642' * 16000000 %}}" for i in range(8)) + ECHO)
     with pytest.raises(TemplateLimitError, match="memory"):
         renderer.render(HI)

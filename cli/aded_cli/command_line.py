@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from aded_local.errors import ModelNotFoundError
-from aded_models import CATALOGUE, NAMES, PREFIX, names_hub, reference
+from aded_models import PREFIX, is_name, reference
 
 STDIN = "-"
 """As a value of -p: standard input."""
@@ -167,8 +167,7 @@ def _draft_model_of(given: Mapping[str, Any]) -> dict[str, Any]:
 def _require_there(draft_model: str) -> None:
     if not draft_model:
         raise click.UsageError("-md is an empty string: give a path or a name, or leave it out")
-    is_name = draft_model in NAMES or draft_model in CATALOGUE or names_hub(draft_model)
-    if not is_name and not os.path.lexists(os.path.expanduser(draft_model)):
+    if not is_name(draft_model) and not os.path.lexists(os.path.expanduser(draft_model)):
         raise ModelNotFoundError(
             f"-md {draft_model} is neither a file nor the name of a model; `aded-models list` has the names"
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from aded_local.shown import brief
-from aded_models import CATALOGUE, NAMES, names_hub
+from aded_models import NAMES, is_name
 from aded_models.references import is_repository
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS; ggml aborts the process above it
@@ -63,6 +63,7 @@ class Whole(click.IntRange):
 
     def __init__(self, min: int, *, largest: int = MAX_INT32, auto: str | None = None) -> None:
         super().__init__(min)
+        self._least = min
         self._largest = largest
         self._auto = auto
 
@@ -71,9 +72,10 @@ class Whole(click.IntRange):
         if str(value).strip() == self._auto:
             return None
         _require_number(self, int, value, "a whole number", param, ctx)
-        if self._auto is not None and self.min is not None and int(value) < self.min:
+        number = int(value)
+        if self._auto is not None and number < self._least:
             self.fail(
-                f"{int(value)} is neither {self._auto}, the default, nor {self.min} or more.", param, ctx
+                f"{number} is neither {self._auto}, the default, nor {self._least} or more.", param, ctx
             )
         number = super().convert(value, param, ctx)
         if number > self._largest:
@@ -108,7 +110,7 @@ ENGINE = (
 def help_for_missing(model: str) -> str:
     """What to add to an error where there is no such file: somebody may have meant a question, or a name."""
     is_file = model.lower().endswith(".gguf") or os.path.lexists(os.path.expanduser(model))
-    if model in NAMES or model in CATALOGUE or names_hub(model) or is_file:
+    if is_name(model) or is_file:
         return ""
     if is_repository(model.partition(":")[0]):
         return f"; if it is on the Hugging Face Hub: --hf {shlex.quote(model)}"

@@ -3,7 +3,7 @@
 from .builtin import BuiltinModelMissing, builtin_path, draft_path
 from .catalogue import CATALOGUE, Listed
 from .installed import installed
-from .names import BUILTIN, NAMES, SMOLLM2, Found, find
+from .names import BUILTIN, NAMES, SMOLLM2, Found, find, is_name
 from .references import PREFIX, Reference, names_hub, reference
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "draft_path",
     "find",
     "installed",
+    "is_name",
     "names_hub",
     "reference",
 ]

@@ -44,6 +44,11 @@ class Found:
     note: str | None = None
 
 
+def is_name(given: str) -> bool:
+    """Whether ``find`` takes it for a name, here or on the hub, and not for a path."""
+    return given in NAMES or given in CATALOGUE or names_hub(given)
+
+
 def find(
     given: str | os.PathLike[str] | None = None, on_progress: Callable[[str], None] | None = None
 ) -> Found:
