@@ -39,7 +39,8 @@ LONGEST_WAIT: Final = 8.0
 """The same in plain passes of the target, where that is longer."""
 SAMPLE: Final = 24
 """Tokens of the target by which a draft model is judged before it reads anything else. Its rate of hits is known to a
-tenth from so many. Measured: a quarter of a second of SmolLM2 on two cores with AMX, 0.3 to 0.5 s without, with the text before them."""
+tenth from so many. Measured: a quarter of a second of SmolLM2 on two cores with AMX, 0.3 to 0.5 s without,
+with the text before them."""
 SAMPLE_CONTEXT: Final = 128
 """Tokens that it reads before them. With 48 a model that drafts for itself was found right 0.59 of the time."""
 UNASKED: Final = 32
