@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from patience import PATIENCE
+
 TOKEN = "hf_right"
 
 PAUSE_AT = (2 << 20) + 100
@@ -164,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[:PAUSE_AT])
             self.wfile.flush()
             self.hub.paused.set()
-            self.hub.go_on.wait(60)
+            self.hub.go_on.wait(PATIENCE)
             self.close_connection = True
         elif body:
             cut = found.cuts.pop(0) if found.cuts else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from patience import PATIENCE
 
 from aded_local.asking import ChatPrompt
 from aded_local.chat.style import PLAIN
@@ -59,16 +60,16 @@ class FakeSession:
             raise model.failure
         said = 0
         for number, word in enumerate(model.says or [f"w{n} " for n in range(model.words)]):
-            if not model.may_go_on.wait(20):
+            if not model.may_go_on.wait(PATIENCE):
                 raise AssertionError("nobody let it go on")
+            if model.steps:  # before the word is heard of, or who answers it at once would be forgotten
+                model.may_go_on.clear()
             if self._cancelled:
                 break
             said += 1
             model.said.append(number)
             likely = (TokenLogprob(number, -0.5, ((number, -0.5), (99, -1.0))),)
             yield Piece(word, (number,), logprobs=likely if "logprobs" in options else None)
-            if model.steps:
-                model.may_go_on.clear()
         self._held = prompt
         reason = "cancelled" if self._cancelled else "stop"
         yield Piece("", (), reason, stats(prompt, said))

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyte
+from patience import PATIENCE
 
 FAKE_PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 PROMPT_SHOWN = b"\x1b[?2004h"  # line editing begins: it asks the terminal to bracket what is pasted
-WAIT = 20.0
 
 
 class PlainScreen(pyte.HistoryScreen):
@@ -100,7 +100,7 @@ class Terminal:
 
     def wait_for(self, text: bytes) -> bytes:
         """Read on until ``text`` is shown; what was shown before it since the last wait."""
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + PATIENCE
         while (at := self.seen.find(text, self._waited)) < 0:
             assert self._read(max(0.0, deadline - time.monotonic())), self.seen
         before = self.seen[self._waited : at]
@@ -109,7 +109,7 @@ class Terminal:
 
     def wait_to_show(self, text: str) -> None:
         """Read on until a line on the screen holds ``text``, however many writes it came in."""
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + PATIENCE
         while not any(text in line for line in self.lines()):
             assert self._read(max(0.0, deadline - time.monotonic())), self.lines()
 
@@ -123,7 +123,7 @@ class Terminal:
 
     def end(self) -> int:
         """Wait until the program has ended; its exit code. The terminal must be as it was."""
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + PATIENCE
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.seen
             self._read(0.05)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from interrupting import instants, interrupt_when
+from patience import PATIENCE, until
 
 from aded_local.access import Access, Cancelling, Use
 from aded_local.errors import BusyError
@@ -51,7 +52,7 @@ def elsewhere(work: Callable[[], object]) -> object:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     return found[0] if found else TimeoutError("it waits for something")
 
 
@@ -142,12 +143,12 @@ def test_closing_waits_for_readers_and_refuses_new_ones(access: Access) -> None:
     def read() -> None:
         with access.reading():
             inside.set()
-            leave.wait(20)
+            leave.wait(PATIENCE)
             order.append("read")
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert inside.wait(20)
+    assert inside.wait(PATIENCE)
 
     def close() -> None:
         with access.closing() as is_first:
@@ -155,9 +156,7 @@ def test_closing_waits_for_readers_and_refuses_new_ones(access: Access) -> None:
 
     closer = threading.Thread(target=close)
     closer.start()
-    until = time.monotonic() + 20
-    while not access.closed and time.monotonic() < until:
-        time.sleep(0.001)
+    until(lambda: access.closed)
     with pytest.raises(BusyError, match="closed"), access.reading():
         pass
     with access.closing() as is_first:
@@ -226,7 +225,7 @@ def test_a_session_waits_for_the_answer_that_another_thread_reads(access: Access
     time.sleep(0.05)
     order.append("first ends")
     access.end(begun_first)
-    waiter.join(20)
+    waiter.join(PATIENCE)
     assert order == ["first ends", "second begins"]
 
 
@@ -264,13 +263,11 @@ def test_who_waits_begins_in_the_order_of_coming(access: Access) -> None:
 
         waiters.append(threading.Thread(target=wait))
         waiters[-1].start()
-        until = time.monotonic() + 20
-        while len(access._queue) <= number and time.monotonic() < until:
-            time.sleep(0.001)
+        until(lambda number=number: len(access._queue) > number)
     assert order == []
     access.end(running)
     for waiter in waiters:
-        waiter.join(20)
+        waiter.join(PATIENCE)
     assert order == list(range(5))
 
 
@@ -331,10 +328,8 @@ def test_whoever_waits_while_it_is_closed_is_told(access: Access) -> None:
         target=lambda: seen.append(elsewhere(lambda: access.begin(steps(), owner=1, wait=True)))
     )
     waiter.start()
-    until = time.monotonic() + 20
-    while not access._queue and time.monotonic() < until:
-        time.sleep(0.001)
+    until(lambda: access._queue)
     access.closed = True
     access.end(use)
-    waiter.join(20)
+    waiter.join(PATIENCE)
     assert [type(each) for each in seen] == [BusyError]

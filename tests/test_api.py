@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from patience import PATIENCE, until
 
 from aded_local import LocalADED, Reply
 from aded_local.errors import (
@@ -252,15 +253,9 @@ def test_closing_beside_whoever_reads_the_model_is_a_typed_error_at_most(tiny: d
         for thread in threads:
             thread.start()
         time.sleep(0.05)
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            try:
-                llm.close()
-                break
-            except BusyError:  # while an answer runs, as ever
-                time.sleep(0)
+        until(lambda llm=llm: closes(llm))
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
     assert len(seen) == 4 * len(calls)
     assert {(type(error), "closed" in str(error)) for error in seen} == {(BusyError, True)}
 
@@ -286,13 +281,22 @@ def test_objects_that_are_dropped_leave_neither_memory_nor_threads() -> None:
     assert threading.active_count() <= threads
 
 
+def closes(llm: LocalADED) -> bool:
+    """Whether it lets itself be closed: not while an answer runs."""
+    try:
+        llm.close()
+    except BusyError:
+        return False
+    return True
+
+
 def settle() -> None:
     """Wait until nothing is measured any more."""
-    until = time.monotonic() + 20
-    while any(thread.name == "aded-prepare" for thread in threading.enumerate()):
-        assert time.monotonic() < until
-        gc.collect()
-        time.sleep(0.02)
+    until(
+        lambda: (
+            gc.collect() + 1 and not any(thread.name == "aded-prepare" for thread in threading.enumerate())
+        )
+    )
     gc.collect()
 
 

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from fake_arms import FakeArm
+from patience import until
 from rich.console import Console
 
 from aded_bench.main import main
@@ -245,10 +245,7 @@ def test_a_run_beside_others_is_another_run(fakes: dict[str, Any], model: Path, 
 def test_busy_processes_are_busy_and_end_with_the_block() -> None:
     with spinning(2) as ids:
         busy = [psutil.Process(number) for number in ids]
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not all(sum(one.cpu_times()[:2]) > 0.2 for one in busy):
-            time.sleep(0.02)
-        assert all(sum(one.cpu_times()[:2]) > 0.2 for one in busy)
+        until(lambda: all(sum(one.cpu_times()[:2]) > 0.2 for one in busy))
     assert not any(one.is_running() for one in busy)
 
 
@@ -651,10 +648,7 @@ def test_a_server_dies_with_a_killed_bench(stand_in: Path) -> None:
     bench_process.send_signal(signal.SIGKILL)
     bench_process.wait()
     bench_process.stdout.close()
-    end = time.monotonic() + 10
-    while server.is_running() and server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_auto_without_top_k_learning_is_an_arm_of_its_own_beside_auto(

@@ -30,6 +30,7 @@ import click
 import families
 import pytest
 from fake_hub import Repository, serving
+from patience import PATIENCE
 
 from aded_local import Llama, LocalADED
 from aded_models import CATALOGUE, builtin_path
@@ -183,7 +184,7 @@ def served(command: str) -> Iterator[None]:
             yield
         finally:
             running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=40) == 0
+        assert running.wait(timeout=PATIENCE) == 0
 
 
 def _answers() -> bool:

@@ -16,6 +16,7 @@ import pytest
 from drafters import assert_is_a_tree, auto, begin, ids, main_chain, observe
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE, becomes, until
 
 from aded_local.drafters.model import drafter as model_drafter
 from aded_local.drafters.model.branching import KeptHrad
@@ -120,10 +121,7 @@ def make() -> Iterator[Make]:
 
 
 def is_ready(drafter: ModelDrafter) -> bool:
-    until = time.monotonic() + 10
-    while not drafter._worker.ready and time.monotonic() < until:
-        time.sleep(0.001)
-    return drafter._worker.ready
+    return becomes(lambda: drafter._worker.ready)
 
 
 # --- what it says counts ------------------------------------------------------------------------------
@@ -320,7 +318,7 @@ def test_a_model_that_fails_is_told_of_once_and_n_grams_go_on(make: Make) -> Non
         observe(drafter, ids([5, 6, 7, 8][i % 4]), tree)
     assert main_chain(tree)[:2] == [8, 5]
     assert len(told) == 1 and "the draft model fell over" in told[0]
-    assert speaker.closed.wait(5)
+    assert speaker.closed.wait(PATIENCE)
 
 
 def test_a_model_that_stalls_is_not_waited_for_long(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +358,7 @@ def test_a_dropped_drafter_ends_its_thread() -> None:
     del drafter
     gc.collect()
     assert gone() is None
-    assert speaker.closed.wait(10)
+    assert speaker.closed.wait(PATIENCE)
 
 
 def test_a_branch_is_prepared_for_each_likely_token_where_the_model_is_unsure(
@@ -723,9 +721,7 @@ def test_a_few_late_answers_in_a_long_life_are_no_reason_to_give_up(
         speaker.held.clear()
         step(drafter, root := root + 1)
         speaker.held.set()
-        until = time.monotonic() + 10
-        while drafter._awaited is not None and not drafter._awaited.done and time.monotonic() < until:
-            time.sleep(0.001)
+        until(lambda: drafter._awaited is None or drafter._awaited.done)
         monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 10.0)
         step(drafter, root := root + 1)
         monkeypatch.setattr(model_drafter, "SHORTEST_WAIT", 0.05)

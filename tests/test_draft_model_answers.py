@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import tiny_models
+from patience import PATIENCE, until
 
 from aded_local import LocalADED
 from aded_local.drafters.model import DRAFT_MODES
@@ -139,7 +139,7 @@ def test_a_model_that_stalls_in_mid_answer_costs_no_word(
 
     def ask_late(self: Speaker, paths: Any) -> Any:
         if self.decodes > 2:
-            goes_on.wait(60)
+            goes_on.wait(PATIENCE)
         return ask(self, paths)
 
     monkeypatch.setattr(Speaker, "ask", ask_late)
@@ -190,10 +190,7 @@ def test_nothing_runs_on_after_closing(tiny: dict[str, Path]) -> None:
     llm.generate(PROMPT, max_tokens=10)
     assert "aded-draft-model" in of_this_one()
     llm.close()
-    until = time.monotonic() + 5
-    while "aded-draft-model" in of_this_one():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: "aded-draft-model" not in of_this_one())
 
 
 # --- what is refused ------------------------------------------------------------------------------------

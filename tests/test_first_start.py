@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, until
 
 from aded_local import LocalADED, opening
 from aded_local.errors import BusyError, DeviceError, OptionError
@@ -80,15 +81,13 @@ def test_drafting_joins_in_the_middle_of_an_answer(
         llm.prepare()
     free = threading.Event()
     monkeypatch.setattr(opening.kept, "kernels_are_kept", lambda search: False)
-    monkeypatch.setattr(opening, "compile_beside", lambda turns, search: free.wait(20))
+    monkeypatch.setattr(opening, "compile_beside", lambda turns, search: free.wait(PATIENCE))
     with LocalADED(tiny["llama"], draft="paper", **FIXED) as llm:
         assert llm.preparing == "kernels"
         stream = llm.stream(PROMPT, max_tokens=400, temperature=0.0)
         pieces = [next(stream) for _ in range(5)]
         free.set()
-        until = time.monotonic() + 20
-        while not llm._engine.preparation.joined and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: llm._engine.preparation.joined)
         pieces += list(stream)
         stats = pieces[-1].stats
     assert stats is not None and stats.drafted > 0

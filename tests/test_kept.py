@@ -17,6 +17,7 @@ from typing import Any
 import conftest
 import pytest
 import strangers
+from patience import PATIENCE
 
 from aded_local import files as folders
 from aded_local.drafters import make_drafter
@@ -209,7 +210,7 @@ def test_two_processes_compile_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert len(compiled) == 1 and kernels_are_kept()
     assert ahead.compile_all() < 1.0 and len(compiled) == 1
 
@@ -230,7 +231,7 @@ def test_one_that_is_killed_lets_the_next_one_in(folder: Path) -> None:
     )
     assert child.stdout is not None and child.stdout.readline() == b"in\n"
     child.send_signal(signal.SIGKILL)
-    child.wait(10)
+    child.wait(PATIENCE)
     child.stdout.close()
     with kept.alone(folder):
         pass

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fake_hub import FakeHub, Repository, serving
+from patience import PATIENCE
 
 from aded_bench import options as bench_options
 from aded_bench.main import main as bench
@@ -127,7 +128,7 @@ def test_ctrl_c_ends_a_pull_and_the_same_command_goes_on(fake: FakeHub, tmp_path
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
-        assert fake.paused.wait(60)
+        assert fake.paused.wait(PATIENCE)
         while sum(path.stat().st_size for path in tmp_path.rglob("*.incomplete")) < 2 * step:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import plain_jinja
 import psutil
 import pytest
 import tiny_models
+from patience import becomes
 
 from aded_local import LocalADED
 from aded_local.chat import rendering
@@ -197,12 +197,9 @@ def is_there(pid: int) -> bool:
     return False
 
 
-def gone(pid: int, seconds: float = 20) -> bool:
-    """Whether a process ends within some time."""
-    until = time.monotonic() + seconds
-    while is_there(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not is_there(pid)
+def gone(pid: int) -> bool:
+    """Whether a process ends before long."""
+    return becomes(lambda: not is_there(pid))
 
 
 # --- hostile templates ---------------------------------------------------------------------------------

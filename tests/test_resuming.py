@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from patience import PATIENCE
 
 from aded_local import Llama, LocalADED, resuming
 from aded_local.conversations import conversations_folder, read, state_path
@@ -273,7 +274,7 @@ def test_nothing_is_written_while_an_answer_is_computed(
 
     thread = threading.Thread(target=in_another_thread)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     stream.close()
     assert refused and not state_path(tmp_path / "chat.json").exists()
 

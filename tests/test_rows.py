@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from interrupting import instants
+from patience import PATIENCE
 
 from aded_local.llama import Context, ContextSettings, Model, rows
 
@@ -42,7 +43,7 @@ def test_passes_that_want_it_otherwise_wait_for_each_other(switch: ctypes.c_int)
         thread.start()
         thread.join(0.1)
         assert thread.is_alive() and not seen and switch.value == rows.LARGEST
-    thread.join(10)
+    thread.join(PATIENCE)
     assert seen == [0]
 
 
@@ -55,7 +56,7 @@ def test_an_interrupt_at_any_instant_leaves_other_passes_their_turn(switch: ctyp
         assert type(error) is KeyboardInterrupt
         other = threading.Thread(target=by_row, args=(False,), daemon=True)
         other.start()
-        other.join(20)
+        other.join(PATIENCE)
         assert not other.is_alive()
     assert switch.value == 0
 

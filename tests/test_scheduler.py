@@ -7,6 +7,7 @@ import time
 
 import pytest
 from interrupting import instants, interrupt_when
+from patience import PATIENCE
 
 from aded_local import scheduler
 from aded_local.scheduler import LONGEST_SLICE, QUIET_SECONDS, SHORTEST_SLICE, Closed, Scheduler
@@ -25,7 +26,7 @@ def test_a_measurement_waits_for_the_answer_and_a_quiet_moment() -> None:
     assert not began
     ended = time.perf_counter()
     turns.end_answer()
-    waiting.join(5)
+    waiting.join(PATIENCE)
     assert began and began[0] - ended >= QUIET_SECONDS * 0.9
     assert turns.undisturbed()
 
@@ -52,10 +53,10 @@ def test_an_exchange_and_an_answer_exclude_each_other() -> None:
 
     thread = threading.Thread(target=exchange)
     thread.start()
-    entered.wait(5)
+    entered.wait(PATIENCE)
     turns.begin_answer()
     order.append("answer")
-    thread.join(5)
+    thread.join(PATIENCE)
     turns.end_answer()
     assert order == ["exchange", "answer"]
 
@@ -83,7 +84,7 @@ def test_closing_ends_every_wait() -> None:
         thread.start()
     turns.close()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE)
     assert sorted(found) == ["exchange", "wait"]
 
 
@@ -156,7 +157,7 @@ def test_an_interrupt_at_any_instant_of_an_answer_leaves_measurements_their_turn
         assert not turns.wanted
         measuring = threading.Thread(target=measure, daemon=True)
         measuring.start()
-        measuring.join(20)
+        measuring.join(PATIENCE)
         assert not measuring.is_alive()
         n += 1
     assert n > 50
@@ -169,18 +170,18 @@ def test_an_answer_that_waits_for_an_exchange_can_be_interrupted() -> None:
     def exchange() -> None:
         with turns.exchanging():
             entered.set()
-            enough.wait(20)
+            enough.wait(PATIENCE)
 
     thread = threading.Thread(target=exchange)
     thread.start()
-    assert entered.wait(20)
+    assert entered.wait(PATIENCE)
 
     interrupt_when(lambda: turns.wanted)
     with pytest.raises(KeyboardInterrupt):
         turns.begin_answer()
     assert not turns.wanted
     enough.set()
-    thread.join(20)
+    thread.join(PATIENCE)
     turns.begin_answer()
 
 
@@ -192,7 +193,7 @@ def test_an_interrupt_at_any_instant_of_beginning_to_measure_loses_no_thread() -
         preparation = Preparation(turns, pytest.fail)
         made.append(preparation)
         preparation.start(lambda _: did.append(1), MEASURING)
-        preparation.wait(20.0)
+        preparation.wait(PATIENCE)
 
     n = 0
     made: list[Preparation] = []
@@ -200,6 +201,6 @@ def test_an_interrupt_at_any_instant_of_beginning_to_measure_loses_no_thread() -
         assert type(error) is KeyboardInterrupt
         if made:
             preparation = made.pop()
-            assert preparation.wait(20.0) and preparation.close() and not preparation.running
+            assert preparation.wait(PATIENCE) and preparation.close() and not preparation.running
         n += 1
     assert n > 100 and did

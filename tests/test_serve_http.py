@@ -15,6 +15,7 @@ import pytest
 from fake_serving import FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 from starlette.testclient import TestClient
 from test_serve_line import until
 
@@ -66,7 +67,7 @@ def shared() -> Iterator[Server]:
     found = Server(FakeModel())
     yield found
     found.line.close()
-    assert found.line.join(10)
+    assert found.line.join(PATIENCE)
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def made() -> Iterator[Any]:
     yield make
     for server in servers:
         server.line.close()
-        assert server.line.join(10)
+        assert server.line.join(PATIENCE)
 
 
 def refused(response: Any, status: int, *words: str, param: str | None = None) -> None:
@@ -393,7 +394,7 @@ def test_prompts_come_into_the_line_in_the_order_in_which_they_came(
     monkeypatch.setattr(Pool, "chat_prompt", slow)
     with server.client, ThreadPoolExecutor(2) as clients:
         first = clients.submit(server.chat, messages=[{"role": "user", "content": "first"}])
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         second = clients.submit(server.chat, messages=[{"role": "user", "content": "second"}])
         assert {first.result().status_code, second.result().status_code} == {200}
     assert [text for text, _ in server.model.asked] == ["first", "second"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from fake_serving import FakeModel
+from patience import PATIENCE, until
 
 from aded_cli.serve.queue import CLOSING, FAILED, LOADING, READY, Line
 from aded_cli.serve.refusals import Refusal
@@ -31,14 +31,7 @@ def line(model: FakeModel) -> Iterator[Line]:
     found.close()
     found.cancel()
     model.may_go_on.set()
-    assert found.join(10) and model.closed
-
-
-def until(happened: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.002)
+    assert found.join(PATIENCE) and model.closed
 
 
 def answer(text: str) -> Any:
@@ -101,7 +94,7 @@ def test_without_room_to_wait_a_free_server_still_answers(model: FakeModel) -> N
     until(lambda: line.state == READY)
     assert len(asyncio.run(_asked(line, "a"))) == 6
     line.close()
-    assert line.join(10)
+    assert line.join(PATIENCE)
 
 
 async def _asked(line: Line, text: str) -> list[Any]:
@@ -172,7 +165,7 @@ def test_while_the_model_is_loaded_requests_are_refused_with_the_reason() -> Non
 
     def load(say: Callable[[str], None]) -> FakeModel:
         say("measuring this machine")
-        assert may_load.wait(20)
+        assert may_load.wait(PATIENCE)
         return model
 
     line = Line(load, most_waiting=2, most_bytes=0)
@@ -187,7 +180,7 @@ def test_while_the_model_is_loaded_requests_are_refused_with_the_reason() -> Non
     may_load.set()
     until(lambda: line.state == READY)
     line.close()
-    assert line.join(10) and states == [READY, CLOSING]
+    assert line.join(PATIENCE) and states == [READY, CLOSING]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_line() -> None:
@@ -196,7 +189,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_line() -> None:
 
     line = Line(load, most_waiting=2, most_bytes=0)
     line.start()
-    assert line.join(10)
+    assert line.join(PATIENCE)
     assert line.state == FAILED and isinstance(line.failure, ModelNotFoundError)
 
 
@@ -220,4 +213,4 @@ def test_fifty_at_once_each_get_their_own(model: FakeModel) -> None:
         assert len(items) == 6 and all(item.startswith(f"client {n}") for item in items)
     assert [text for text, _ in model.asked] == [f"client {n}" for n in range(50)]
     line.close()
-    assert line.join(10)
+    assert line.join(PATIENCE)

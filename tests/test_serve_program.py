@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import openai
 import pytest
 from click.testing import CliRunner, Result
+from patience import PATIENCE, until
 
 from aded_cli.serve import program
 from aded_models import find
@@ -100,7 +100,7 @@ class Program:
 
     def end(self, signal_number: int = signal.SIGTERM) -> int:
         self.process.send_signal(signal_number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_a_running_answer_ends_after_sigterm_and_new_requests_are_refused(smollm
     server.process.send_signal(signal.SIGTERM)
     rest = list(chunks)
     assert rest[-1].choices[0].finish_reason in ("stop", "length")
-    assert server.process.wait(60) == 0
+    assert server.process.wait(PATIENCE) == 0
     assert not [line for line in server.lines if "Traceback" in line or "unexpected" in line]
 
 
@@ -284,9 +284,7 @@ def test_a_client_that_hangs_up_frees_the_server(server: Program) -> None:
     )
     next(iter(stream))
     stream.close()
-    end = time.monotonic() + 5
-    while server.get("/health")[1]["running"]:
-        assert time.monotonic() < end
+    until(lambda: not server.get("/health")[1]["running"])
     assert ask(server.client(), "river")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from patience import PATIENCE
 
 import aded_local
 from aded_local import LocalADED
@@ -275,20 +276,20 @@ def test_an_answer_that_waits_can_be_cancelled(tiny: dict[str, Path]) -> None:
         def read_slowly() -> None:
             for _ in one.stream("one two", max_tokens=9):
                 begun.set()
-                leave.wait(20)
+                leave.wait(PATIENCE)
 
         reader = threading.Thread(target=read_slowly)
         reader.start()
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE)
         found: list[str] = []
         waiter = threading.Thread(target=lambda: found.append(two.generate("three").finish_reason))
         waiter.start()
         while not two._cancelling._asked:
             time.sleep(0.001)
         two.cancel()
-        waiter.join(20)
+        waiter.join(PATIENCE)
         leave.set()
-        reader.join(20)
+        reader.join(PATIENCE)
         assert found == ["cancelled"]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_models
 from click.testing import CliRunner, Result
+from patience import PATIENCE, until
 
 from aded_cli import store
 from aded_cli.store_commands.corpus import PIECE, Corpus
@@ -481,13 +482,10 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path, model: Path, number
     command = [*PROGRAM, "build", str(model), "-", "-o", str(folder / "s")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin is not None
-        deadline = time.monotonic() + 60
-        while not list(folder.iterdir()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert list(folder.iterdir())
+        until(lambda: list(folder.iterdir()))
         process.send_signal(number)
         process.stdin.close()
-        assert process.wait(60) == code
+        assert process.wait(PATIENCE) == code
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
     assert list(folder.iterdir()) == []
@@ -502,7 +500,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, model: Path) -> None:
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(60) == 141
+        assert process.wait(PATIENCE) == 141
         assert process.stderr.read() == b""
 
 

@@ -21,6 +21,7 @@ import strangers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupting import instants
+from patience import PATIENCE
 
 from aded_local.errors import StoreError
 from aded_local.memory import Exchange, rows, sharing
@@ -589,7 +590,7 @@ def test_programs_that_write_at_once_lose_nothing(path: Path) -> None:
     for program in programs:
         program.start()
     for program in programs:
-        program.join(60)
+        program.join(PATIENCE)
         assert program.exitcode == 0
     found = Database(path, LABELS).read()
     assert (found.kind, found.damaged) == (Kind.SOUND, 0)
@@ -612,7 +613,7 @@ def test_programs_that_write_while_others_erase_go_on(path: Path) -> None:
     for program in programs:
         program.start()
     for program in programs:
-        program.join(60)
+        program.join(PATIENCE)
         assert program.exitcode == 0
     file = Database(path, LABELS)
     append(file, exchange(7))

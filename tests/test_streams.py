@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, becomes, until
 
 import aded_local
 from aded_local import AsyncStream, BusyError, LocalADED, OptionError, Stream
@@ -47,12 +48,7 @@ def is_free(llm: LocalADED) -> bool:
 
 def becomes_free(llm: LocalADED) -> bool:
     """Whether somebody else can begin before long."""
-    until = time.monotonic() + 20
-    while not is_free(llm):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.001)
-    return True
+    return becomes(lambda: is_free(llm))
 
 
 # --- a stream of its own --------------------------------------------------------------------------------
@@ -111,9 +107,9 @@ def test_closing_a_stream_that_another_thread_reads_ends_it_after_the_step(llm: 
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert begun.wait(20)
+    assert begun.wait(PATIENCE)
     stream.close()
-    reader.join(20)
+    reader.join(PATIENCE)
     assert reasons[-1] in ("cancelled", "closed")
     assert is_free(llm)
 
@@ -175,12 +171,10 @@ def test_who_waits_is_served_in_the_order_of_coming(llm: LocalADED) -> None:
 
             threads.append(threading.Thread(target=ask))
             threads[-1].start()
-            until = time.monotonic() + 20
-            while len(llm._access._queue) <= number and time.monotonic() < until:
-                time.sleep(0.001)
+            until(lambda number=number: len(llm._access._queue) > number)
         assert order == []
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert order == list(range(len(sessions)))
 
 
@@ -216,7 +210,7 @@ def test_nobody_waits_for_an_answer_that_the_same_thread_reads(llm: LocalADED) -
 
     thread = threading.Thread(target=twice)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert len(seen) == 1
 
 
@@ -227,11 +221,9 @@ def test_who_gives_up_waiting_holds_nobody_up(llm: LocalADED) -> None:
         found: list[str | None] = []
         thread = threading.Thread(target=lambda: found.extend(piece.finish_reason for piece in waiting))
         thread.start()
-        until = time.monotonic() + 20
-        while not llm._access._queue and time.monotonic() < until:
-            time.sleep(0.001)
+        until(lambda: llm._access._queue)
         waiting.cancel()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert found == ["cancelled"]
     assert llm.generate(PROMPT, max_tokens=1).finish_reason != "cancelled"
 
@@ -396,10 +388,7 @@ def test_no_thread_stays_behind(llm: LocalADED) -> None:
 
     asyncio.run(ask())
     gc.collect()
-    until = time.monotonic() + 20
-    while any(thread.name.startswith("aded-answer") for thread in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: not any(thread.name.startswith("aded-answer") for thread in threading.enumerate()))
     assert becomes_free(llm)
 
 

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from patience import PATIENCE
 
 from aded_local import LocalADED
 from aded_local.llama import teams
@@ -49,5 +50,5 @@ def test_whoever_has_decoded_rests_when_his_turn_ends() -> None:
         pass
     assert rested == [waiting.ident]
     turns.end_answer()
-    waiting.join(5)
+    waiting.join(PATIENCE)
     assert rested == [waiting.ident, threading.get_ident()]
