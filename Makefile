@@ -15,6 +15,8 @@ export ADED_PROMPT
 export ADED_MODEL
 unexport PROMPT
 unexport MODEL
+# Tests start hundreds of programs, each of which would compile the same sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help chat test check docs model clean
 .NOTPARALLEL:
