@@ -61,7 +61,7 @@ def chat(messages: Any = CHAT, **options: Any) -> Call:
     """A chat's answer, or its chunks."""
 
     def call(llm: Any) -> Any:
-        found = llm.create_chat_completion(messages, **GREEDY | {"max_tokens": 24} | options)
+        found = llm.create_chat_completion(messages, **GREEDY | {"max_tokens": 12} | options)
         return list(found) if options.get("stream") else found
 
     return call
@@ -97,14 +97,14 @@ def never(word: bytes) -> Call:
             changed[token] = -np.inf
             return changed
 
-        return complete(max_tokens=24, logits_processor=LogitsProcessorList([forbid]))(llm)
+        return complete(max_tokens=12, logits_processor=LogitsProcessorList([forbid]))(llm)
 
     return call
 
 
 def biased(llm: Any) -> Any:
     token = llm.tokenize(b" village", add_bos=False)[0]
-    return complete(max_tokens=24, logit_bias={token: 8.0})(llm)
+    return complete(max_tokens=12, logit_bias={token: 8.0})(llm)
 
 
 def biased_chat(llm: Any) -> Any:
@@ -207,9 +207,9 @@ CALLS: dict[str, Call] = {
     # completions
     "completion": complete(),
     "called": lambda llm: llm(LIST, **GREEDY),
-    "completion of 48 tokens": complete(max_tokens=48),
-    "completion from ids": complete(tale_tokens, max_tokens=20),
-    "completion with control tokens written out": complete(WRITTEN_OUT, max_tokens=40),
+    "completion of 32 tokens": complete(max_tokens=32),
+    "completion from ids": complete(tale_tokens, max_tokens=10),
+    "completion with control tokens written out": complete(WRITTEN_OUT, max_tokens=20),
     "completion to the end of the context": complete(nearly_full, max_tokens=None),
     "completion without a limit, to a stop": complete(LIST, max_tokens=-1, stop=["\n5."]),
     "completion to one stop": complete(LIST, max_tokens=40, stop="\n"),
@@ -218,17 +218,17 @@ CALLS: dict[str, Call] = {
     "completion with stop=None": complete(max_tokens=12, stop=None),
     "completion with echo": complete(max_tokens=12, echo=True),
     "completion with a name": complete(max_tokens=8, model="mine"),
-    "completion of other letters": complete("日本の首都は", max_tokens=17),
-    "completion with a repeat penalty": complete(max_tokens=24, repeat_penalty=1.3),
-    "completion with other penalties": complete(max_tokens=24, frequency_penalty=0.8, presence_penalty=0.4),
-    "completion with top_k=1": complete(max_tokens=20, temperature=0.7, top_k=1),
+    "completion of other letters": complete("日本の首都は", max_tokens=9),
+    "completion with a repeat penalty": complete(max_tokens=12, repeat_penalty=1.3),
+    "completion with other penalties": complete(max_tokens=12, frequency_penalty=0.8, presence_penalty=0.4),
+    "completion with top_k=1": complete(max_tokens=10, temperature=0.7, top_k=1),
     "completion with a bias": biased,
     "completion with a forbidden word": never(b" the"),
     "completion to a criterion": ends_after_thirty,
     "completion by a grammar": complete("Is the sky blue? Answer yes or no: ", grammar=YES_OR_NO),
-    "completion in chunks": complete(max_tokens=24, stream=True),
+    "completion in chunks": complete(max_tokens=12, stream=True),
     "completion in chunks to a stop": with_text(complete(LIST, max_tokens=40, stream=True, stop=["\n4"])),
-    "completion in chunks of other letters": complete("こんにちは", max_tokens=17, stream=True),
+    "completion in chunks of other letters": complete("こんにちは", max_tokens=9, stream=True),
     # chats
     "chat": chat(),
     "chat with a history": chat(HISTORY),
@@ -238,14 +238,14 @@ CALLS: dict[str, Call] = {
     "chat with penalties": chat(repeat_penalty=1.2, presence_penalty=0.5),
     "chat with a bias": biased_chat,
     "chat by a schema": chat(response_format={"type": "json_object", "schema": SCHEMA}, max_tokens=40),
-    "chat with tools that may be called": chat(tools=[TOOL], tool_choice="none"),
-    "chat with a function called": chat(tools=[TOOL], tool_choice=NAMED, max_tokens=40),
-    "chat in older words": chat(functions=[WEATHER], function_call={"name": "get_weather"}, max_tokens=40),
+    "chat with tools that may be called": chat(tools=[TOOL], tool_choice="none", max_tokens=8),
+    "chat with a function called": chat(tools=[TOOL], tool_choice=NAMED, max_tokens=24),
+    "chat in older words": chat(functions=[WEATHER], function_call={"name": "get_weather"}, max_tokens=24),
     "chat by a grammar": chat(grammar=YES_OR_NO),
     "chat in chunks": chat(stream=True),
     "chat in chunks with a history": chat(HISTORY, stream=True, max_tokens=None),
     "chat in chunks with a function called": chat(
-        tools=[TOOL], tool_choice=NAMED, stream=True, max_tokens=40
+        tools=[TOOL], tool_choice=NAMED, stream=True, max_tokens=24
     ),
     # tokens
     "generate": ids_of_generate,
@@ -261,12 +261,40 @@ CALLS: dict[str, Call] = {
 }
 """Calls by what they do."""
 
+OFTEN = {
+    "called",
+    "completion from ids",
+    "completion to the first of stops",
+    "completion to a stop within a token",
+    "completion with echo",
+    "completion with other penalties",
+    "completion with a bias",
+    "completion with a forbidden word",
+    "completion by a grammar",
+    "completion in chunks to a stop",
+    "completion in chunks of other letters",
+    "chat with a history",
+    "chat by a schema",
+    "chat with a function called",
+    "chat in chunks",
+    "generate to the end",
+    "eval and sample",
+    "save and load",
+    "facts",
+    "tokenize",
+    "tokenize nothing",
+    "detokenize",
+    "tokenizer",
+    "a prompt too long",
+}
+"""Those that every run of the tests makes; the others differ from one of them in an option, and are for ``-m slow``."""
+
 WITH_LOGPROBS: dict[str, Call] = {
-    "completion with logprobs": complete(max_tokens=12, logprobs=3),
-    "completion with the logprobs of the chosen": complete(max_tokens=12, logprobs=0),
-    "completion in chunks with logprobs": complete(max_tokens=12, logprobs=2, stream=True),
-    "chat with logprobs": chat(max_tokens=12, logprobs=True, top_logprobs=2),
-    "chat in chunks with logprobs": chat(max_tokens=12, logprobs=True, top_logprobs=2, stream=True),
+    "completion with logprobs": complete(max_tokens=6, logprobs=3),
+    "completion with the logprobs of the chosen": complete(max_tokens=6, logprobs=0),
+    "completion in chunks with logprobs": complete(max_tokens=6, logprobs=2, stream=True),
+    "chat with logprobs": chat(max_tokens=6, logprobs=True, top_logprobs=2),
+    "chat in chunks with logprobs": chat(max_tokens=6, logprobs=True, top_logprobs=2, stream=True),
 }
 """Calls for which ``llama_cpp.Llama`` has to be opened with ``logits_all``."""
 

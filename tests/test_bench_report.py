@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -416,11 +417,10 @@ def test_no_number_that_is_shown_or_drawn_escapes_the_schema(absurd: Any) -> Non
                     check(replay() | {"rows": [row]}, KINDS["replay"])
 
 
-@pytest.mark.parametrize("share", [1e-300, 1e5])
-def test_the_widest_and_narrowest_ratios_are_drawn(share: float, tmp_path: Path) -> None:
+def test_the_widest_and_narrowest_ratios_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     row = replay()["rows"][2]
-    for figures in row["curves"].values():
+    for figures, share in zip(row["curves"].values(), cycle((1e-300, 1e5))):
         figures["speedup"] = figures["low"] = share
     row["curves"]["gpu-like"]["calibration"]["bins"][3]["count"] = 10**15
     found = report.collect([saved(tmp_path, "odd", replay() | {"rows": [row]})])

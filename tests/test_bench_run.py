@@ -188,11 +188,13 @@ def test_a_token_whose_id_was_not_told_is_no_difference() -> None:
 
 @pytest.mark.usefixtures("measured_once")
 def test_a_model_is_not_loaded_once_more_where_it_would_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aded_bench.run.memory.free", lambda: 0.5)
-    command = "run builtin --methods off,auto,paper --prompts 1 --repeat 1 -n 4 -c 512"
-    result = CliRunner().invoke(main, [*command.split(), "--json", str(tmp_path / "run.json")])
+    command = "--methods off,auto,paper --prompts 1 --repeat 1 -n 4 -c 512"
+    result = CliRunner().invoke(
+        main, ["run", str(tiny["llama"]), *command.split(), "--json", str(tmp_path / "run.json")]
+    )
     assert result.exit_code == 2
     assert "paper would load the model once more" in result.stderr and "name fewer --methods" in result.stderr
     assert "Traceback" not in result.output

@@ -185,6 +185,7 @@ def test_a_class_of_nothing_is_checked_at_once() -> None:
     assert calls < 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["left recursion behind the empty", "readings at once"])
 def test_llama_cpp_would_not_survive_these(kind: str, tiny: dict[str, Path], tmp_path: Path) -> None:
     # If it does some day, the check can go.

@@ -182,7 +182,13 @@ def make(call: llama_calls.Call, llm: Any) -> Any:
     return call(llm)
 
 
-@pytest.mark.parametrize("name", llama_calls.CALLS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in llama_calls.OFTEN else pytest.param(name, marks=pytest.mark.slow)
+        for name in llama_calls.CALLS
+    ],
+)
 def test_a_call_gives_the_same_on_both(pair: Pair, name: str) -> None:
     call = llama_calls.CALLS[name]
     pair.count.calls += 1
@@ -521,7 +527,7 @@ def test_ids_that_are_sent_come_behind_the_last_one(small: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [1, 2])
-@pytest.mark.parametrize("seed", [7, 11])
+@pytest.mark.parametrize("seed", [7, pytest.param(11, marks=pytest.mark.slow)])
 def test_mirostat_says_what_it_says_there(pair: Pair, mode: int, seed: int) -> None:
     """There it looks at no temperature, here at that of the call."""
     options: Any = {"mirostat_mode": mode, "seed": seed, "max_tokens": 12, "temperature": 0.8}

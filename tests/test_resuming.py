@@ -320,7 +320,7 @@ def test_a_real_conversation_goes_on_where_it_was_left_word_for_word(
         smollm2 = smollm2_path()
     except ModelNotFoundError as missing:
         pytest.skip(str(missing))
-    text = " ".join(f"Parcel {n} from Lyon weighs {n % 7} kg." for n in range(40))
+    text = " ".join(f"Parcel {n} from Lyon weighs {n % 7} kg." for n in range(20))
     options: dict[str, Any] = {"n_ctx": 1024, "draft": "off"}
     chat = {"max_tokens": 24, "temperature": 0.0}
     with LocalADED(smollm2, **options) as llm:
@@ -332,5 +332,5 @@ def test_a_real_conversation_goes_on_where_it_was_left_word_for_word(
     with LocalADED.load(path, **options) as llm:
         again = llm.chat([*llm.messages, asked[-1]], **chat)
     assert (again.text, again.tokens) == (there.text, there.tokens)
-    assert again.stats.prompt_tokens > 500
+    assert again.stats.prompt_tokens > 250
     assert again.stats.prompt_tokens - again.stats.reused_tokens < 30
