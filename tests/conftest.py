@@ -13,6 +13,7 @@ import tiny_models
 
 from aded_local import files as folders
 from aded_local.files import cache_folder
+from aded_local.speed.probe import Probe
 from aded_local.speed.tuning import Tuner
 from aded_local.trials import preflight, verdicts
 
@@ -90,6 +91,14 @@ def own_folders(
     monkeypatch.setenv("ADED_CACHE_DIR", str(cache))
     monkeypatch.setenv("ADED_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("ADED_CONFIG_DIR", str(tmp_path / "config"))
+
+
+@pytest.fixture(autouse=True)
+def measured_briefly(own_folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pass takes is measured as ever, from fewer samples: which setting is the fastest here, no test asks."""
+    monkeypatch.setattr("aded_local.speed.tuning.TRIAL_SECONDS", 0.02)
+    monkeypatch.setattr("aded_local.speed.probe.CURVE_SECONDS", 0.3)
+    monkeypatch.setitem(Probe.time_sizes.__kwdefaults__, "seconds", 0.3)
 
 
 @pytest.fixture

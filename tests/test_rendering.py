@@ -21,7 +21,7 @@ import plain_jinja
 import psutil
 import pytest
 import tiny_models
-from patience import becomes
+from patience import becomes, until
 
 from aded_local import LocalADED
 from aded_local.chat import rendering
@@ -310,8 +310,10 @@ def test_a_refusal_costs_no_process(echo: Renderer) -> None:
 
 def test_a_process_that_died_meanwhile_is_replaced(echo: Renderer) -> None:
     echo.compile()
+    child = echo._child
+    assert child is not None
     os.kill(pid_of(echo), signal.SIGKILL)
-    assert gone(pid_of(echo))
+    until(lambda: not child.is_ours_and_alive)
     assert echo.render(said("a")) == "a"
 
 

@@ -75,6 +75,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # Which setting is faster here is nobody's question, so each is timed briefly.
         environment.setattr("aded_local.speed.tuning.TRIAL_SECONDS", 0.02)
         environment.setattr("aded_local.speed.tuning.TRIAL_FILLS", (256,))
+        environment.setattr("aded_local.speed.tuning.TRIAL_ROUNDS", 1)
+        environment.setattr("aded_local.speed.choosing.TRIAL_ROUNDS", 1)
         environment.setattr("aded_local.speed.probe.PROMPT_CHUNKS", (16,))
         environment.setattr("aded_local.speed.probe.CURVE_SECONDS", 0.5)
         environment.setitem(Probe.time_sizes.__kwdefaults__, "seconds", 0.5)
@@ -148,7 +150,7 @@ def test_exact_drafts_change_no_token_with_any_samplers(exact: LocalADED, data: 
     assert drafted.logprobs == plain.logprobs, "the logits are the same to the last bit"
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCHEMAS, st.sampled_from(PROMPTS), st.sampled_from([GREEDY, SAMPLED]))
 def test_drafts_bound_to_a_schema_change_no_token(
     exact: LocalADED, schema: dict[str, Any], prompt: str, sampling: dict[str, Any]
@@ -253,7 +255,12 @@ def test_without_exact_an_answer_parts_only_where_candidates_are_close(fast: Loc
 
 
 @pytest.mark.parametrize(
-    "text", ["😀😃😄😁😆😅😂🤣" * 3, "漢字仮名交じり文。" * 6, "Ünïcödé — “quotes” … " * 5]
+    "text",
+    [
+        "😀😃😄😁😆😅😂🤣" * 3,
+        pytest.param("漢字仮名交じり文。" * 6, marks=pytest.mark.slow),
+        pytest.param("Ünïcödé — “quotes” … " * 5, marks=pytest.mark.slow),
+    ],
 )
 def test_streams_hold_whole_characters(exact: LocalADED, text: str) -> None:
     exact.use_draft("auto")
