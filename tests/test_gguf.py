@@ -85,9 +85,9 @@ def test_a_large_vocabulary_is_walked_quickly(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    started = time.perf_counter()
+    started = time.thread_time()
     header = read_header(tmp_path / "large.gguf")
-    assert time.perf_counter() - started < 0.5  # 0.035 s on an idle machine
+    assert time.thread_time() - started < 0.5  # 0.035 s
     assert isinstance(header.metadata["tokenizer.ggml.merges"], Array)
 
 
@@ -136,9 +136,9 @@ def test_other_files_are_no_gguf(crafted: Callable[[bytes], Path], data: bytes) 
 def test_a_preamble_that_lies_is_refused_at_once(
     crafted: Callable[[bytes], Path], llama: bytes, at: int, raw: bytes, word: str
 ) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     refused(crafted(llama[:at] + raw + llama[at + len(raw) :]), ModelFormatError, word)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_an_array_of_absurd_length_is_refused_at_once(crafted: Callable[[bytes], Path], llama: bytes) -> None:

@@ -76,9 +76,9 @@ def test_the_installed_library_works_here_and_the_verdict_is_kept(verdict_file: 
 
 def test_a_kept_verdict_is_found_in_milliseconds() -> None:
     path = preflight.verdict_path()  # hashes the libraries
-    started = time.perf_counter()
+    started = time.thread_time()
     assert preflight.verdict_path() == path
-    assert time.perf_counter() - started < 0.25  # a millisecond, where nothing else runs
+    assert time.thread_time() - started < 0.25  # a millisecond
 
 
 def test_the_check_loads_nothing_heavy() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from interrupting import instants, interrupt_when
@@ -88,38 +91,53 @@ def test_closing_ends_every_wait() -> None:
     assert sorted(found) == ["exchange", "wait"]
 
 
-def test_answers_are_held_up_only_while_a_measurement_is_due() -> None:
-    turns = Scheduler()
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Callable[[], object], float]]:
+    """What ends each moment that was left, and its seconds at most."""
+    left: list[tuple[Callable[[], object], float]] = []
+
+    def look(ends: Callable[[], object], seconds: float = math.inf) -> None:
+        if seconds < math.inf:
+            left.append((ends, seconds))
+
+    monkeypatch.setattr(scheduler, "_look_until", look)
+    return left
+
+
+def answered(turns: Scheduler, seconds: float) -> None:
     turns.begin_answer()
-    turns._began -= 100.0
+    turns._began -= seconds
     turns.end_answer()
-    started = time.perf_counter()
+
+
+def test_answers_are_held_up_only_while_a_measurement_is_due(moments: list[Any]) -> None:
+    turns = Scheduler()
+    answered(turns, 100.0)
     turns.leave_a_moment()
-    assert time.perf_counter() - started < SHORTEST_SLICE / 2
+    assert not moments
 
 
-def test_long_answers_leave_a_bounded_moment_that_another_answer_ends() -> None:
+def test_long_answers_leave_a_bounded_moment_that_another_answer_ends(moments: list[Any]) -> None:
     turns = Scheduler()
     with turns.measuring():
-        turns.begin_answer()
-        turns._began -= 1000.0
-        turns.end_answer()
-        started = time.perf_counter()
-        threading.Timer(0.05, turns.begin_answer).start()
-        # The other answer tells nobody, so the moment may last; it never lasts longer than agreed.
+        answered(turns, 1000.0)
         turns.leave_a_moment()
-        assert time.perf_counter() - started < LONGEST_SLICE + 1.0
-        turns.end_answer()
+        [(ends, seconds)] = moments
+        assert seconds == LONGEST_SLICE and not ends()
+        turns._answering = True
+        assert ends()
 
 
-def test_short_answers_together_leave_a_moment() -> None:
+def test_short_answers_leave_a_moment_together(moments: list[Any]) -> None:
     turns = Scheduler()
     with turns.measuring():
-        turns.begin_answer()
-        turns.end_answer()
-        started = time.perf_counter()
+        answered(turns, SHORTEST_SLICE)
         turns.leave_a_moment()
-        assert time.perf_counter() - started < SHORTEST_SLICE / 2
+        assert not moments
+        for _ in range(4):
+            answered(turns, SHORTEST_SLICE)
+        turns.leave_a_moment()
+        assert len(moments) == 1
 
 
 def test_an_exception_in_an_exchange_lets_answers_go_on() -> None:

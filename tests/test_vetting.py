@@ -179,10 +179,10 @@ def test_a_sparse_file_that_claims_millions_of_texts_is_refused_at_once(draft: b
         file.write(len(key).to_bytes(8, "little") + key + (ARRAY).to_bytes(4, "little"))
         file.write(STRING.to_bytes(4, "little") + (2**31).to_bytes(8, "little"))
         file.truncate(2**31 * 8 + 4096)
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ModelFormatError, match="claims 2147483648 texts"):
         check(path)
-    assert time.perf_counter() - started < 10  # at once
+    assert time.thread_time() - started < 1  # at once
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -3.0])
