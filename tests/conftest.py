@@ -21,25 +21,25 @@ KERNELS = os.environ.get("NUMBA_CACHE_DIR") or str(cache_folder())
 """Kernels are compiled from the sources under test, once: compiling them for every process would take minutes."""
 
 
-COMPILING = "from aded_local.drafters.ngram.ahead import compile_all; compile_all()"
-"""Not as a program, which leaves the processor to whoever wants it."""
-
-
-def compiling() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", COMPILING], env={**os.environ, "NUMBA_CACHE_DIR": KERNELS})
+def compiling(*searches: str) -> subprocess.Popen[bytes]:
+    # Not ``ahead`` as a program, which leaves the processor to whoever wants it.
+    code = (
+        f"from aded_local.drafters.ngram.ahead import compile_all; [compile_all(each) for each in {searches}]"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "NUMBA_CACHE_DIR": KERNELS})
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to compile while the processes that run the tests still read them; one that has to wait for it does."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        begun = compiling()
+        begun = compiling("best-first", "puct")
         config.add_cleanup(begun.wait)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels() -> None:
     # Without them a program decodes plainly at first, and a test of drafting would test nothing.
-    assert compiling().wait(280) == 0
+    assert compiling("best-first").wait(280) == 0
 
 
 @pytest.fixture(scope="session")
