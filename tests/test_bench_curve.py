@@ -88,8 +88,10 @@ def test_the_engine_goes_by_the_curve_measured_here(tiny: dict[str, Path]) -> No
         chosen = result["chosen"]
         assert chosen["flash_attention"] == engine.target.settings.flash_attention
         measured = curves(result)[chosen["flash_attention"], chosen["cache_type"], BASE_FILL]["milliseconds"]
+        # Where the pass over one token was interrupted, a wider one may have taken less, and counts for it.
+        expected = measured | {"1": min(measured.values())}
         for n in (1, *SIZES):
-            assert 1e3 * engine.curve.base[n] == pytest.approx(measured[str(n)], abs=1e-3)
+            assert 1e3 * engine.curve.base[n] == pytest.approx(expected[str(n)], abs=1e-3)
         exactness = engine.tuner.exactness(setting_of(engine.target.settings))
         assert exactness is not None and exactness.fills == [256, 512]
     finally:
