@@ -14,6 +14,7 @@ import contextlib
 import errno
 import functools
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -359,8 +360,11 @@ def replacing(path: Path, *, lasting: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written; what was there stays.
     """
-    handle, name = tempfile.mkstemp(prefix=f"{path.name[:LONGEST_PREFIX]}{UNFINISHED}", dir=path.parent)
+    # Its name is known before it is there, so that whatever interrupts its making removes it too.
+    name = path.parent / f"{path.name[:LONGEST_PREFIX]}{UNFINISHED}{secrets.token_hex(4)}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
+        handle = os.open(name, flags, PRIVATE_FILE)
         with open(handle, "wb") as file:
             if hasattr(os, "fchmod"):
                 os.fchmod(handle, PRIVATE_FILE)  # whatever the umask took away
