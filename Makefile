@@ -15,8 +15,6 @@ export ADED_PROMPT
 export ADED_MODEL
 unexport PROMPT
 unexport MODEL
-# Tests start hundreds of programs, each of which would compile the same sources again.
-unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help chat test check docs model clean
 .NOTPARALLEL:
@@ -43,8 +41,9 @@ chat: $(VENV)/installed-run
 # memory than time. In the order of their names: by default the files with the fewest tests come last, and those are the longest.
 TOGETHER := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Tests start some two hundred programs, each of which would compile the same sources again where none are kept.
 test: check
-	@$(BIN)/python -m pytest $(TOGETHER)
+	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m pytest $(TOGETHER)
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .

@@ -6,16 +6,20 @@ import time
 from collections.abc import Callable
 
 PATIENCE = 60.0
-"""Seconds. Nothing that a test waits for takes one second on a quiet machine."""
+"""Seconds. Chosen: many times what anything here takes on a quiet machine."""
 
 
-def becomes(happened: Callable[[], object], every: float = 0.002) -> bool:
-    """Whether it happens before patience ends; asked again after ``every`` seconds."""
+LOOK = 0.002
+"""Seconds between two looks."""
+
+
+def becomes(happened: Callable[[], object]) -> bool:
+    """Whether it happens before patience ends."""
     end = time.monotonic() + PATIENCE
     while not happened():
         if time.monotonic() > end:
             return False
-        time.sleep(every)
+        time.sleep(LOOK)
     return True
 
 

@@ -196,6 +196,10 @@ def test_a_call_gives_the_same_on_both(pair: Pair, name: str) -> None:
     pair.count.equal += 1
 
 
+def test_what_is_called_often_is_among_the_calls() -> None:
+    assert llama_calls.CALLS.keys() > llama_calls.OFTEN
+
+
 @pytest.mark.parametrize("name", llama_calls.WITH_LOGPROBS)
 def test_a_call_with_logprobs_gives_the_same_on_both(pair: Pair, theirs_with_logits: Any, name: str) -> None:
     call = llama_calls.WITH_LOGPROBS[name]
